@@ -1,0 +1,27 @@
+"""minislm: a complete small language model in plain PyTorch.
+
+    from minislm import load, Sampler
+    model, tokenizer = load("runs/one-block")
+    texts = Sampler(model, tokenizer).generate(["Once upon a time"], temperature=0.8, seed=0)
+"""
+
+from typing import Any
+
+__all__ = ["ModelConfig", "Sampler", "Tokenizer", "Transformer", "load"]
+
+_ROOMS = {
+    "ModelConfig": "config",
+    "Sampler": "sampler",
+    "Tokenizer": "tokenizer",
+    "Transformer": "model",
+    "load": "pretrained",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Open a room when its name is first used: `import minislm` alone does not import torch."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)

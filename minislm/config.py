@@ -1,0 +1,313 @@
+"""Every knob of the project: one dataclass field is one command-line flag with its help text.
+
+A setting is taken from the preset, then from a run's own config, then from the flags; only the
+flags that were typed count, so a default never overrides a run. No torch here: `--help` answers
+at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, get_args, get_type_hints
+
+from minislm.errors import UserError
+
+
+def knob(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A field with a flag: its value is at least `minimum`, or greater than `above`."""
+    metadata = {"help": help, "choices": choices, "minimum": minimum, "above": above}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a transformer. The defaults are one block of Llama's kind."""
+
+    n_layer: int = knob(1, "number of blocks", minimum=1)
+    width: int = knob(256, "width of the residual stream", minimum=1)
+    n_head: int = knob(8, "number of query heads", minimum=1)
+    n_kv_head: int = knob(4, "number of key/value heads; 0: as many as query heads", minimum=0)
+    head_dim: int = knob(0, "width of one head; 0: width / heads", minimum=0)
+    mlp_width: int = knob(0, "width of the MLP; 0: 4 x width, or 8/3 when gated", minimum=0)
+    context: int = knob(512, "longest text in tokens", minimum=1)
+    norm: str = knob("rmsnorm", "normalisation", choices=("rmsnorm", "layernorm"))
+    norm_eps: float = knob(1e-5, "added to the variance in a norm", minimum=0)
+    position: str = knob("rotary", "kind of positions", choices=("rotary", "learned"))
+    rope_theta: float = knob(10000.0, "base of the rotary frequencies", minimum=1)
+    mlp: str = knob("gated_silu", "kind of MLP", choices=("gated_silu", "gelu"))
+    qkv_bias: bool = knob(False, "biases on queries, keys and values")
+    out_bias: bool = knob(False, "bias on the attention's output")
+    mlp_bias: bool = knob(False, "biases in the MLP")
+    attention_scale: bool = knob(True, "divide attention logits by sqrt(head width)")
+    windows: tuple[int, ...] = knob(
+        (0,), "local attention: tokens seen by each block, in turn; 0: all (GPT-Neo: 0,256)"
+    )
+    tied: bool = knob(True, "the head shares its weights with the embedding")
+    dropout: float = knob(0.0, "share of activations dropped in training", minimum=0)
+    # What is measured or read from a checkpoint, not chosen by a flag:
+    vocab_size: int = 4096
+    rope_scaling: dict | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.width % self.n_head and not self.head_dim:
+            raise UserError(
+                f"width {self.width} is not a multiple of {self.n_head} heads; "
+                "change --width or --n-head, or set --head-dim"
+            )
+        if self.n_head % self.kv_heads:
+            raise UserError(
+                f"{self.n_head} heads cannot share {self.kv_heads} key/value heads evenly; "
+                "change --n-kv-head"
+            )
+        if self.position == "rotary" and self.head_width % 2:
+            raise UserError(
+                f"rotary positions need an even head width, not {self.head_width}; "
+                "set --head-dim or --position learned"
+            )
+        if not self.windows or min(self.windows) < 0:
+            raise UserError(f"--windows takes numbers from 0 up, not {self.windows}")
+        if self.dropout >= 1:
+            raise UserError(f"--dropout must be below 1, not {self.dropout}")
+
+    @property
+    def kv_heads(self) -> int:
+        return self.n_kv_head or self.n_head
+
+    @property
+    def head_width(self) -> int:
+        return self.head_dim or self.width // self.n_head
+
+    @property
+    def mlp_hidden(self) -> int:
+        if self.mlp_width:
+            return self.mlp_width
+        if self.mlp == "gelu":
+            return 4 * self.width
+        return 32 * math.ceil(self.width * 8 / 3 / 32)  # as many weights as the plain kind has
+
+    def window_of(self, layer: int) -> int:
+        """How many tokens block `layer` sees, itself included; 0 means all before it."""
+        return self.windows[layer % len(self.windows)]
+
+
+def check(config: Any) -> None:
+    """Hold every knob of a dataclass against its choices and its minimum; raises UserError."""
+    for each in dataclasses.fields(config):
+        value, flag = getattr(config, each.name), flag_name(each.name)
+        choices = each.metadata.get("choices")
+        minimum, above = each.metadata.get("minimum"), each.metadata.get("above")
+        if value is None:  # left open: decided where it is used
+            continue
+        if choices and value not in choices:
+            raise UserError(f"{flag} must be one of {', '.join(choices)}, not {value!r}")
+        if minimum is not None and not minimum <= value < math.inf:
+            raise UserError(f"{flag} must be a number from {minimum:g} up, not {value}")
+        if above is not None and not above < value < math.inf:
+            raise UserError(f"{flag} must be a number above {above:g}, not {value}")
+
+
+def flag_name(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "one-block": {},
+    "gpt2": dict(
+        norm="layernorm", position="learned", mlp="gelu", n_kv_head=0,
+        qkv_bias=True, out_bias=True, mlp_bias=True,
+    ),
+    "gpt-neo": dict(
+        norm="layernorm", position="learned", mlp="gelu", n_kv_head=0,
+        out_bias=True, mlp_bias=True, attention_scale=False, windows=(0, 256), n_layer=2,
+    ),
+    "tinystories-1m": dict(
+        norm="layernorm", position="learned", mlp="gelu", n_kv_head=0, out_bias=True,
+        mlp_bias=True, attention_scale=False, windows=(0, 256), n_layer=8, width=64, n_head=16,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is learned from."""
+
+    data: str | None = knob(None, "text file or folder of *.txt to learn from; else stories are "
+                            "generated")
+    valid: str | None = knob(None, "validation text; else one story in 20 is held out")
+    tasks: str = knob("auto", "pair tasks to train: names with commas, all, or none; auto: all "
+                      "that fit the context, none with --data")
+    stories: int | None = knob(None, "how many stories to generate (default: 12000, or 2 where "
+                               "--tasks names tasks)", minimum=0)
+    vocab: int = knob(2048, "tokens in the vocabulary", minimum=257)
+    digits: str = knob("auto", "how numbers are tokenized; auto: merged for unary, else single",
+                       choices=("auto", "single", "merged"))
+    pair_repeats: int = knob(8, "how often an epoch over the stories shows every pair", minimum=1)
+    loss_on: str = knob("completion", "what of a pair is learned", choices=("completion", "all"))
+    cache: str = knob("runs/cache", "folder of the token files")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How it is learned."""
+
+    out: str | None = knob(None, "run folder (default: runs/PRESET, or the next free name)")
+    preset: str = knob("one-block", "the model's shape to start from", choices=tuple(PRESETS))
+    resume: bool = knob(False, "go on with the run in --out, or with the newest run")
+    steps: int | None = knob(None, "optimizer steps to train for", minimum=1)
+    minutes: float | None = knob(None, "minutes to train for (default where --steps is not given: "
+                                 "3)", above=0)
+    batch_tokens: int = knob(2048, "tokens in a batch", minimum=1)
+    accumulate: int = knob(1, "batches added up for one step", minimum=1)
+    optimizer: str = knob("muon", "muon: orthogonalised momentum for the blocks' matrices, AdamW "
+                          "for the rest; adamw: for all", choices=("muon", "adamw"))
+    learning_rate: float = knob(3e-3, "peak learning rate of AdamW", above=0)
+    matrix_rate: float = knob(0.02, "peak learning rate of Muon", above=0)
+    weight_decay: float = knob(0.1, "decay of the matrices", minimum=0)
+    warmup: float = knob(0.02, "share of the training in which the rates rise", minimum=0)
+    clip: float = knob(1.0, "largest norm of the gradient", above=0)
+    evals: int = knob(10, "how often the run is evaluated and saved", minimum=1)
+    samples: int = knob(2, "how often a short sample is shown", minimum=0)
+    seed: int = knob(0, "seed of everything random", minimum=0)
+    device: str = knob("auto", "cpu, cuda, mps; auto: the best there is")
+    dtype: str = knob("auto", "of the matrix products; auto: bfloat16 where the machine is fast",
+                      choices=("auto", "float32", "bfloat16"))
+    threads: int | None = knob(None, "CPU threads (default: torch's choice)", minimum=1)
+    json: str | None = knob(None, "write the result to this JSON file")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How a text is continued."""
+
+    max_new_tokens: int = knob(300, "tokens to add at most", minimum=1)
+    temperature: float = knob(0.8, "0: always the likeliest token; 1: as the model thinks",
+                              minimum=0)  # fmt: skip
+    top_k: int = knob(0, "choose among the k likeliest tokens; 0: all", minimum=0)
+    top_p: float = knob(1.0, "choose among the likeliest tokens that share this mass", minimum=0)
+    seed: int = knob(0, "seed of the random choices", minimum=0)
+    stop: bool = knob(True, "stop at the end of text")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top-p must be above 0 and at most 1, not {self.top_p}")
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """Which model is opened, and where it runs."""
+
+    device: str = knob("auto", "cpu, cuda, mps; auto: the best there is")
+    dtype: str = knob("float32", "of the weights", choices=("float32", "bfloat16", "float16"))
+    threads: int | None = knob(None, "CPU threads (default: torch's choice)", minimum=1)
+    json: str | None = knob(None, "write the result to this JSON file")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured."""
+
+    data: str | None = knob(None, "text to measure the loss on (default: the run's own validation "
+                            "text; for other models generated stories)")
+    tasks: str = knob("auto", "pair tasks to ask: names with commas, all, or none; auto: those the "
+                      "run was trained on")
+    context: int | None = knob(None, "read texts in windows of at most this many tokens (default: "
+                               "the model's context)", minimum=2)
+    batch_size: int = knob(64, "prompts answered together", minimum=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags made from dataclasses; a mistake is a UserError that knows the nearest flag."""
+
+    def __init__(self, description: str, *configs: type):
+        super().__init__(
+            description=description,
+            argument_default=argparse.SUPPRESS,  # so that only typed flags are in the result
+            allow_abbrev=False,
+        )
+        for config in configs:
+            self.add_config(config)
+
+    def add_config(self, config: type) -> None:
+        group = self.add_argument_group((config.__doc__ or "").splitlines()[0].rstrip("."))
+        types = get_type_hints(config)
+        for each in dataclasses.fields(config):
+            if "help" not in each.metadata:
+                continue
+            shown = each.metadata["help"]
+            if each.default is not None:
+                shown += f" (default: {_shown(each.default)})"
+            kind = next(iter(get_args(types[each.name])), types[each.name])  # int | None: int
+            if kind is bool:
+                action = argparse.BooleanOptionalAction
+                group.add_argument(flag_name(each.name), action=action, help=shown)
+                continue
+            of = _numbers if isinstance(each.default, tuple) else kind
+            choices, name = each.metadata["choices"] or None, each.name.upper()
+            metavar = None if choices else name
+            group.add_argument(
+                flag_name(each.name), type=of, choices=choices, metavar=metavar, help=shown
+            )
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
+        if unknown.startswith("--") and message.startswith("unrecognized"):
+            known = [flag for action in self._actions for flag in action.option_strings]
+            near = difflib.get_close_matches(unknown.split("=")[0], known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"unknown flag {unknown}{hint or '; see --help'}")
+        raise UserError(f"{message}; see --help")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def build(config: type, flags: argparse.Namespace, base: dict[str, Any] | None = None) -> Any:
+    """A config from `base` (a preset or a run's own settings), overridden by the typed flags."""
+    names = {each.name for each in dataclasses.fields(config)}
+    values = {name: value for name, value in (base or {}).items() if name in names}
+    values |= {name: value for name, value in vars(flags).items() if name in names}
+    return config(**values)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as JSON can hold it."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(config: type, values: dict[str, Any]) -> Any:
+    """The config that `to_dict` made; lists become tuples again."""
+    names = {each.name for each in dataclasses.fields(config)}
+    unknown = sorted(set(values) - names)
+    if unknown:
+        raise UserError(f"unknown setting {unknown[0]!r}; it was written by another version")
+    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -1,0 +1,43 @@
+"""The mistakes a user can make, told in one line.
+
+A `UserError` carries one sentence: what is wrong, where, and what to do. The scripts print it on
+stderr and leave with exit code 2, without a traceback; everything else that goes wrong is a bug
+and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+EXIT_OK = 0
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """A mistake of the user's: the message says what is wrong, where, and what to do."""
+
+
+class CheckpointError(UserError):
+    """A model folder or weight file that cannot be used: names the file and, if any, the tensor."""
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's `main` and end the process with the exit code its outcome deserves."""
+    try:
+        main()
+        sys.stdout.flush()
+    except UserError as error:
+        _tell(f"error: {error}")
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output (head, less) has left: nothing to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell(line: str) -> None:
+    print(" ".join(line.split()), file=sys.stderr)

@@ -1,0 +1,92 @@
+"""What turns gradients into better weights: AdamW, and Muon for the blocks' matrices.
+
+AdamW (Loshchilov & Hutter 2019) scales every number of a gradient by its own history. A matrix is
+more than its numbers: Muon (Jordan et al. 2024) replaces the averaged gradient of a matrix by the
+nearest matrix with all singular values near 1, so that every direction is learned at the same
+speed, not only the few that dominate the gradient. Embeddings, norms and biases stay with AdamW.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from minislm.config import TrainConfig
+from minislm.model import Transformer
+
+
+def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
+    """The matrix with its singular values moved close to 1, by a Newton-Schulz iteration.
+
+    The quintic's coefficients are those of Jordan et al.: they trade exactness (the values end
+    between about 0.7 and 1.2) for steps. Products only, so bfloat16 is enough and it is fast.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.bfloat16()
+    tall = x.shape[0] > x.shape[1]
+    x = x.t().contiguous() if tall else x  # the products are over the shorter side
+    x = x / (x.norm() + 1e-7)  # all singular values at most 1
+    for _ in range(steps):
+        square = x @ x.t()
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x.t() if tall else x).to(matrix.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalised momentum for matrices; `parts` says where fused matrices are to be cut.
+
+    A fused matrix (queries, keys and values in one) is several matrices side by side; each is
+    orthogonalised by itself. The factor sqrt(rows / columns) gives every matrix the same effect
+    on what it puts out, whatever its shape (Bernstein 2024).
+    """
+
+    def __init__(self, groups: list[dict], lr: float, momentum: float = 0.95):
+        super().__init__(groups, dict(lr=lr, momentum=momentum, weight_decay=0.0, parts=None))
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            for weight in filter(lambda w: w.grad is not None, group["params"]):
+                state = self.state[weight]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(weight)
+                average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+                ahead = weight.grad.lerp(average, group["momentum"])  # Nesterov's look ahead
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                parts = group["parts"] or [len(weight)]
+                for part, direction in zip(weight.split(parts), ahead.split(parts)):
+                    scale = max(1.0, part.shape[0] / part.shape[1]) ** 0.5
+                    part.add_(orthogonalize(direction), alpha=-group["lr"] * scale)
+
+
+def make_optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """The optimizers of a run; only matrices decay, never norms and biases.
+
+    Every group keeps its peak rate as "peak": the schedule multiplies it.
+    """
+    blocks = [m for m in model.blocks.parameters() if m.ndim == 2]
+    others = [m for m in model.parameters() if m.ndim == 2 and all(m is not b for b in blocks)]
+    vectors = [v for v in model.parameters() if v.ndim < 2]
+    decay = config.weight_decay
+    optimizers: list[torch.optim.Optimizer] = []
+    if config.optimizer == "muon":
+        c = model.config
+        heads, keys = c.n_head * c.head_width, c.kv_heads * c.head_width
+        cuts = {"qkv": [heads, keys, keys], "up": [c.mlp_hidden] * (1 + (c.mlp == "gated_silu"))}
+        groups = [
+            {"params": [weight], "parts": cuts.get(name.split(".")[-2]), "weight_decay": decay}
+            for name, weight in model.blocks.named_parameters()
+            if weight.ndim == 2
+        ]
+        optimizers.append(Muon(groups, lr=config.matrix_rate))
+        blocks = []
+    groups = [
+        {"params": blocks + others, "weight_decay": decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+    optimizers.append(adamw)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers

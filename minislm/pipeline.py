@@ -1,0 +1,333 @@
+"""A whole run, from flags to results: text, tokenizer, pairs, model, loop, and what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minislm import checkpoint, evaluation, pretrained
+from minislm.batches import Batches, Example
+from minislm.config import (
+    PRESETS,
+    DataConfig,
+    ModelConfig,
+    SampleConfig,
+    TrainConfig,
+    build,
+    from_dict,
+    to_dict,
+)
+from minislm.corpus import Tally, TokenFile, clean_stories, prepare, read_stories
+from minislm.device import choose_device, choose_dtype, set_threads
+from minislm.errors import CheckpointError, UserError
+from minislm.files import atomic_write
+from minislm.model import Transformer
+from minislm.sampler import Sampler
+from minislm.stories import generate
+from minislm.synthetic import TASKS, encode_pair, fits, pair, pairs
+from minislm.tokenizer import Tokenizer
+from minislm.training import Trainer, plot_losses
+
+UNARY_CONTEXT = 1536  # the longest unary pair fits, where digits merge
+HELD_OUT_STORIES = 400  # generated for validation, beyond those that are trained on
+_TOKENIZER_TEXT = 50_000_000  # characters: more text does not make a better vocabulary
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run was asked for; kept in its folder as run.json."""
+
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: to_dict(config) for name, config in vars(self).items()}
+
+    @classmethod
+    def read(cls, run: Path) -> Settings:
+        """The settings in a run folder; raises CheckpointError naming the file."""
+        path = run / "run.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            parts = (("model", ModelConfig), ("data", DataConfig), ("train", TrainConfig))
+            return cls(**{name: from_dict(config, values[name]) for name, config in parts})
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path} is missing: {run} is no run of train.py") from error
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path} is damaged ({error}); train again") from error
+
+    @staticmethod
+    def tasks(run: Path) -> list[str]:
+        """The tasks whose pairs a run was trained on."""
+        try:
+            return list(json.loads((run / "run.json").read_text(encoding="utf-8"))["tasks"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise CheckpointError(f"{run / 'run.json'} is damaged; train again") from error
+
+
+def settings_from(flags: argparse.Namespace) -> Settings:
+    """The settings of a new run: preset, then flags; what is left open is decided here."""
+    data, train = build(DataConfig, flags), build(TrainConfig, flags)
+    base = dict(PRESETS[train.preset])
+    names = task_names(data)
+    if "unary" in names and data.tasks != "all":
+        base.setdefault("context", UNARY_CONTEXT)
+    if data.stories is None:
+        named = data.tasks not in ("auto", "all", "none")
+        data = _with(data, stories=2 if named else 12_000)
+    if data.digits == "auto":
+        merged = "unary" in names and data.tasks not in ("auto", "all")
+        data = _with(data, digits="merged" if merged else "single")
+    if train.steps is None and train.minutes is None:
+        train = _with(train, minutes=3.0)
+    return Settings(build(ModelConfig, flags, base), data, train)
+
+
+def _with(config: Any, **changes: Any) -> Any:
+    return type(config)(**(to_dict(config) | changes))
+
+
+def generated_tokens(count: int, seed: int, start: int, tokenizer: Tokenizer, cache: str) -> TokenFile:
+    """Generated stories as a token file, found again by their content."""
+    stories = generated(count, seed, start)
+    key = hashlib.sha256("\0".join(stories).encode()).hexdigest()
+    return prepare(lambda: stories, tokenizer, cache, key=key)
+
+
+def generated(count: int, seed: int, start: int = 0) -> list[str]:
+    return [story.text for story in generate(count, seed, start=start)]
+
+
+def task_names(data: DataConfig) -> list[str]:
+    """The tasks that --tasks stands for; raises UserError for an unknown one."""
+    if data.tasks == "none" or (data.tasks == "auto" and data.data):
+        return []
+    if data.tasks in ("auto", "all"):
+        return list(TASKS)
+    names = [name.strip() for name in data.tasks.split(",")]
+    for name in names:
+        pair(name, 1)
+    return names
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a run learns from, ready to be batched."""
+
+    tokenizer: Tokenizer
+    train: TokenFile
+    valid: TokenFile
+    tasks: list[str]
+    examples: list[Example]
+
+
+def prepare_corpus(settings: Settings, tokenizer: Tokenizer | None = None) -> Corpus:
+    """Text and pairs as tokens; a tokenizer is trained on them unless one is given."""
+    data, context = settings.data, settings.model.context
+    names = task_names(data)
+    trained_on = [pair for name in names for pair in pairs(name, "train")]
+    if data.data:
+        tally = Tally()
+        texts: Iterable[str] = clean_stories(read_stories(data.data), tally)
+    else:
+        texts = generated(data.stories, settings.train.seed)
+    if tokenizer is None:
+        pair_texts = (text for pair in trained_on for text in (pair.prompt, pair.answer))
+        taken = _up_to(texts, _TOKENIZER_TEXT)
+        tokenizer = Tokenizer.train(_chain(taken, pair_texts), data.vocab, data.digits)
+    train, valid = _token_files(settings, tokenizer)
+    tasks, examples = _examples(names, tokenizer, context, skip_long=data.tasks == "auto")
+    return Corpus(tokenizer, train, valid, tasks, examples)
+
+
+def _up_to(texts: Iterable[str], characters: int) -> Iterator[str]:
+    for text in texts:
+        yield text
+        characters -= len(text)
+        if characters <= 0:
+            return
+
+
+def _chain(*parts: Iterable[str]) -> Iterator[str]:
+    for part in parts:
+        yield from part
+
+
+def _token_files(settings: Settings, tokenizer: Tokenizer) -> tuple[TokenFile, TokenFile]:
+    data, seed = settings.data, settings.train.seed
+    if data.data:
+        train = prepare(data.data, tokenizer, data.cache, exclude=data.valid)
+        say(train.tally)
+        if data.valid:
+            return train, prepare(data.valid, tokenizer, data.cache)
+        return split(train, tokenizer)
+    train = TokenFile.from_ids([], 0)
+    if data.stories:
+        train = generated_tokens(data.stories, seed, 0, tokenizer, data.cache)
+    if data.valid:
+        return train, prepare(data.valid, tokenizer, data.cache)
+    return train, generated_tokens(HELD_OUT_STORIES, seed, data.stories, tokenizer, data.cache)
+
+
+def split(stories: TokenFile, tokenizer: Tokenizer) -> tuple[TokenFile, TokenFile]:
+    """The text without, and only, its last twentieth (one story at least, 2,000 at most)."""
+    if len(stories) < 2:
+        raise UserError("one story is too few to hold one out; give more text, or --valid FILE")
+    border = len(stories) - min(2000, max(1, len(stories) // 20))
+    tail = range(border, len(stories))
+    n_bytes = sum(len(tokenizer.decode(stories.story(i).tolist()).encode()) for i in tail)
+    first = TokenFile(stories.tokens, stories.starts[: border + 1], stories.bytes - n_bytes)
+    return first, TokenFile(stories.tokens, stories.starts[border:], n_bytes)
+
+
+def _examples(
+    names: list[str], tokenizer: Tokenizer, context: int, skip_long: bool
+) -> tuple[list[str], list[Example]]:
+    """The training pairs of the tasks as tokens; says which tasks or pairs are left out."""
+    kept, examples = [], []
+    for name in names:
+        fitting, too_long = fits(tokenizer, pairs(name, "train"), context)
+        if too_long:
+            numbers = ", ".join(str(each.i) for each in too_long[:12])
+            more = ", ..." if len(too_long) > 12 else ""
+            what = f"{name}: {len(too_long)} of 70 training pairs exceed the context of {context}"
+            if skip_long:
+                say(f"{what}; the task is left out (train it with --tasks {name})")
+                continue
+            say(f"{what} and are left out: i = {numbers}{more}")
+        kept.append(name)
+        examples += [Example(*encode_pair(tokenizer, each)) for each in fitting]
+    return kept, examples
+
+
+def train(flags: argparse.Namespace) -> None:
+    """Run the training that the flags ask for, and print what came of it."""
+    resume = build(TrainConfig, flags).resume
+    run, settings = _resumed(flags) if resume else (None, settings_from(flags))
+    set_threads(settings.train.threads)
+    device = choose_device(settings.train.device)
+    dtype = choose_dtype(settings.train.dtype, device)
+    known = Tokenizer.load(run) if run and (run / "tokenizer.json").is_file() else None
+    if run is None:
+        run = checkpoint.new_run(settings.train.preset, settings.train.out)
+    corpus = prepare_corpus(settings, known)
+    torch.manual_seed(settings.train.seed)
+    config = _with(settings.model, vocab_size=corpus.tokenizer.vocab_size)
+    model = Transformer(config).to(device)
+    batches = Batches(
+        corpus.train,
+        corpus.examples,
+        context=config.context,
+        batch_tokens=settings.train.batch_tokens,
+        eot_id=corpus.tokenizer.eot_id,
+        repeats=settings.data.pair_repeats,
+        loss_on=settings.data.loss_on,
+        seed=settings.train.seed,
+    )
+    kept = settings.as_dict() | {"tasks": corpus.tasks}
+    trainer = Trainer(
+        run, model, corpus.tokenizer, batches, corpus.valid, settings.train, dtype, kept
+    )
+    if resume:
+        trainer.restore(checkpoint.load_state(run))
+    else:
+        atomic_write(run / "run.json", json.dumps(kept, indent=2) + "\n")
+    say(_introduction(run, settings, corpus, model, device, dtype))
+    begin = time.perf_counter()
+    progress = trainer.fit()
+    if trainer.stopped:
+        say(f"stopped at step {progress.step}; go on with: python train.py --resume --out {run}")
+        raise KeyboardInterrupt
+    say(f"trained for {(time.perf_counter() - begin) / 60:.1f} minutes; reading the best weights")
+    report(run, corpus, progress, settings, device)
+
+
+def _resumed(flags: argparse.Namespace) -> tuple[Path, Settings]:
+    """The run to go on with and its settings; what was typed may change the length of it only."""
+    typed = vars(flags)
+    run = Path(typed["out"]) if typed.get("out") else checkpoint.newest_run()
+    kept = Settings.read(run)
+    changeable = {"resume", "out", "steps", "minutes", "threads", "json", "evals", "samples"}
+    all_kept = {**to_dict(kept.model), **to_dict(kept.data), **to_dict(kept.train)}
+    for name, value in typed.items():
+        if name not in changeable and all_kept[name] != value:
+            raise UserError(
+                f"--{name.replace('_', '-')} {value} differs from {all_kept[name]} of {run}; "
+                "a run goes on as it began: leave the flag out, or start a new run"
+            )
+    return run, Settings(kept.model, kept.data, build(TrainConfig, flags, to_dict(kept.train)))
+
+
+def _introduction(
+    run: Path,
+    settings: Settings,
+    corpus: Corpus,
+    model: Transformer,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> str:
+    source = settings.data.data or "generated"
+    tasks = f", {len(corpus.examples)} pairs of {', '.join(corpus.tasks)}" if corpus.tasks else ""
+    return "\n".join(
+        (
+            f"text    {len(corpus.train):,} stories ({source}), {corpus.train.n_tokens:,} tokens"
+            f"{tasks}",
+            f"model   {model.n_parameters():,} parameters, {model.config.n_layer} block(s), "
+            f"vocabulary {model.config.vocab_size:,}, context {model.config.context}",
+            f"machine {device.type}, {str(dtype).removeprefix('torch.')}, "
+            f"{torch.get_num_threads()} thread(s)",
+            f"run     {run}",
+        )
+    )
+
+
+def report(
+    run: Path,
+    corpus: Corpus,
+    progress: Any,
+    settings: Settings,
+    device: torch.device,
+) -> None:
+    """What the run's best weights can do: loss, exact match, two stories, and what to try next."""
+    model, tokenizer = pretrained.load(run, device=str(device))
+    loss = evaluation.text_loss(model, corpus.valid, tokenizer.eot_id, progress=True)
+    scores = evaluation.exact_match(model, tokenizer, corpus.tasks)
+    if corpus.tasks:
+        print(evaluation.task_table(scores), end="\n\n")
+    print(
+        f"validation: {loss.nats_per_token:.3f} nats per token, perplexity {loss.perplexity:.1f}, "
+        f"{loss.bits_per_byte:.3f} bits per byte",
+        end="\n\n",
+    )
+    told = SampleConfig(max_new_tokens=256, temperature=0.7)
+    for seed, text in enumerate(Sampler(model, tokenizer).generate(["", ""], told, seeds=[1, 2])):
+        print(f"--- story {seed + 1} ---\n{text.strip()}\n")
+    picture = plot_losses(run)
+    print(f"run folder: {run}" + (f" (loss curve: {picture})" if picture else ""))
+    print(
+        f'try next:   python sample.py --model {run} --prompt "Once upon a time"\n'
+        f"            python eval.py --model {run}"
+    )
+    if settings.train.json:
+        entry = evaluation.as_json(model, loss, scores)
+        entry |= {"steps": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
+        write_json(settings.train.json, {"models": {str(run): entry}})
+
+
+def write_json(path: str, value: dict[str, Any]) -> None:
+    atomic_write(path, json.dumps(value, indent=2) + "\n")
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr; stdout is for results."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,266 @@
+"""The training loop: batches in, a better model out, and nothing lost on the way.
+
+Every line of the loop is here to be read: loss, backward, clip, step; rates that rise and fall;
+an evaluation without gradients now and then, after which the state is saved. `state()` holds all
+that the future of a run depends on, so a resumed run goes on as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from minislm import checkpoint, pretrained
+from minislm.batches import Batches
+from minislm.config import SampleConfig, TrainConfig
+from minislm.corpus import TokenFile
+from minislm.errors import UserError
+from minislm.evaluation import text_loss
+from minislm.loss import training_loss
+from minislm.model import Transformer
+from minislm.optimizer import make_optimizers
+from minislm.sampler import Sampler
+from minislm.tokenizer import Tokenizer
+
+_GLANCE_TOKENS = 40_000  # how much of the validation text an evaluation on the way reads
+
+
+def schedule(progress: float, warmup: float) -> float:
+    """The share of the peak rate: linear warm-up, then a cosine down to 0 at progress 1."""
+    if progress < warmup:
+        return max(progress / warmup, 1e-3)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0
+    tokens: int = 0  # trained on
+    seconds: float = 0.0  # spent in training: not in evaluations, not before a resume
+    loss: float = math.nan  # of the training batches, smoothed
+    best: float = math.inf  # bits per byte on the glance at the validation text
+    evaluations: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """One run: a model, the batches it learns from, and the folder it leaves."""
+
+    def __init__(
+        self,
+        run: Path,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        batches: Batches,
+        valid: TokenFile,
+        config: TrainConfig,
+        dtype: torch.dtype,
+        settings: dict[str, Any],
+    ):
+        self.run, self.model, self.tokenizer, self.config = run, model, tokenizer, config
+        self.batches, self.dtype, self.settings = batches, dtype, settings
+        self.device = model.embedding.weight.device
+        self.optimizers = make_optimizers(model, config)
+        self.valid = glance(valid)
+        self.progress = Progress()
+        self.stopped = False
+
+    def done(self) -> float:
+        """How much of the run is behind it, from 0 to 1: of its steps or of its minutes."""
+        shares = [0.0]
+        if self.config.steps:
+            shares.append(self.progress.step / self.config.steps)
+        if self.config.minutes:
+            shares.append(self.progress.seconds / 60 / self.config.minutes)
+        return max(shares)
+
+    def fit(self) -> Progress:
+        """Train to the end, or until Ctrl-C: then the state is saved and `stopped` is True.
+
+        Raises:
+            UserError: the loss is not a finite number; the last saved state is left as it is.
+        """
+        evals, samples = self.config.evals, self.config.samples
+        next_sample = (math.floor(self.done() * samples) + 1) / samples if samples else math.inf
+        stream = iter(self.batches)
+        with self._interrupts(), tqdm(
+            total=100, unit="%", bar_format=_BAR, dynamic_ncols=True, disable=None
+        ) as bar:
+            while self.done() < 1 and not self.stopped:
+                begin = time.perf_counter()
+                self._step(stream)
+                self.progress.seconds += time.perf_counter() - begin
+                self._show(bar)
+                if self.done() * evals >= self.progress.evaluations + 1 or self.done() >= 1:
+                    self._evaluate(bar)
+                if next_sample <= self.done() < 1:
+                    next_sample += 1 / samples
+                    self._sample(bar)
+            if self.stopped:
+                self.save()
+        return self.progress
+
+    def _step(self, stream: Iterator) -> None:
+        """One optimizer step on `accumulate` batches."""
+        share, total = schedule(self.done(), self.config.warmup), 0.0
+        for _ in range(self.config.accumulate):
+            inputs_BT, targets_BT = next(stream)
+            inputs_BT, targets_BT = inputs_BT.to(self.device), targets_BT.to(self.device)
+            loss = training_loss(self.model, inputs_BT, targets_BT, self.dtype)
+            (loss / self.config.accumulate).backward()
+            total += loss.item() / self.config.accumulate
+            self.progress.tokens += int((targets_BT >= 0).sum())
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        if not math.isfinite(total) or not math.isfinite(norm):
+            raise UserError(
+                f"the loss is not a finite number any more (step {self.progress.step + 1}); "
+                "use a smaller --learning-rate and --matrix-rate"
+            )
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * share
+            optimizer.step()
+            optimizer.zero_grad()
+        self.progress.step += 1
+        before = self.progress.loss
+        self.progress.loss = total if math.isnan(before) else 0.98 * before + 0.02 * total
+
+    def _evaluate(self, bar: tqdm) -> None:
+        """A glance at the validation text, a line of metrics, and the state on disk."""
+        p = self.progress
+        p.evaluations = math.floor(self.done() * self.config.evals)
+        found = text_loss(self.model, self.valid, self.tokenizer.eot_id, dtype=self.dtype)
+        record = {
+            "step": p.step,
+            "tokens": p.tokens,
+            "seconds": round(p.seconds, 2),
+            "train_loss": p.loss,
+            "valid_loss": found.nats_per_token,
+            "bits_per_byte": found.bits_per_byte,
+        }
+        p.history.append(record)
+        if found.bits_per_byte < p.best:
+            p.best = found.bits_per_byte
+            pretrained.save_model(self.run, self.model, self.tokenizer)
+        self.save()
+        checkpoint.append_metrics(self.run, record)
+        bar.write(
+            f"{self.done():4.0%}  step {p.step:>6,}  train loss {p.loss:.3f}  valid loss "
+            f"{found.nats_per_token:.3f}  {found.bits_per_byte:.3f} bits/byte",
+            file=sys.stderr,
+        )
+
+    def _sample(self, bar: tqdm) -> None:
+        settings = SampleConfig(max_new_tokens=48, temperature=0.8, seed=self.config.seed)
+        text = Sampler(self.model, self.tokenizer).generate([""], settings)[0]
+        self.model.train()
+        bar.write(f"      it says: {' '.join(text.split())} ...", file=sys.stderr)
+
+    def _show(self, bar: tqdm) -> None:
+        p, done = self.progress, self.done()
+        left = p.seconds / done * (1 - done) if done else 0.0
+        bar.n = min(100.0, round(100 * done, 1))
+        bar.set_postfix_str(
+            f"loss {p.loss:.3f}, {p.tokens / max(p.seconds, 1e-9):,.0f} tokens/s, "
+            f"{int(left) // 60}:{int(left) % 60:02d} left"
+        )
+
+    @contextmanager
+    def _interrupts(self) -> Iterator[None]:
+        """Ctrl-C ends the run after the step it is in; a second one ends it at once."""
+
+        def on_interrupt(number: int, frame: FrameType | None) -> None:
+            if self.stopped:
+                raise KeyboardInterrupt
+            self.stopped = True
+
+        try:
+            previous = signal.signal(signal.SIGINT, on_interrupt)
+        except ValueError:  # not the main thread: Ctrl-C is somebody else's
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def save(self) -> None:
+        checkpoint.save_state(self.run, self.state())
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the run depends on: plain containers and tensors."""
+        return {
+            "step": self.progress.step,
+            "progress": vars(self.progress),
+            "settings": self.settings,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "batches": self.batches.state,
+            "random": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where `state` was taken."""
+        self.progress = Progress(**state["progress"])
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.batches.state = dict(state["batches"])
+        torch.set_rng_state(state["random"])
+        checkpoint.rewind_metrics(self.run, self.progress.step)
+
+
+_BAR = "{percentage:3.0f}%|{bar}| {elapsed} {postfix}"
+
+
+def glance(stories: TokenFile) -> TokenFile:
+    """Stories evenly spread over the text, some 40,000 tokens: enough to see where a run goes.
+
+    Their bytes are estimated from the text's bytes per token.
+    """
+    every = max(1, round(stories.n_tokens / _GLANCE_TOKENS))
+    if every == 1:
+        return stories
+    chosen = [stories.story(i).tolist() for i in range(0, len(stories), every)]
+    tokens = sum(map(len, chosen))
+    return TokenFile.from_ids(chosen, round(stories.bytes * tokens / stories.n_tokens))
+
+
+def plot_losses(run: Path) -> Path | None:
+    """Draw loss.png from metrics.jsonl, where matplotlib is installed; the path, or None."""
+    records = checkpoint.read_metrics(run)
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError:
+        return None
+    if not records:
+        return None
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    tokens = np.array([record["tokens"] for record in records]) / 1e6
+    for key, label in (("train_loss", "training"), ("valid_loss", "validation")):
+        axes.plot(tokens, [record[key] for record in records], marker="o", ms=3, label=label)
+    axes.set(xlabel="million tokens", ylabel="loss (nats per token)", title=run.name)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    path = run / "loss.png"
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+    return path

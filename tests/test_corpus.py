@@ -1,0 +1,402 @@
+"""Text -> cleaned stories -> token file: what a reader of the tally and of the tokens relies on."""
+
+import random
+
+import numpy as np
+import pytest
+
+from minislm import corpus
+from minislm.corpus import (
+    Signatures,
+    Tally,
+    TokenFile,
+    clean_stories,
+    fingerprint,
+    normalise,
+    prepare,
+    read_stories,
+    signatures,
+)
+from minislm.errors import UserError
+from minislm.tokenizer import END_OF_TEXT, Tokenizer
+
+WORDS = "cat dog hat red big ran saw the a with his her tree ball happy sad went park mom".split()
+
+
+def make_story(seed: int, words: int = 60) -> str:
+    draw = random.Random(seed)
+    return " ".join(draw.choice(WORDS) + str(draw.randrange(50)) for _ in range(words)) + "."
+
+
+STORIES = [make_story(seed) for seed in range(12)]
+
+
+def in_file(path, stories=STORIES, separator=f"\n{END_OF_TEXT}\n"):
+    path.write_text(separator.join(stories) + separator, newline="")
+    return path
+
+
+def normal(text: str) -> str:
+    return normalise(text, Tally())
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.train(STORIES, 300)
+
+
+@pytest.fixture
+def no_tokenising(monkeypatch):
+    def refuse(self, texts):
+        raise AssertionError("tokenised again")
+
+    monkeypatch.setattr(Tokenizer, "encode_batch", refuse)
+
+
+# ------------------------------------------------------------------------------------ reading
+
+
+@pytest.mark.parametrize(
+    "separator",
+    [f"\n{END_OF_TEXT}\n", f" {END_OF_TEXT}\n", f"\n{END_OF_TEXT}\n\n", f"{END_OF_TEXT}",
+     f"\r\n{END_OF_TEXT}\r\n", f"\n{END_OF_TEXT}\n{END_OF_TEXT}\n"],
+)  # fmt: skip
+def test_separators_wherever_they_stand(tmp_path, separator):
+    path = in_file(tmp_path / "a.txt", separator=separator)
+    assert [story.strip() for story in read_stories(path)] == STORIES
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 13, 64, 1000])
+def test_block_borders_change_nothing(tmp_path, block):
+    stories = [story + " caf\u00e9 \U0001f600" for story in STORIES[:3]]
+    path = in_file(tmp_path / "a.txt", stories)
+    assert [story.strip() for story in read_stories(path, block=block)] == stories
+
+
+def test_a_file_without_separator_is_one_document(tmp_path):
+    text = "First Citizen:\nSpeak.\n\nAll:\nSpeak, speak.\n\nFirst Citizen:\nYou are resolved?\n"
+    (tmp_path / "input.txt").write_text(text)
+    assert list(read_stories(tmp_path / "input.txt")) == [text]
+
+
+def test_the_last_story_needs_no_separator_and_folders_are_sorted(tmp_path):
+    (tmp_path / "b.txt").write_text(f"three{END_OF_TEXT}four")
+    (tmp_path / "a.txt").write_text(f"one{END_OF_TEXT}two")
+    (tmp_path / "notes.md").write_text("not read")
+    assert list(read_stories(tmp_path)) == ["one", "two", "three", "four"]
+
+
+@pytest.mark.parametrize("block", [37, 5000])
+def test_a_long_text_is_cut_at_white_space(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(corpus, "MAX_STORY", 100)
+    words = " ".join(f"w{i}" for i in range(200))
+    line = "x" * 450  # no white space at all
+    text = f"{words}{END_OF_TEXT}{line}{END_OF_TEXT}a\n{'b' * 60}\n\n{'c ' * 40}"
+    (tmp_path / "a.txt").write_text(text)
+    tally = Tally()
+    pieces = list(read_stories(tmp_path / "a.txt", tally, block=block))
+    assert "".join(pieces) == text.replace(END_OF_TEXT, "")
+    assert max(map(len, pieces)) <= 100
+    assert [w for p in pieces if "w" in p for w in p.split()] == words.split()
+    assert pieces[-1] == "\n\n" + "c " * 40  # the blank line wins over the later spaces
+    assert tally.changed["long text cut"] == len(pieces) - 3
+
+
+def test_a_story_comes_before_the_whole_file_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "MAX_STORY", 100)
+    (tmp_path / "a.txt").write_bytes(b"x" * 500 + b"\0")
+    stories = read_stories(tmp_path / "a.txt", block=50)
+    assert next(stories) == "x" * 100
+    with pytest.raises(UserError, match="offset 500"):
+        list(stories)
+
+
+def test_a_separator_in_the_middle_of_a_cut_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "MAX_STORY", 100)
+    for length in range(80, 120):
+        (tmp_path / "a.txt").write_text("x" * length + END_OF_TEXT + "y" * 20)
+        pieces = list(read_stories(tmp_path / "a.txt", block=1))
+        assert "".join(pieces) == "x" * length + "y" * 20 and pieces[-1] == "y" * 20
+
+
+@pytest.mark.parametrize(
+    "data, says",
+    [
+        (b"", "is empty"),
+        (b" \n<|endoftext|>\n\n<|endoftext|> ", "no story"),
+        (b"abc\0def", "NUL byte at offset 3"),
+        ("caf\u00e9 ".encode() + b"caf\xe9 au lait", "byte 0xe9 at offset 9"),
+        (b"abcdefghi \xe2\x82", "byte 0xe2 at offset 10"),
+        ("\u00e9\u00e9".encode() + b"\0", "NUL byte at offset 4"),
+    ],
+)
+@pytest.mark.parametrize("block", [1, 3, 1 << 20])
+def test_files_that_are_no_text(tmp_path, data, says, block):
+    path = tmp_path / "a.txt"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=says) as error:
+        list(read_stories(path, block=block))
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_files_and_folders_without_text(tmp_path):
+    with pytest.raises(UserError, match="no file or folder"):
+        list(read_stories(tmp_path / "nowhere.txt"))
+    with pytest.raises(UserError, match=r"no \*.txt file"):
+        list(read_stories(tmp_path))
+    with pytest.raises(UserError, match="not a regular file"):
+        list(read_stories("/dev/null"))
+
+
+# ----------------------------------------------------------------------------------- cleaning
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+def test_mojibake_is_repaired_to_what_was_written(encoding):
+    written = "\u201cIt\u2019s a caf\u00e9,\u201d he said \u2013 na\u00efve\u2014\u2026 \U0001f60a!"
+    if encoding == "cp1252":  # browsers and tools pass its five holes through as they are
+        spoilt = "".join(
+            bytes([b]).decode("latin-1" if b in b"\x81\x8d\x8f\x90\x9d" else "cp1252")
+            for b in written.encode()
+        )
+    else:
+        spoilt = written.encode().decode("latin-1")
+    clean = "\"It's a caf\u00e9,\" he said - na\u00efve-... \U0001f60a!"
+    assert normal(spoilt) == normal(written) == clean
+
+
+@pytest.mark.parametrize(
+    "spoilt, repaired",
+    [
+        ("\u00e2\u20ac\u0153Run!\u00e2\u20ac she said", '"Run!" she said'),  # 9d lost
+        ("\u00e2\u20ac\u0153Run!\u00e2\u20ac\ufffd she said", '"Run!" she said'),  # 9d replaced
+        ('the end \u00e2\u20ac" almost', "the end - almost"),  # 94 straightened
+        ("Lily\u00e2\u20ac\u2122s hat", "Lily's hat"),
+        ("two\u00c2\u00a0words", "two words"),
+    ],
+)
+def test_damaged_mojibake(spoilt, repaired):
+    tally = Tally()
+    assert normalise(spoilt, tally) == repaired
+    assert tally.changed["mojibake repaired"] == 1
+
+
+def test_honest_accents_are_left_alone():
+    text = "caf\u00e9 \u00e0 c\u00f4t\u00e9, \u00e2me, ma\u00e7\u00e3, \u65e5\u672c"
+    tally = Tally()
+    assert normalise(text, tally) == text and not any(tally.changed.values())
+    assert normal("\u201eMEN\u00dc\u201c") == '"MEN\u00dc"'
+
+
+def test_one_spelling_for_every_text():
+    assert normal("cafe\u0301") == "caf\u00e9"
+    assert normal("\ufeffa\r\nb\rc") == "a\nb\nc"
+    assert normal("a  \nb\t\n \n\n\nc\n\n\nd ") == "a\nb\n\nc\n\nd"
+    assert normal("\u201ca\u201d \u2018b\u2019 c\u2026") == "\"a\" 'b' c..."
+    assert normal("a\x07b\x1b[0m\u200bc\td") == "ab[0mc\td"
+
+
+def test_cleaning_twice_changes_nothing_more():
+    draw = random.Random(0)
+    pieces = ["a", " ", "\n", "\r", "\t", "e\u0301", "\u200b", "\u201c", "\xa0", "\x07", "\u2028"]
+    for _ in range(500):
+        once = normal("".join(draw.choice(pieces) for _ in range(30)))
+        assert normal(once) == once
+
+
+def test_duplicates_are_dropped_and_different_stories_kept():
+    words = STORIES[0].split()
+    near = " ".join(words[:30] + ["purple"] + words[31:])
+    tally = Tally()
+    more = [STORIES[3] + "  \n", near, STORIES[5].upper(), "Too short."]
+    kept = list(clean_stories(STORIES + more, tally))
+    assert kept == STORIES
+    assert tally.dropped == {"exact duplicate": 1, "near duplicate": 2, "too short": 1}
+    assert tally.read == len(STORIES) + 4 and tally.kept == len(kept)
+
+
+def test_a_shared_beginning_is_no_duplicate():
+    start = "Once upon a time there was a little girl named Lily who lived in a small house. "
+    stories = [start + make_story(seed, 40) for seed in range(300)]
+    assert list(clean_stories(stories, Tally())) == stories
+
+
+def test_near_duplicates_are_found_among_many():
+    stories = [make_story(seed, 100) for seed in range(600)]  # the table grows several times
+    seen = Signatures()
+    for story in stories:
+        assert seen.match(seen.keys(story)) is None
+        seen.add(seen.keys(story))
+    changed = [story.split() for story in stories]
+    for words in changed:
+        words[50] = "purple"
+    assert all(seen.match(seen.keys(story)) == "exact" for story in stories)
+    found = sum(seen.match(seen.keys(" ".join(words))) == "near" for words in changed)
+    assert found >= 590  # 0.996 of them by the formula
+
+
+def test_signatures_are_the_same_in_every_process():
+    keys = Signatures().keys("the cat sat on the mat")
+    assert keys[:2] == [1775360617804990912, 15672796927219001572]
+
+
+def test_validation_stories_are_kept_out():
+    words = STORIES[1].split()
+    valid = ["\u201c" + STORIES[0] + "\u201d  ", " ".join(words[:30] + ["purple"] + words[31:])]
+    tally = Tally()
+    kept = list(clean_stories(STORIES, tally, signatures(valid)))
+    assert kept == STORIES[2:]
+    curly = "Lily\u2019s mom\u2019s cat\u2019s hat\u2019s tree\u2019s ball\u2019s " * 3
+    assert not list(clean_stories([curly], Tally(), signatures([curly])))
+    assert tally.dropped == {"in the validation set": 2}
+
+
+def test_short_stories():
+    ten = "abcdefgh " * 10
+    assert len(list(clean_stories([ten.strip()], Tally()))) == 1
+    assert not list(clean_stories(["abcdefgh " * 9], Tally()))  # 9 words, 80 characters
+    assert not list(clean_stories(["a b c d e f g h i j k"], Tally()))  # 11 words, 21 characters
+
+
+def test_the_tally_is_a_table():
+    tally = Tally(read=1200)
+    tally.dropped["too short"] += 200
+    tally.changed["line ends"] += 5
+    tally.changed["blank lines"] += 0
+    assert [line.split() for line in str(tally).splitlines()] == [
+        ["stories", "read", "1,200"],
+        ["dropped:", "too", "short", "200"],
+        ["stories", "kept", "1,000"],
+        ["changed:", "line", "ends", "5"],
+    ]
+    assert len({len(line) for line in str(tally).splitlines()}) == 1
+
+
+# -------------------------------------------------------------------------------- token files
+
+
+def test_round_trip(tmp_path, tokenizer):
+    stories = [story + " caf\u00e9" for story in STORIES]
+    made = prepare(in_file(tmp_path / "a.txt", stories), tokenizer, tmp_path / "cache")
+    assert len(made) == len(stories) and made.n_tokens == made.starts[-1]
+    assert made.tokens.dtype == np.dtype("<u2") and isinstance(made.tokens, np.memmap)
+    assert made.bytes == sum(len(story.encode()) for story in stories)
+    for i, story in enumerate(stories):
+        ids = made.story(i).tolist()
+        assert ids[-1] == tokenizer.eot_id and tokenizer.decode(ids[:-1]) == story
+    assert "stories kept" in made.tally
+
+
+def test_a_large_vocabulary_takes_four_bytes(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "vocab_size", 65_537)
+    wide = [[65_536] for _ in STORIES]
+    monkeypatch.setattr(Tokenizer, "encode_batch", lambda self, texts: wide[: len(texts)])
+    made = prepare(in_file(tmp_path / "a.txt"), tokenizer, tmp_path / "cache")
+    assert made.tokens.dtype == np.dtype("<u4") and made.tokens[0] == 65_536
+
+
+def test_many_batches_are_one_file(tmp_path, tokenizer, monkeypatch):
+    whole = prepare(in_file(tmp_path / "a.txt"), tokenizer, tmp_path / "one")
+    monkeypatch.setattr(corpus, "BLOCK", 700)
+    parts = prepare(tmp_path / "a.txt", tokenizer, tmp_path / "many")
+    assert np.array_equal(whole.tokens, parts.tokens) and np.array_equal(whole.starts, parts.starts)
+    assert whole.bytes == parts.bytes
+
+
+def test_the_second_time_it_is_found(tmp_path, tokenizer, no_tokenising, monkeypatch):
+    path, cache = in_file(tmp_path / "a.txt"), tmp_path / "cache"
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokenizer, "encode_batch", lambda self, texts: [[7]] * len(texts))
+        first = prepare(path, tokenizer, cache)
+    moved = path.rename(tmp_path / "renamed.txt")  # the content counts, not the name
+    again = prepare(moved, tokenizer, cache)
+    assert again.path == first.path and np.array_equal(again.tokens, first.tokens)
+    assert (again.bytes, again.tally) == (first.bytes, first.tally)
+
+
+def test_another_content_tokenizer_or_exclusion_is_another_entry(tmp_path, tokenizer):
+    cache = tmp_path / "cache"
+    first = in_file(tmp_path / "a.txt")
+    second = in_file(tmp_path / "b.txt", STORIES[1:])
+    other = Tokenizer.train(STORIES, 280)
+    made = [
+        prepare(first, tokenizer, cache),
+        prepare(second, tokenizer, cache),
+        prepare(first, other, cache),
+        prepare(first, tokenizer, cache, exclude=in_file(tmp_path / "v.txt", STORIES[:2])),
+    ]
+    assert len({file.path for file in made}) == 4
+    assert [len(file) for file in made] == [12, 11, 12, 10]
+    assert fingerprint(first) != fingerprint(second)
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "starts.npy", "meta.json"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "short", "longer"])
+def test_a_damaged_entry_is_made_again(tmp_path, tokenizer, name, damage):
+    path, cache = in_file(tmp_path / "a.txt"), tmp_path / "cache"
+    made = prepare(path, tokenizer, cache)
+    good = made.tokens.copy()
+    file = made.path / name
+    data = file.read_bytes()
+    changed = {"empty": b"", "short": data[:-10], "longer": data + data}
+    file.unlink() if damage == "gone" else file.write_bytes(changed[damage])
+    again = prepare(path, tokenizer, cache)
+    assert np.array_equal(again.tokens, good) and np.array_equal(again.starts, made.starts)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_preparation_leaves_nothing(tmp_path, tokenizer, monkeypatch, stop):
+    monkeypatch.setattr(corpus, "BLOCK", 700)
+    path, cache = in_file(tmp_path / "a.txt"), tmp_path / "cache"
+    encode, calls = Tokenizer.encode_batch, []
+
+    def interrupted(self, texts):
+        calls.append(texts)
+        if len(calls) == 2:
+            raise stop
+        return encode(self, texts)
+
+    with monkeypatch.context() as patch, pytest.raises(stop):
+        patch.setattr(Tokenizer, "encode_batch", interrupted)
+        prepare(path, tokenizer, cache)
+    assert not [file for file in cache.rglob("*") if file.is_file()]
+    assert len(prepare(path, tokenizer, cache)) == len(STORIES)
+
+
+def test_stories_from_a_function_are_taken_as_they_are(tmp_path, tokenizer):
+    made = prepare(lambda: ["1 + 1 = 2", "1 + 1 = 2"], tokenizer, tmp_path, key="sums")
+    assert [tokenizer.decode(made.story(i)) for i in range(2)] == ["1 + 1 = 2"] * 2
+    assert "stories kept" in made.tally and " 2" in made.tally
+    again = prepare(lambda: pytest.fail("asked again"), tokenizer, tmp_path, key="sums")
+    assert again.path == made.path
+    assert prepare(lambda: ["other"], tokenizer, tmp_path, key="other").path != made.path
+
+
+def test_nothing_left_to_learn_from(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text(f"Hi.{END_OF_TEXT}Bye.")
+    with pytest.raises(UserError, match="2 too short"):
+        prepare(tmp_path / "a.txt", tokenizer, tmp_path / "cache")
+    path = in_file(tmp_path / "b.txt")
+    with pytest.raises(UserError, match="12 in the validation set"):
+        prepare(path, tokenizer, tmp_path / "cache", exclude=path)
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, tokenizer):
+    path = in_file(tmp_path / "a.txt")
+    with pytest.raises(UserError, match="cannot write"):
+        prepare(path, tokenizer, path)
+
+
+def test_progress_goes_to_stderr_when_asked_for(tmp_path, tokenizer, capsys):
+    path = in_file(tmp_path / "a.txt")
+    prepare(path, tokenizer, tmp_path / "quiet")
+    assert capsys.readouterr() == ("", "")
+    prepare(path, tokenizer, tmp_path / "loud", progress=True)
+    out, err = capsys.readouterr()
+    assert out == "" and "12 stories" in err
+
+
+def test_token_file_in_memory():
+    made = TokenFile.from_ids([[5, 6, 0], [7, 0]], n_bytes=9)
+    assert (len(made), made.n_tokens, made.bytes) == (2, 5, 9)
+    assert made.story(1).tolist() == [7, 0]

@@ -1,0 +1,16 @@
+"""Train a small language model: `python train.py` needs no argument. See --help."""
+
+from minislm.config import DataConfig, ModelConfig, Parser, TrainConfig
+from minislm.errors import run_script
+
+
+def main() -> None:
+    parser = Parser(__doc__, DataConfig, TrainConfig, ModelConfig)
+    flags = parser.parse_args()
+    from minislm.pipeline import train  # torch takes a second to import: --help need not wait
+
+    train(flags)
+
+
+if __name__ == "__main__":
+    run_script(main)
