@@ -1,6 +1,6 @@
 """Run folders: what a run leaves behind, and how it is found and gone on with.
 
-    config.json, model.safetensors, tokenizer.json, ...   the best model, a Hugging Face folder
+    config.json, model.safetensors, tokenizer.json, ...   the model kept: a Hugging Face folder
     train_state.pt                                        the last state, for --resume
     metrics.jsonl                                         one JSON object per evaluation
 

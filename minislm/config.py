@@ -147,18 +147,20 @@ class DataConfig:
                             "generated")
     valid: str | None = knob(None, "validation text; else one story in 20 is held out")
     tasks: str = knob("auto", "pair tasks to train: names with commas, all, or none; auto: all "
-                      "that fit the context, none with --data")
-    stories: int | None = knob(None, "how many stories to generate (default: 12000, or 2 where "
+                      "that fit the context and the model, none with --data")
+    stories: int | None = knob(None, "how many stories to generate (default: 6000, or 2 where "
                                "--tasks names tasks)", minimum=0)
     vocab: int = knob(2048, "tokens in the vocabulary", minimum=257)
     digits: str = knob("auto", "how numbers are tokenized; auto: merged for unary, else single",
                        choices=("auto", "single", "merged"))
-    pair_repeats: int = knob(8, "how often an epoch over the stories shows every pair", minimum=1)
+    pair_share: float = knob(0.25, "share of the tokens learned from that are pairs", above=0)
     loss_on: str = knob("completion", "what of a pair is learned", choices=("completion", "all"))
     cache: str = knob("runs/cache", "folder of the token files")
 
     def __post_init__(self) -> None:
         check(self)
+        if self.pair_share >= 1:
+            raise UserError(f"--pair-share must be below 1, not {self.pair_share}")
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,8 @@ class TrainConfig:
     resume: bool = knob(False, "go on with the run in --out, or with the newest run")
     steps: int | None = knob(None, "optimizer steps to train for", minimum=1)
     minutes: float | None = knob(None, "minutes to train for (default where --steps is not given: "
-                                 "3)", above=0)
-    batch_tokens: int = knob(2048, "tokens in a batch", minimum=1)
+                                 "3.5)", above=0)
+    batch_tokens: int = knob(4096, "tokens in a batch", minimum=1)
     accumulate: int = knob(1, "batches added up for one step", minimum=1)
     optimizer: str = knob("muon", "muon: orthogonalised momentum for the blocks' matrices, AdamW "
                           "for the rest; adamw: for all", choices=("muon", "adamw"))

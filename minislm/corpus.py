@@ -354,6 +354,7 @@ def prepare(
     spelling = f"{tokenizer.eot_id} {tokenizer.backend.to_str()}"
     made_from = {"format": FORMAT, "origin": origin, "tokenizer": _sha256(spelling)}
     folder = Path(cache) / _sha256(json.dumps(made_from))[:32]
+    made_from["name"] = "generated stories" if callable(source) else str(source)
     if (found := _open(folder)) is not None:
         return found
 
@@ -411,7 +412,8 @@ def _write(
             bar.update(len(batch))
         if n_bytes == 0:
             why = ", ".join(f"{n} {why}" for why, n in tally.dropped.items()) or "none came"
-            raise UserError(f"no story is left to learn from ({why}); give more or longer text")
+            origin = made_from["name"]
+            raise UserError(f"no story is left of {origin} ({why}); give more or longer text")
     tally.read = tally.read or len(starts) - 1
     with atomic_path(folder / "starts.npy") as temporary, open(temporary, "wb") as file:
         np.save(file, np.array(starts, np.int64))

@@ -146,9 +146,9 @@ def answers(
     sampler = Sampler(model, tokenizer, batch_size)
     new_ids = sampler.generate_ids([prompt for prompt, _ in encoded], settings)
     said = []
-    for ids in new_ids:
+    for (prompt, _), ids in zip(encoded, new_ids):
         ended = tokenizer.eot_id in ids
-        text = tokenizer.decode(ids[: ids.index(tokenizer.eot_id)] if ended else ids)
+        text = tokenizer.continuation(prompt, ids[: ids.index(tokenizer.eot_id)] if ended else ids)
         said.append(truncate(text) if ended else text + "...")  # not ended: never a right answer
     return said
 

@@ -102,7 +102,7 @@ class Sampler:
         """
         id_lists = [self._tokenizer().prompt_ids(prompt) for prompt in prompts]
         new_ids = self.generate_ids(id_lists, settings, seeds, **changes)
-        return [self._tokenizer().decode(ids) for ids in new_ids]
+        return list(map(self._tokenizer().continuation, id_lists, new_ids))
 
     def generate_ids(
         self,
@@ -121,8 +121,8 @@ class Sampler:
         self, prompt: str, settings: SampleConfig | None = None, **changes: Any
     ) -> Iterator[str]:
         """The continuation of one prompt piece by piece, each piece whole characters."""
-        decoder = StreamDecoder(self._tokenizer())
         ids = self._tokenizer().prompt_ids(prompt)
+        decoder = StreamDecoder(self._tokenizer(), ids)
         for _, token in self.stream_ids([ids], settings, **changes):
             yield decoder.push(token)
         yield decoder.flush()

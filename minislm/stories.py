@@ -412,8 +412,9 @@ def begin(
         f"{pick(('a big smile/n', 'a small nose', 'a loud voice', 'long hair', 'big ears'))}.",
     )
     pet = f"{pick(lex.FUR_COLORS)} {pick(lex.PETS)}"
+    hobby_there = _hobby(t, his).replace(f"{his} {t.elder}", t.elder.him)
     second = [f"{he} loved to {_hobby(t, his)}.", f"every day, {he} liked to {_hobby(t, his)}.",
-              f"{he} lived there with {his} {t.elder} and liked to {_hobby(t, his)}."]
+              f"{he} lived there with {his} {t.elder} and liked to {hobby_there}."]
     if not t.fable and aged:
         second.append(f"{he} was {t.number(t.between(3, 8))} years old and had {a(pet)}.")
         second.append(f"{he} had {a(pet)} and {a(f'{pick(lex.COLORS)} {pick(lex.SMALL_TOYS)}')}.")
@@ -1147,7 +1148,7 @@ def warning(t: Tale) -> str:
            rule or "floor" in rule else f"{t.once()}, {hero} and {his} {elder} were outside."
            if "ice" not in rule else f"one/o cold day, {hero} and {his} {elder} went to the pond.")
     t.say(f"{his} {elder}", pick((rule, f"Be careful, {hero}. {rule}")), "said",
-          told=f"{his} {elder} told {him} not {rule[7:-1]}.")
+          told=f"{his} {elder} told {him} not to {rule[7:-1]}.")
     t.say(hero, pick(("Why not?", "Yes, I know.", "But it looks like fun!")))
     t.tell(f"for a while, {hero} was good.", f"then {his} {elder} turned around.",
            f"{hero} waited until {his} {elder} looked away.")
@@ -1313,7 +1314,7 @@ def race(t: Tale) -> str:
     goal = pick(("old bridge", "big rock", "tall tree", "end of the field", "top of the hill"))
     begin(t, slow)
     t.paragraph()
-    t.tell(f"in the same {pick(('forest', 'meadow', 'valley'))} lived {fast}, {a(fast.kind)}. "
+    t.tell(f"in the same forest lived {fast}, {a(fast.kind)}. "
            f"{fast} was very fast.")
     t.say(fast, pick(("No one/o is as fast as I am!", "You are so slow! Ha ha!",
                       "I can run ten times as fast as you.")), "said",

@@ -209,6 +209,15 @@ class Tokenizer:
             self._check_id(token_id)
         return self.backend.decode(ids, skip_special_tokens=True)
 
+    def continuation(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """The text that `ids` add to a text that ends with the ids `before`.
+
+        Not always `decode(ids)`: Llama's tokenizers drop the space in front of a text's first
+        word, and a continuation begins in the middle of one.
+        """
+        decoder = StreamDecoder(self, before)
+        return "".join(map(decoder.push, ids)) + decoder.flush()
+
     def _check_id(self, token_id: int) -> None:
         if not 0 <= token_id < self.vocab_size:
             raise UserError(
@@ -224,14 +233,21 @@ class StreamDecoder:
     held back, and it can never be held for long: the fourth byte completes a character or proves
     it broken, and then U+FFFD is printed. The work per token does not grow with the text. The
     pieces put together are `Tokenizer.decode` of all the ids.
+
+    Args:
+        tokenizer: whose tokens they are.
+        before: the ids the stream goes on from; their text is not given out.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()):
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         byte_level = isinstance(tokenizer.backend.decoder, decoders.ByteLevel)
         self._byte_of = _byte_alphabet() if byte_level else None
         self._previous: list[int] = []
+        for token_id in before[-4:]:  # no character is longer
+            self.push(token_id)
+        self._utf8.reset()
 
     def push(self, token_id: int) -> str:
         """The characters that `token_id` completes: often a word, sometimes "".

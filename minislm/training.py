@@ -52,7 +52,7 @@ class Progress:
     tokens: int = 0  # trained on
     seconds: float = 0.0  # spent in training: not in evaluations, not before a resume
     loss: float = math.nan  # of the training batches, smoothed
-    best: float = math.inf  # bits per byte on the glance at the validation text
+    best: float = math.inf  # bits per byte of the weights kept, on a glance at validation text
     evaluations: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -153,7 +153,8 @@ class Trainer:
             "bits_per_byte": found.bits_per_byte,
         }
         p.history.append(record)
-        if found.bits_per_byte < p.best:
+        # Held-out stories say nothing about pairs: a run that learns pairs keeps its last weights.
+        if found.bits_per_byte < p.best or self.batches.examples:
             p.best = found.bits_per_byte
             pretrained.save_model(self.run, self.model, self.tokenizer)
         self.save()

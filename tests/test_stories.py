@@ -139,6 +139,7 @@ def test_verbs_agree_with_their_subjects():
     assert not re.search(r"(?<!On )\b(he|she|it|He|She|It) (were|are|have|do|am)\b", text)
     assert not re.search(r"\b[Tt]here (was|is) (only )?(?!one|1 )(\d|two|three|four)", text)
     assert not re.search(r"\b[Tt]here (were|are) (only )?(one|1) ", text)
+    assert not re.search(r"\btold \w+ not (?!to )", text)
 
 
 def test_pronouns_fit_the_cast():

@@ -1,0 +1,359 @@
+"""Models from files and back: Hugging Face folders, the hub, llama2.c.
+
+A weight file is not trusted. Its header is held against config.json before the model takes any
+memory, every tensor must have its place, nothing in a pickle is run, and what is wrong is told in
+one line that names the file and the tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import reprlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from minislm import hub, llama2c
+from minislm.config import ModelConfig
+from minislm.errors import CheckpointError, UserError
+from minislm.families import (
+    LLAMA,
+    OWN,
+    Family,
+    family_of,
+    hf_config,
+    model_config_from_hf,
+    read_config,
+)
+from minislm.files import atomic_path, atomic_write
+from minislm.model import Transformer, rotary_tables
+from minislm.tokenizer import Tokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_WEIGHTS = "model.safetensors"
+_FORMATS = (_WEIGHTS, "pytorch_model.bin")  # the first that is there is read, whole or in shards
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file: its name there and shape are known, its numbers not read yet."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+def load(
+    source: str | Path, *, dtype: str = "float32", device: str = "cpu", revision: str | None = None
+) -> tuple[Transformer, Tokenizer]:
+    """Open a trained model: a run folder, a Hugging Face folder, a hub id or a llama2.c .bin.
+
+    The published TinyStories models hold 2048 positions, and all are loaded; beyond 512 they were
+    never trained.
+
+    Args:
+        source: a folder or file; else the name of a model on the hub, as owner/name.
+        dtype: float32, bfloat16 or float16; weights are converted one tensor at a time.
+        device: where the model goes, as torch names it.
+        revision: a branch, tag or commit of the hub.
+
+    Returns:
+        The model, in eval mode, and its tokenizer.
+
+    Raises:
+        UserError: the source cannot be had; CheckpointError: it is there and cannot be used. One
+            line that names the file and, where it is about one, the tensor.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    path = Path(source)
+    if path.is_file():
+        family, config, stored, tokenizer = _open_llama2c(path)
+    else:
+        folder, tokenizer_folder = (path, path) if path.is_dir() else _fetch(str(source), revision)
+        family, config = read_config(folder / "config.json")
+        stored, tokenizer = _stored_tensors(folder), _load_tokenizer(tokenizer_folder)
+    with torch.device("meta"):  # the shapes alone: no memory is taken before they are checked
+        model = Transformer(config)
+    places = _places(model, family, stored)
+    if tokenizer.vocab_size > config.vocab_size:
+        embedding = stored[family.their_names("embedding.weight")[0]]
+        raise CheckpointError(
+            f"{embedding.file}: tensor {embedding.name} has {config.vocab_size} rows, too few for "
+            f"the tokenizer's {tokenizer.vocab_size} tokens; they do not belong together"
+        )
+    _fill(model, places, DTYPES[dtype], device)
+    return model.eval(), tokenizer
+
+
+def save_model(folder: str | Path, model: Transformer, tokenizer: Tokenizer) -> None:
+    """Write a Hugging Face model folder, in the words of the family that the model belongs to.
+
+    That is config.json, model.safetensors, tokenizer.json, tokenizer_config.json and
+    generation_config.json, each whole or not at all; config.json comes last.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    folder, config, family = Path(folder), model.config, family_of(model.config)
+    with atomic_path(folder / _WEIGHTS) as temporary:
+        save_file(_their_tensors(model, family), temporary, metadata={"format": "pt"})
+    tokenizer.save(folder, config.context)
+    contents = hf_config(config, tokenizer.eot_id, bos_id=tokenizer.prompt_ids("")[0])
+    if family is not OWN:
+        contents["torch_dtype"] = str(model.embedding.weight.dtype).removeprefix("torch.")
+    ids = {key: value for key, value in contents.items() if key.endswith("_token_id")}
+    atomic_write(folder / "generation_config.json", json.dumps(ids, indent=2) + "\n")
+    atomic_write(folder / "config.json", json.dumps(contents, indent=2) + "\n")
+
+
+def _their_tensors(model: Transformer, family: Family) -> dict[str, Tensor]:
+    tensors = {}
+    for ours, weight in model.named_parameters():  # tied weights come once
+        for theirs, rows in family.pieces(ours, len(weight), model.config):
+            piece = weight.detach()[rows].cpu()
+            piece = piece.T if family.transposed(ours) else piece
+            tensors[theirs] = piece.clone(memory_format=torch.contiguous_format)
+    return tensors
+
+
+def _fetch(source: str, revision: str | None) -> tuple[Path, Path]:
+    """The folders of a hub model and of its tokenizer."""
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
+        raise UserError(f"{source} does not exist; give a folder, a .bin, or owner/name of the hub")
+    try:
+        folder = hub.fetch(source, revision)
+        return folder, hub.tokenizer_folder(source, folder)
+    except UserError as error:
+        if not Path(source).parent.is_dir():
+            raise
+        raise UserError(f"there is no folder {source} here, and on the hub: {error}") from error
+
+
+def _load_tokenizer(folder: Path) -> Tokenizer:
+    try:
+        return Tokenizer.load(folder)
+    except CheckpointError:
+        raise
+    except UserError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _open_llama2c(file: Path) -> tuple[Family, ModelConfig, dict[str, Stored], Tokenizer]:
+    if file.suffix != ".bin" or file.name.startswith("pytorch_model"):
+        raise CheckpointError(f"{file} is a part of a model; give the folder that holds it")
+    _check_text(file)
+    config, tensors = llama2c.read_model(file)
+    vocab_size = config["vocab_size"]
+    tokenizer = llama2c.read_tokenizer(llama2c.tokenizer_file(file, vocab_size), vocab_size)
+    stored = {name: _in_memory(file, name, tensor) for name, tensor in tensors.items()}
+    return LLAMA, model_config_from_hf(config, file), stored, tokenizer
+
+
+def _in_memory(file: Path, name: str, tensor: Tensor) -> Stored:
+    return Stored(file, name, tuple(tensor.shape), lambda: tensor)
+
+
+# --- The tensors of a folder, by name -------------------------------------------------------------
+
+
+def _stored_tensors(folder: Path) -> dict[str, Stored]:
+    """All tensors in the weight files of a folder; no numbers are read yet where that can be."""
+    found: dict[str, Stored] = {}
+    for file in _weight_files(folder):
+        _check_text(file)
+        read = _safetensors if file.suffix == ".safetensors" else _pickled
+        for each in read(file):
+            if each.name in found:
+                raise CheckpointError(f"{file}: tensor {each.name} is in two files")
+            found[each.name] = each
+    return found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for name in _FORMATS:
+        file, index = folder / name, folder / f"{name}.index.json"
+        if file.is_file():
+            return [file]
+        if index.is_file():
+            return _shards(index)
+    raise CheckpointError(f"no weights in {folder}: it needs {' or '.join(_FORMATS)}")
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        plain = all(Path(name).name == name for name in names)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{index} is damaged: it does not map tensors to files") from error
+    if not plain:
+        raise CheckpointError(f"{index} points outside its folder; do not use it")
+    files = [index.with_name(name) for name in sorted(names)]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing, and {index.name} asks for it")
+    return files
+
+
+def _check_text(file: Path) -> None:
+    """Refuse what often lies where weights should: a pointer, a web page, nothing."""
+    with open(file, "rb") as opened:
+        start = opened.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{file} is a Git LFS pointer, not the weights; run: git lfs pull")
+    if start.lstrip()[:1] == b"<":
+        raise CheckpointError(f"{file} is a web page, not weights; download it again")
+    if not start:
+        raise CheckpointError(f"{file} is empty; download it again")
+
+
+def _safetensors(file: Path) -> Iterator[Stored]:
+    try:
+        opened = safe_open(file, framework="pt")
+    except (SafetensorError, OSError, ValueError) as error:
+        tensor = _lying_tensor(file)
+        raise CheckpointError(
+            f"{file} is damaged{tensor and f' at tensor {tensor}'}: {error}; get it again"
+        ) from error
+    for name in opened.keys():
+        shape = tuple(opened.get_slice(name).get_shape())
+        yield Stored(file, name, shape, lambda name=name: opened.get_tensor(name))
+
+
+def _lying_tensor(file: Path) -> str:
+    """The first tensor whose bytes are not in the file, or not behind those before it.
+
+    `safetensors` has refused the header already; it does not always say at which tensor.
+    """
+    try:
+        with open(file, "rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(min(length, 100_000_000)))
+        header.pop("__metadata__", None)
+        end_of_file, end = file.stat().st_size - 8 - length, 0
+        for name, info in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            start, end_before, end = info["data_offsets"][0], end, info["data_offsets"][1]
+            bits = int(re.sub(r"\D", "", info["dtype"].split("_")[0]) or 8)
+            numbers = 1
+            for size in info["shape"]:
+                numbers *= size
+            if start != end_before or end > end_of_file or 8 * (end - start) != numbers * bits:
+                return reprlib.repr(name)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        pass
+    return ""
+
+
+def _pickled(file: Path) -> Iterator[Stored]:
+    with open(file, "rb") as opened:
+        zipped = opened.read(4) == b"PK\x03\x04"  # as torch.save has written since 1.6
+        opened.seek(-min(22, file.stat().st_size), 2)
+        whole = opened.read(4) == b"PK\x05\x06"  # the end of the zip file is the end of the file
+    if zipped and not whole:
+        raise CheckpointError(f"{file} is cut short, or goes on behind its end; get it again")
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:  # torch's own words suggest to run it all the same
+        raise CheckpointError(
+            f"{file} holds something else than tensors, perhaps code; nothing of it was run: "
+            "get the model as safetensors"
+        ) from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise CheckpointError(f"{file} is damaged ({type(error).__name__}); get it again") from error
+    if not isinstance(tensors, dict):
+        raise CheckpointError(f"{file} holds no dictionary of tensors")
+    for name, tensor in tensors.items():
+        plain = isinstance(name, str) and isinstance(tensor, Tensor)
+        if not plain or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise CheckpointError(f"{file}: {reprlib.repr(name)} is no tensor with a name")
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{file}: tensor {name} has fewer numbers than its shape says")
+        yield _in_memory(file, name, tensor)
+
+
+# --- From their tensors to our parameters ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stored tensor goes: rows of a parameter of ours."""
+
+    ours: str
+    rows: slice
+    transposed: bool
+    stored: Stored
+
+
+def _places(model: Transformer, family: Family, found: dict[str, Stored]) -> list[Place]:
+    """A place for every tensor and a tensor for every place; raises CheckpointError."""
+    stored = {family.full_name(name): each for name, each in found.items()}
+    file = next((each.file for each in found.values()), "the weight file")
+    places, used = [], set()
+    for ours, weight in model.named_parameters():
+        for theirs, rows in family.pieces(ours, len(weight), model.config):
+            if theirs not in stored:
+                raise CheckpointError(f"{file}: tensor {theirs} is missing")
+            shape = (rows.stop - rows.start, *weight.shape[1:])
+            transposed = family.transposed(ours)
+            _check_shape(stored[theirs], shape[::-1] if transposed else shape)
+            places.append(Place(ours, rows, transposed, stored[theirs]))
+            used.add(theirs)
+    left = [name for name in stored if name not in used]
+    for name in left:
+        if model.config.tied and name in family.their_names("head.weight"):
+            _check_tied(stored[name], stored[family.their_names("embedding.weight")[0]])
+        elif not re.fullmatch(family.buffers, name):
+            raise CheckpointError(
+                f"{stored[name].file}: tensor {stored[name].name} has no place in a "
+                f"{family.model_type} model of {model.config.n_layer} blocks as config.json has it"
+            )
+    return places
+
+
+def _check_shape(stored: Stored, shape: tuple[int, ...]) -> None:
+    if stored.shape != shape:
+        raise CheckpointError(
+            f"{stored.file}: tensor {stored.name} has shape {list(stored.shape)} where "
+            f"config.json asks for {list(shape)}"
+        )
+
+
+def _check_tied(head: Stored, embedding: Stored) -> None:
+    """A tied head is often stored all the same; it must be what it is tied to."""
+    _check_shape(head, embedding.shape)
+    if not torch.equal(head.read(), embedding.read()):
+        raise CheckpointError(
+            f"{head.file}: tensor {head.name} differs from {embedding.name}; config.json must "
+            "say that they are not tied (tie_word_embeddings false)"
+        )
+
+
+def _fill(model: Transformer, places: list[Place], dtype: torch.dtype, device: str) -> None:
+    """Give the model of shapes its memory, and copy tensor after tensor into it."""
+    model.to(dtype).to_empty(device=device)
+    if model.config.tied:  # to_empty has torn them apart
+        model.head.weight = model.embedding.weight
+    if model.config.position == "rotary":
+        model.cos, model.sin = (table.to(device) for table in rotary_tables(model.config))
+    parameters = dict(model.named_parameters())
+    for place in places:
+        tensor, stored = place.stored.read(), place.stored
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{stored.file}: tensor {stored.name} holds {tensor.dtype}")
+        part = parameters[place.ours].data[place.rows]
+        part.copy_(tensor.T if place.transposed else tensor)
+        if not part.isfinite().all():
+            print(
+                f"warning: {stored.file}: tensor {stored.name} holds NaN or infinite numbers",
+                file=sys.stderr,
+            )

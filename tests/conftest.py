@@ -1,0 +1,94 @@
+"""What several tests need: a small model, a tokenizer, a run folder, and the three scripts."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a real hub
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+
+from minislm.config import ModelConfig
+from minislm.model import Transformer
+from minislm.stories import generate
+from minislm.tokenizer import Tokenizer
+
+ROOT = Path(__file__).parent.parent
+
+
+def random_model(seed: int = 0, **knobs) -> Transformer:
+    """A small model whose weights are large enough that its logits differ by position."""
+    shape = dict(vocab_size=300, width=64, n_head=4, n_kv_head=2, n_layer=2, context=128)
+    model = Transformer(ModelConfig(**(shape | knobs)))
+    generator = torch.Generator().manual_seed(seed)
+    for weight in model.parameters():
+        if weight.ndim == 2:
+            torch.nn.init.normal_(weight, std=0.15, generator=generator)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def stories() -> list[str]:
+    return [story.text for story in generate(300, seed=5)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(stories) -> Tokenizer:
+    return Tokenizer.train(stories, vocab_size=400)
+
+
+@dataclass
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_script(capsys, monkeypatch, tmp_path):
+    """Run train.py, sample.py or eval.py in this process, in an empty folder, as a user would."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(script: str, *args: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, args)])
+        threads, code = torch.get_num_threads(), 0
+        capsys.readouterr()
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+        finally:
+            torch.set_num_threads(threads)
+        out, err = capsys.readouterr()
+        return Outcome(code, out, err)
+
+    return run
+
+
+TINY = (
+    "--width 32 --n-head 4 --n-kv-head 2 --context 320 --vocab 300 --batch-tokens 512 --threads 1"
+).split()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> Path:
+    """A run folder made by train.py: a few steps of a very small model on generated stories."""
+    folder = tmp_path_factory.mktemp("project")
+    here, argv = os.getcwd(), sys.argv
+    os.chdir(folder)
+    sys.argv = ["train.py", *TINY, "--stories", "60", "--steps", "6", "--evals", "2", "--samples",
+                "1", "--tasks", "copy,parity", "--out", "runs/tiny"]  # fmt: skip
+    try:
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    except SystemExit as end:
+        assert not end.code
+    finally:
+        os.chdir(here)
+        sys.argv = argv
+    return folder / "runs" / "tiny"

@@ -1,0 +1,186 @@
+"""The three scripts as a user types them: results, and one clear line for every mistake."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, TINY
+from safetensors.torch import load_file
+
+
+def assert_refused(outcome, *words):
+    """One line on stderr that names what is wrong, exit code 2, nothing printed as a result."""
+    assert outcome.code == 2, outcome.err
+    lines = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in outcome.err
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+@pytest.fixture
+def text(tmp_path):
+    def write(content, name="text.txt"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "content, word",
+    [
+        (None, "no file or folder"),
+        ("", "empty"),
+        (b"\x7fELF\0\0\1\2" * 100, "not text"),
+        (b"caf\xe9 " * 100, "UTF-8"),
+        ("<|endoftext|>\n \n<|endoftext|>\n", "no story"),
+        ("too short\n<|endoftext|>\nhello\n", "no story is left"),
+    ],
+    ids=["missing", "empty", "binary", "latin-1", "separators", "too short"],
+)
+@pytest.mark.parametrize("script", ["train.py", "eval.py"])
+def test_a_text_that_cannot_be_used_is_refused(
+    run_script, text, tmp_path, tiny_run, script, content, word
+):
+    path = text(content) if content is not None else tmp_path / "nothing.txt"
+    args = ["--out", "run", *TINY] if script == "train.py" else ["--model", tiny_run]
+    assert_refused(run_script(script, "--data", path, *args), word, path.name)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "script, args, words",
+    [
+        ("train.py", ["--steps", "0"], ["--steps"]),
+        ("train.py", ["--minutes", "-1"], ["--minutes"]),
+        ("train.py", ["--batch-tokens", "0"], ["--batch-tokens"]),
+        ("train.py", ["--learning-rate", "nan"], ["--learning-rate"]),
+        ("train.py", ["--width", "many"], ["--width"]),
+        ("train.py", ["--tasks", "unarry"], ["unarry", "unary"]),
+        ("train.py", ["--preset", "gpt5"], ["--preset"]),
+        ("train.py", ["--stps", "5"], ["--stps", "--steps"]),
+        ("train.py", ["--resume"], ["python train.py"]),
+        ("train.py", ["--resume", "--out", "nowhere"], ["nowhere"]),
+        ("train.py", ["--device", "abacus"], ["abacus"]),
+        ("train.py", ["--vocab", "100"], ["--vocab"]),
+        ("sample.py", [], ["python train.py"]),
+        ("sample.py", ["--model", "nowhere"], ["nowhere"]),
+        ("sample.py", ["--max-new-tokens", "0"], ["--max-new-tokens"]),
+        ("sample.py", ["--top-p", "1.5"], ["--top-p"]),
+        ("sample.py", ["--samples", "0"], ["--samples"]),
+        ("sample.py", ["--prompt-file", "nowhere.txt"], ["nowhere.txt"]),
+        ("eval.py", ["--model", "nowhere"], ["nowhere"]),
+        ("eval.py", ["--tasks", "copi"], ["copi", "copy"]),
+        ("eval.py", ["--batch-size", "0"], ["--batch-size"]),
+        ("eval.py", ["--modle", "x"], ["--modle", "--model"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_a_mistake_gets_one_line(run_script, tmp_path, script, args, words):
+    assert_refused(run_script(script, *args), *words)
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("how", ["missing", "truncated"])
+def test_a_broken_run_folder_is_refused_by_the_file(run_script, tiny_run, tmp_path, name, how):
+    run = shutil.copytree(tiny_run, tmp_path / "broken")
+    if how == "missing":
+        (run / name).unlink()
+    else:
+        (run / name).write_bytes((run / name).read_bytes()[: (run / name).stat().st_size // 2])
+    word = name if how == "truncated" or name == "config.json" else name.split(".")[0]
+    assert_refused(run_script("sample.py", "--model", run), word, "broken")
+
+
+@pytest.mark.parametrize("name", ["train_state.pt", "run.json"])
+def test_a_run_that_cannot_be_gone_on_with_is_refused(run_script, tiny_run, tmp_path, name):
+    run = shutil.copytree(tiny_run, tmp_path / "broken")
+    (run / name).write_bytes((run / name).read_bytes()[:200])
+    assert_refused(run_script("train.py", "--resume", "--out", run), name)
+    before = load_file(tiny_run / "model.safetensors")
+    after = load_file(run / "model.safetensors")
+    assert all(before[tensor].equal(after[tensor]) for tensor in before)
+
+
+def test_a_prompt_longer_than_the_context_is_refused(run_script, tiny_run):
+    outcome = run_script("sample.py", "--model", tiny_run, "--prompt", "word " * 400)
+    assert_refused(outcome, "context is 320")
+
+
+def test_an_existing_run_is_not_overwritten(run_script, tiny_run):
+    before = (tiny_run / "model.safetensors").read_bytes()
+    assert_refused(run_script("train.py", "--out", tiny_run), "holds a run", "--resume")
+    assert (tiny_run / "model.safetensors").read_bytes() == before
+
+
+def test_sample_tells_the_same_story_for_the_same_seed(run_script, tiny_run):
+    args = ["--model", tiny_run, "--prompt", "Once", "--max-new-tokens", "20", "--seed"]
+    first, again, other = (run_script("sample.py", *args, seed).out for seed in (1, 1, 2))
+    assert first.startswith("Once") and first == again != other
+    several = run_script("sample.py", *args, 1, "--samples", 2, "--json", "texts.json").out
+    assert first.strip() in several and other.strip() in several
+    assert len(json.load(open("texts.json"))["samples"]) == 2
+
+
+def test_sample_reads_prompts_from_a_file_and_goes_on_asking(
+    run_script, tiny_run, text, monkeypatch
+):
+    path = text("One day\n\nOnce\n", "prompts.txt")
+    args = ["--model", tiny_run, "--max-new-tokens", "5"]
+    out = run_script("sample.py", *args, "--prompt-file", path).out
+    assert "--- 1 ---\nOne day" in out and "--- 2 ---\nOnce" in out
+    lines = iter(["A cat", "word " * 400, "A dog"])
+
+    def ask(_):
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", ask)
+    outcome = run_script("sample.py", *args, "--interactive")
+    assert outcome.code == 0 and "A cat" in outcome.out and "A dog" in outcome.out
+    assert outcome.err.count("error: ") == 1
+
+
+def test_eval_prints_and_writes_what_it_measured(run_script, tiny_run, text, stories):
+    path = text("\n<|endoftext|>\n".join(stories[:20]))
+    copy = shutil.copytree(tiny_run, "copy")
+    outcome = run_script(
+        "eval.py", "--model", tiny_run, copy, "--data", path, "--tasks", "copy,unary",
+        "--prompt", "Once", "--json", "result.json",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert "bits/byte" in outcome.out and "D_test" in outcome.out and '"Once"' in outcome.out
+    assert "too long" in outcome.out  # most unary pairs exceed this small context
+    models = json.load(open("result.json"))["models"]
+    assert list(models) == [str(tiny_run), "copy"]
+    one, other = models.values()
+    assert one["bits_per_byte"] == other["bits_per_byte"] > 0
+    assert set(one["tasks"]) == {"copy", "unary"}
+    assert set(one["tasks"]["copy"]) == {"train", "test"}
+    assert {"parameters", "nats_per_token", "perplexity"} <= set(one)
+
+
+def test_eval_takes_the_newest_run_its_text_and_its_tasks(run_script, tiny_run, monkeypatch):
+    monkeypatch.chdir(tiny_run.parent.parent)
+    outcome = run_script("eval.py")
+    assert outcome.code == 0, outcome.err
+    assert "runs/tiny" in outcome.out and "copy" in outcome.out and "parity" in outcome.out
+
+
+@pytest.mark.parametrize("script", ["train.py", "sample.py", "eval.py"])
+def test_help_answers_without_torch(script):
+    code = (
+        "import runpy, sys; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_path({str(ROOT / script)!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "--json" in done.stdout and "--seed" in done.stdout or script == "eval.py"

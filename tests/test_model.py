@@ -1,0 +1,145 @@
+"""The transformer: its shapes, its cache, its knobs and its first weights."""
+
+import math
+
+import pytest
+import torch
+from conftest import random_model
+
+from minislm.config import PRESETS, ModelConfig
+from minislm.errors import UserError
+from minislm.model import KVCache, Transformer, attention_weights, rotary_tables, visible
+
+LLAMA = {}
+GPT2 = PRESETS["gpt2"]
+NEO = PRESETS["gpt-neo"] | {"windows": (0, 5)}
+ODD = dict(width=48, n_head=3, n_kv_head=1, tied=False, head_dim=10, qkv_bias=True)
+
+
+@pytest.mark.parametrize("knobs", [LLAMA, GPT2, NEO, ODD], ids=["llama", "gpt2", "neo", "odd"])
+def test_cached_logits_are_the_uncached_ones(knobs):
+    model = random_model(**knobs)
+    tokens = torch.randint(0, 300, (3, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        whole = model(tokens)
+        cache = KVCache(model.config, 3, 40, whole)
+        cache.k_LBKSD.fill_(1e4)  # whatever is in slots not reached yet must not be seen
+        cache.v_LBKSD.fill_(1e4)
+        parts = [model(tokens[:, :17], cache, torch.arange(17).expand(3, 17))]
+        for p in range(17, 40):
+            parts.append(model(tokens[:, p : p + 1], cache, torch.full((3, 1), p)))
+    assert whole.shape == (3, 40, 300)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-4, rtol=0)
+
+
+def test_rows_of_different_lengths_share_a_cache():
+    model = random_model()
+    texts = [torch.randint(0, 300, (n,)) for n in (3, 11, 7)]
+    with torch.no_grad():
+        cache = KVCache(model.config, 3, 20, model.embedding.weight)
+        padded = torch.zeros(3, 11, dtype=torch.int64)
+        for b, text in enumerate(texts):
+            padded[b, : len(text)] = text
+        model(padded, cache, torch.arange(11).expand(3, 11))
+        pos = torch.tensor([[len(text)] for text in texts])
+        got = model(torch.full((3, 1), 9), cache, pos)[:, 0]
+        for b, text in enumerate(texts):
+            alone = model(torch.cat((text, torch.tensor([9])))[None])[0, -1]
+            torch.testing.assert_close(got[b], alone, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("knobs", [LLAMA, NEO], ids=["llama", "neo"])
+def test_no_token_sees_a_later_one(knobs):
+    model = random_model(**knobs)
+    tokens = torch.randint(0, 300, (1, 20))
+    changed = tokens.clone()
+    changed[0, 12] = (changed[0, 12] + 1) % 300
+    with torch.no_grad():
+        before, after = model(tokens)[0], model(changed)[0]
+    torch.testing.assert_close(before[:12], after[:12])
+    assert (before[12:] - after[12:]).abs().amax(-1).min() > 1e-3
+
+
+def test_a_window_hides_what_is_further_back():
+    one_layer = random_model(**(NEO | {"n_layer": 1, "windows": (5,)}))
+    tokens = torch.randint(0, 300, (1, 20))
+    changed = tokens.clone()
+    changed[0, 10] = (changed[0, 10] + 1) % 300
+    with torch.no_grad():
+        moved = (one_layer(tokens) - one_layer(changed))[0].abs().amax(-1) > 1e-5
+    assert moved.nonzero().flatten().tolist() == [10, 11, 12, 13, 14]  # itself and 4 readers
+
+
+def test_attention_weights_are_what_attention_does():
+    model = random_model(n_layer=1)
+    attention = model.blocks[0].attention
+    x = torch.randn(2, 9, 64)
+    rotary = (model.cos[:9], model.sin[:9])
+    with torch.no_grad():
+        q, k, v = attention.project(x, rotary)
+        k, v = (each.repeat_interleave(2, dim=1) for each in (k, v))
+        mask = visible(torch.arange(9), 9, 0)
+        weights = attention_weights(q, k, mask, attention.scale)
+        slow = attention.out((weights @ v).transpose(1, 2).flatten(2))
+        torch.testing.assert_close(attention(x, rotary), slow, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 9))
+
+
+def test_rotary_positions_depend_on_distance_alone():
+    config = ModelConfig(width=64, n_head=1, n_kv_head=1, context=64)
+    from minislm.model import rotate
+
+    cos, sin = rotary_tables(config)
+    q, k = torch.randn(64), torch.randn(64)
+    at = lambda x, p: rotate(x[None], cos[p], sin[p])[0]
+    assert torch.isclose(at(q, 9) @ at(k, 4), at(q, 45) @ at(k, 40), atol=1e-4)
+    assert not torch.isclose(at(q, 9) @ at(k, 4), at(q, 9) @ at(k, 5), atol=1e-2)
+
+
+def test_first_weights_have_the_spread_the_docstring_names():
+    model = Transformer(ModelConfig(n_layer=8, width=128, n_head=8))
+    for name, weight in model.named_parameters():
+        if weight.ndim == 1:
+            assert weight.eq(1).all(), name
+            continue
+        into_stream = name.endswith(("attention.out.weight", "mlp.down.weight"))
+        expected = 0.02 / math.sqrt(16) if into_stream else 0.02
+        assert weight.std().item() == pytest.approx(expected, rel=0.03), name
+
+
+def test_dropout_only_in_training():
+    model = random_model(dropout=0.5)
+    tokens = torch.randint(0, 300, (1, 8))
+    with torch.no_grad():
+        assert torch.equal(model(tokens), model(tokens))
+        model.train()
+        assert not torch.equal(model(tokens), model(tokens))
+
+
+def test_the_default_is_small():
+    model = Transformer(ModelConfig())
+    assert model.n_parameters() < 5_000_000 and len(model.blocks) == 1
+    assert model.head.weight is model.embedding.weight
+
+
+def test_a_text_longer_than_the_context_is_refused():
+    with pytest.raises(ValueError, match="context of 128"):
+        random_model()(torch.zeros(1, 129, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    "knobs, names",
+    [
+        (dict(n_layer=0), "--n-layer"),
+        (dict(width=100, n_head=8), "--width"),
+        (dict(n_head=8, n_kv_head=3), "--n-kv-head"),
+        (dict(norm="batchnorm"), "--norm"),
+        (dict(width=24, n_head=8, n_kv_head=8), "--head-dim"),
+        (dict(dropout=1.0), "--dropout"),
+        (dict(windows=(-1,)), "--windows"),
+        (dict(norm_eps=float("nan")), "--norm-eps"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused_by_its_flag(knobs, names):
+    with pytest.raises(UserError, match=names):
+        ModelConfig(**knobs)

@@ -1,0 +1,178 @@
+"""The loop: losses and optimizers against the plain way, learning, stopping and going on."""
+
+import json
+import math
+
+import pytest
+import torch
+from conftest import TINY, random_model
+from torch.nn import functional as F
+
+from minislm import checkpoint
+from minislm.config import TrainConfig
+from minislm.loss import token_losses, training_loss
+from minislm.optimizer import make_optimizers, orthogonalize
+from minislm.training import schedule
+
+
+def test_the_fused_loss_and_its_gradients_are_those_of_cross_entropy():
+    fused, plain = random_model(seed=1), random_model(seed=1)
+    inputs = torch.randint(0, 300, (20, 64))
+    targets = torch.randint(0, 300, (20, 64))
+    targets[torch.rand(20, 64) < 0.3] = -100
+    loss = training_loss(fused, inputs, targets, torch.float32)
+    expected = F.cross_entropy(plain(inputs).flatten(0, 1), targets.flatten())
+    (3 * loss).backward()
+    (3 * expected).backward()
+    torch.testing.assert_close(loss, expected)
+    for (name, got), wanted in zip(fused.named_parameters(), plain.parameters()):
+        torch.testing.assert_close(got.grad, wanted.grad, atol=1e-5, rtol=1e-3, msg=name)
+    each = token_losses(plain, inputs, targets, torch.float32)
+    assert each[targets < 0].eq(0).all()
+    torch.testing.assert_close(each.sum() / (targets >= 0).sum(), expected)
+
+
+def test_bfloat16_products_change_the_loss_by_little():
+    model = random_model()
+    inputs = torch.randint(0, 300, (4, 64))
+    losses = [
+        training_loss(model, inputs, inputs.roll(-1, 1), dtype).item()
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+@pytest.mark.parametrize("shape", [(64, 256), (256, 64), (64, 128)])
+def test_orthogonalize_moves_all_singular_values_close_to_one(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    matrix[:, 0] *= 30
+    values = torch.linalg.svdvals(orthogonalize(matrix))
+    assert values.min() > 0.4 and values.max() < 1.4
+    # The directions stay: the nearest orthogonal matrix is U V^T of the matrix's own SVD.
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    assert F.cosine_similarity((u @ v).flatten(), orthogonalize(matrix).flatten(), dim=0) > 0.9
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_only_matrices_decay_and_every_weight_is_moved_once(kind):
+    model = random_model(norm="layernorm", mlp="gelu", mlp_bias=True, position="learned")
+    optimizers = make_optimizers(model, TrainConfig(optimizer=kind))
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    held = [id(weight) for group in groups for weight in group["params"]]
+    assert sorted(held) == sorted(id(weight) for weight in model.parameters())
+    for group in groups:
+        for weight in group["params"]:
+            assert (group["weight_decay"] > 0) == (weight.ndim == 2)
+
+
+def test_a_fused_matrix_is_orthogonalised_part_by_part():
+    model = random_model(n_layer=1)
+    muon = make_optimizers(model, TrainConfig(weight_decay=0.0))[0]
+    weight = model.blocks[0].attention.qkv.weight
+    before = weight.detach().clone()
+    for each in model.parameters():
+        each.grad = torch.randn_like(each)
+    muon.step()
+    change = (before - weight.detach()) / muon.param_groups[0]["lr"]
+    for part, rows in zip(change.split([64, 32, 32]), (64, 32, 32)):
+        assert torch.linalg.svdvals(part).min() > 0.4, rows
+
+
+def test_the_schedule_rises_and_falls():
+    assert schedule(0.0, 0.1) < 0.01 and schedule(0.05, 0.1) == pytest.approx(0.5)
+    assert schedule(0.1, 0.1) == pytest.approx(1.0)
+    assert schedule(0.55, 0.1) == pytest.approx(0.5) and schedule(1.0, 0.1) == pytest.approx(0.0)
+    falling = [schedule(p / 100, 0.1) for p in range(10, 101)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_a_run_leaves_what_it_promises(tiny_run):
+    names = {path.name for path in tiny_run.iterdir()}
+    assert names >= {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "generation_config.json", "train_state.pt", "metrics.jsonl", "run.json", "loss.png",
+    }  # fmt: skip
+    assert not [name for name in names if name.endswith(".tmp")]
+    records = checkpoint.read_metrics(tiny_run)
+    assert records[-1]["step"] == 6 and math.isfinite(records[-1]["valid_loss"])
+
+
+def weights_of(run):
+    return checkpoint.load_state(run)["model"]
+
+
+RUN = [*TINY, "--stories", 40, "--evals", 3, "--samples", 0, "--tasks", "copy", "--dropout", 0.1]
+
+
+def test_training_learns_and_is_the_same_twice(run_script):
+    for name in "ab":
+        outcome = run_script("train.py", *RUN, "--steps", 40, "--out", name)
+        assert outcome.code == 0, outcome.err
+    a, b = (checkpoint.read_metrics(checkpoint.Path(name)) for name in "ab")
+    same = [{k: v for k, v in record.items() if k != "seconds"} for record in a]
+    assert same == [{k: v for k, v in record.items() if k != "seconds"} for record in b]
+    assert a[-1]["valid_loss"] < a[0]["valid_loss"] < math.log(300)
+
+
+@pytest.mark.parametrize("stop_at", [1, 7, 11])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run_script, monkeypatch, stop_at):
+    run_script("train.py", *RUN, "--steps", 12, "--out", "whole")
+    from minislm.training import Trainer
+
+    step = Trainer._step
+
+    def interrupted(self, stream):
+        step(self, stream)
+        self.stopped = self.progress.step == stop_at  # as if Ctrl-C came in this step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", interrupted)
+        outcome = run_script("train.py", *RUN, "--steps", 12, "--out", "parts")
+    assert outcome.code == 130 and "--resume" in outcome.err
+    assert checkpoint.load_state(checkpoint.Path("parts"))["step"] == stop_at
+    outcome = run_script("train.py", "--resume", "--out", "parts")
+    assert outcome.code == 0, outcome.err
+    whole, parts = (weights_of(checkpoint.Path(name)) for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    losses = [
+        [record["train_loss"] for record in checkpoint.read_metrics(checkpoint.Path(name))]
+        for name in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_state(run_script, monkeypatch):
+    from minislm import training
+
+    honest = training.training_loss
+
+    def broken(model, inputs, targets, dtype):
+        broken.calls += 1
+        loss = honest(model, inputs, targets, dtype)
+        return loss * math.nan if broken.calls == 9 else loss
+
+    broken.calls = 0
+    monkeypatch.setattr(training, "training_loss", broken)
+    outcome = run_script("train.py", *RUN, "--steps", 12, "--out", "nan")
+    assert outcome.code == 2 and "step 9" in outcome.err and "--learning-rate" in outcome.err
+    state = checkpoint.load_state(checkpoint.Path("nan"))
+    assert state["step"] == 8
+    assert all(torch.isfinite(weight).all() for weight in state["model"].values())
+
+
+def test_resume_refuses_another_shape_and_takes_a_longer_run(run_script):
+    run_script("train.py", *RUN, "--steps", 4, "--out", "r")
+    outcome = run_script("train.py", "--resume", "--out", "r", "--width", 64)
+    assert outcome.code == 2 and "--width" in outcome.err
+    outcome = run_script("train.py", "--resume", "--out", "r", "--steps", 6)
+    assert outcome.code == 0, outcome.err
+    assert checkpoint.load_state(checkpoint.Path("r"))["step"] == 6
+
+
+def test_minutes_bound_a_run(run_script):
+    outcome = run_script(
+        "train.py", *RUN, "--minutes", 0.02, "--out", "short", "--json", "result.json"
+    )
+    assert outcome.code == 0, outcome.err
+    model = json.loads(open("result.json").read())["models"]["short"]
+    assert model["seconds"] < 10 and model["steps"] > 0
