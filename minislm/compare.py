@@ -67,15 +67,20 @@ def evaluate(
         text = _text(name, tokenizer, config)
         say(f"measuring {name}: {len(text):,} stories, {text.n_tokens:,} tokens")
         begin = time.perf_counter()
-        loss = evaluation.text_loss(
+        nats = evaluation.story_losses(
             model, text, tokenizer.eot_id, context=config.context, progress=True
         )
-        rate = loss.tokens / (time.perf_counter() - begin)
+        rate = text.n_tokens / (time.perf_counter() - begin)
+        loss = evaluation.TextLoss(float(nats.sum()), text.n_tokens, text.bytes)
+        context = min(config.context or model.config.context, model.config.context)
+        fitting = evaluation.loss_of_fitting(nats, text, tokenizer, context)
         scores = evaluation.exact_match(model, tokenizer, tasks, config.batch_size)
         told = SampleConfig(max_new_tokens=60, temperature=0.0)
         texts = Sampler(model, tokenizer).generate(prompts, told) if prompts else []
         results.append(Measured(name, model.n_parameters(), loss, rate, scores, texts))
         entries[name] = evaluation.as_json(model, loss, scores) | {"tokens_per_s": rate}
+        if 0 < fitting[0] < len(text):
+            say(_about_long_stories(name, len(text), context, *fitting))
     print(figures(results))
     for result in results:
         if result.scores:
@@ -99,6 +104,16 @@ def _text(name: str, tokenizer: Tokenizer, config: EvalConfig) -> TokenFile:
     if (run / "run.json").is_file():
         return prepare_corpus(Settings.read(run), tokenizer).valid
     return generated_tokens(HELD_OUT_STORIES, 1, 0, tokenizer, cache)
+
+
+def _about_long_stories(
+    name: str, stories: int, context: int, fitting: int, loss: evaluation.TextLoss
+) -> str:
+    return (
+        f"{name}: {stories - fitting:,} stories exceed its {context} tokens and were read in "
+        f"windows that overlap by half; the {fitting:,} others alone: {loss.nats_per_token:.4f} "
+        f"nats per token, {loss.bits_per_byte:.4f} bits per byte"
+    )
 
 
 def figures(results: list[Measured]) -> str:

@@ -150,7 +150,8 @@ class DataConfig:
                       "that fit the context and the model, none with --data")
     stories: int | None = knob(None, "how many stories to generate (default: 6000, or 2 where "
                                "--tasks names tasks)", minimum=0)
-    vocab: int = knob(2048, "tokens in the vocabulary", minimum=257)
+    vocab: int | None = knob(None, "tokens in the vocabulary (default: 4096 with --data, 2048 for "
+                             "generated stories)", minimum=257)
     digits: str = knob("auto", "how numbers are tokenized; auto: merged for unary, else single",
                        choices=("auto", "single", "merged"))
     pair_share: float = knob(0.25, "share of the tokens learned from that are pairs", above=0)

@@ -59,8 +59,36 @@ def windows(length: int, context: int) -> list[tuple[int, int, int]]:
     return found
 
 
-@torch.inference_mode()
 def text_loss(
+    model: Transformer,
+    stories: TokenFile,
+    eot_id: int,
+    *,
+    context: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    progress: bool = False,
+) -> TextLoss:
+    """The loss over all stories, each scored from the end-of-text token before it.
+
+    A story longer than `context` (the model's, if None) is read in windows: see `windows`.
+    """
+    nats = story_losses(model, stories, eot_id, context=context, dtype=dtype, progress=progress)
+    return TextLoss(float(nats.sum()), stories.n_tokens, stories.bytes)
+
+
+def loss_of_fitting(
+    nats: np.ndarray, stories: TokenFile, tokenizer: Tokenizer, context: int
+) -> tuple[int, TextLoss]:
+    """How many stories a context holds whole, and the loss of these alone."""
+    lengths = np.diff(stories.starts)
+    chosen = np.flatnonzero(lengths <= context)
+    text = (tokenizer.decode(stories.story(i).tolist()) for i in chosen)
+    n_bytes = sum(len(story.encode()) for story in text)
+    return len(chosen), TextLoss(float(nats[chosen].sum()), int(lengths[chosen].sum()), n_bytes)
+
+
+@torch.inference_mode()
+def story_losses(
     model: Transformer,
     stories: TokenFile,
     eot_id: int,
@@ -69,11 +97,8 @@ def text_loss(
     dtype: torch.dtype = torch.float32,
     batch_tokens: int = 16384,
     progress: bool = False,
-) -> TextLoss:
-    """The loss over all stories, each scored from the end-of-text token before it.
-
-    A story longer than `context` (the model's, if None) is read in windows: see `windows`.
-    """
+) -> np.ndarray:
+    """The nats of every story, its end of text included: float64 [stories]; see `text_loss`."""
     was_training = model.training
     model.eval()
     device = model.embedding.weight.device
@@ -84,11 +109,11 @@ def text_loss(
         for window in windows(int(stories.starts[story + 1] - stories.starts[story]), context)
     ]
     rows.sort(key=lambda row: row[2] - row[1])  # rows of one length together: no padding
-    nats, tokens, begin = 0.0, 0, 0
-    with tqdm(total=stories.n_tokens, unit=" tokens", disable=not progress, leave=False) as bar:
+    nats, begin = np.zeros(len(stories)), 0
+    silent = None if progress else True  # tqdm's None: unless on a terminal
+    with tqdm(total=stories.n_tokens, unit=" tokens", disable=silent, leave=False) as bar:
         while begin < len(rows):
-            width = rows[begin][2] - rows[begin][1]
-            end = begin + 1
+            end, width = begin + 1, rows[begin][2] - rows[begin][1]
             while end < len(rows):
                 width = max(width, rows[end][2] - rows[end][1])
                 if (end + 1 - begin) * width > batch_tokens:
@@ -96,13 +121,12 @@ def text_loss(
                 end += 1
             inputs_BT, targets_BT = _rows(stories, rows[begin:end], eot_id)
             losses_BT = token_losses(model, inputs_BT.to(device), targets_BT.to(device), dtype)
-            nats += losses_BT.double().sum().item()
-            counted = int((targets_BT >= 0).sum())
-            tokens += counted
-            bar.update(counted)
+            each = losses_BT.double().sum(1).cpu().numpy()
+            np.add.at(nats, [row[0] for row in rows[begin:end]], each)
+            bar.update(int((targets_BT >= 0).sum()))
             begin = end
     model.train(was_training)
-    return TextLoss(nats, tokens, stories.bytes)
+    return nats
 
 
 def _rows(

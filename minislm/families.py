@@ -23,7 +23,7 @@ REQUIRED = object()  # a key that config.json must have
 
 # Far beyond every model, and small enough that a damaged config.json does no harm: what grows with
 # these is made before the weight file is held against them.
-_MOST = {"n_layer": 1024, "context": 2**20}
+_MOST = {"n_layer": 1024, "n_head": 2**16, "head_dim": 2**16, "mlp_width": 2**24, "context": 2**20}
 
 _KINDS = get_type_hints(ModelConfig)
 _KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
@@ -238,7 +238,8 @@ def read_config(file: Path) -> tuple[Family, ModelConfig]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"cannot read {file}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise CheckpointError(f"cannot read {file}: {reason}; is it a model folder?") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not JSON ({error}); get it again") from error
     return family_named(config, file), model_config_from_hf(config, file)
@@ -283,7 +284,7 @@ def model_config_from_hf(config: dict[str, Any], where: str | Path) -> ModelConf
     if knobs["vocab_size"] < 1:
         raise CheckpointError(f"{where}: vocab_size is {knobs['vocab_size']}")
     for knob, most in _MOST.items():
-        if knobs[knob] > most:
+        if knobs.get(knob, 0) > most:
             key = family.fields[knob][0]
             raise CheckpointError(f"{where}: {key} is {knobs[knob]}; minislm takes {most} at most")
     if knobs["position"] == "rotary":
@@ -356,7 +357,7 @@ def _windows(family: Family, config: dict, knobs: dict, where: str | Path) -> tu
     try:
         layers = config.get("attention_layers")
         if (types := config.get("attention_types")) is not None:
-            times = [min(count, knobs["n_layer"]) for _, count in types]
+            times = [min(count, knobs["n_layer"] + 1) for _, count in types]
             layers = [name for (names, _), n in zip(types, times) for name in names * n]
         sizes = [size_of[name] for name in layers]
         if len(sizes) != knobs["n_layer"]:

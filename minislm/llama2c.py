@@ -167,7 +167,9 @@ def read_tokenizer(file: Path, vocab_size: int) -> Tokenizer:
     pieces, scores = _read_pieces(file, vocab_size)
     ids = {piece: id for id, piece in enumerate(pieces)}
     if len(ids) < vocab_size or pieces[3:259] != _BYTES:
-        raise CheckpointError(f"{file} is no llama2.c tokenizer: its pieces are not as they must be")
+        raise CheckpointError(
+            f"{file} is no llama2.c tokenizer: two tokens are alike, or 3 to 258 are not the bytes"
+        )
     # Best score first; the library, too, merges the leftmost of equal pairs.
     merges = [
         (-scores[id], id, piece[:cut], piece[cut:])

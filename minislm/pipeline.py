@@ -87,6 +87,8 @@ def settings_from(flags: argparse.Namespace) -> Settings:
         base.setdefault("context", UNARY_CONTEXT)
     if data.stories is None:
         data = _with(data, stories=2 if named else 6_000)
+    if data.vocab is None:  # the generator knows fewer words than people do
+        data = _with(data, vocab=4096 if data.data else 2048)
     if data.digits == "auto":
         data = _with(data, digits="merged" if "unary" in named else "single")
     if train.steps is None and train.minutes is None:

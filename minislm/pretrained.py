@@ -12,6 +12,7 @@ import pickle
 import re
 import reprlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,15 +84,17 @@ def load(
         folder, tokenizer_folder = (path, path) if path.is_dir() else _fetch(str(source), revision)
         family, config = read_config(folder / "config.json")
         stored, tokenizer = _stored_tensors(folder), _load_tokenizer(tokenizer_folder)
-    with torch.device("meta"):  # the shapes alone: no memory is taken before they are checked
-        model = Transformer(config)
-    places = _places(model, family, stored)
+    stored = {family.full_name(name): each for name, each in stored.items()}
+    embedding = _find(stored, family.their_names("embedding.weight")[0])
+    _check_shape(embedding, (config.vocab_size, config.width))
     if tokenizer.vocab_size > config.vocab_size:
-        embedding = stored[family.their_names("embedding.weight")[0]]
         raise CheckpointError(
             f"{embedding.file}: tensor {embedding.name} has {config.vocab_size} rows, too few for "
             f"the tokenizer's {tokenizer.vocab_size} tokens; they do not belong together"
         )
+    with torch.device("meta"):  # the shapes alone: no memory is taken before they are checked
+        model = Transformer(config)
+    places = _places(model, family, stored)
     _fill(model, places, DTYPES[dtype], device)
     return model.eval(), tokenizer
 
@@ -175,7 +178,7 @@ def _stored_tensors(folder: Path) -> dict[str, Stored]:
         read = _safetensors if file.suffix == ".safetensors" else _pickled
         for each in read(file):
             if each.name in found:
-                raise CheckpointError(f"{file}: tensor {each.name} is in two files")
+                raise CheckpointError(f"{file}: tensor {_shown(each.name)} is in two files")
             found[each.name] = each
     return found
 
@@ -248,10 +251,15 @@ def _lying_tensor(file: Path) -> str:
             for size in info["shape"]:
                 numbers *= size
             if start != end_before or end > end_of_file or 8 * (end - start) != numbers * bits:
-                return reprlib.repr(name)
+                return _shown(name)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass
     return ""
+
+
+def _shown(name: str) -> str:
+    """A name from a file, fit for one line."""
+    return name if name.isprintable() and len(name) < 200 else reprlib.repr(name)
 
 
 def _pickled(file: Path) -> Iterator[Stored]:
@@ -262,14 +270,17 @@ def _pickled(file: Path) -> Iterator[Stored]:
     if zipped and not whole:
         raise CheckpointError(f"{file} is cut short, or goes on behind its end; get it again")
     try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch has advice for who made the file, not for us
+            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:  # torch's own words suggest to run it all the same
         raise CheckpointError(
             f"{file} holds something else than tensors, perhaps code; nothing of it was run: "
             "get the model as safetensors"
         ) from error
     except Exception as error:  # a damaged pickle can raise anything
-        raise CheckpointError(f"{file} is damaged ({type(error).__name__}); get it again") from error
+        reason = type(error).__name__
+        raise CheckpointError(f"{file} is damaged ({reason}); get it again") from error
     if not isinstance(tensors, dict):
         raise CheckpointError(f"{file} holds no dictionary of tensors")
     for name, tensor in tensors.items():
@@ -277,7 +288,9 @@ def _pickled(file: Path) -> Iterator[Stored]:
         if not plain or tensor.layout != torch.strided or tensor.device.type != "cpu":
             raise CheckpointError(f"{file}: {reprlib.repr(name)} is no tensor with a name")
         if tensor.nbytes > tensor.untyped_storage().nbytes():
-            raise CheckpointError(f"{file}: tensor {name} has fewer numbers than its shape says")
+            raise CheckpointError(
+                f"{file}: tensor {_shown(name)} has fewer numbers than its shape says"
+            )
         yield _in_memory(file, name, tensor)
 
 
@@ -294,30 +307,35 @@ class Place:
     stored: Stored
 
 
-def _places(model: Transformer, family: Family, found: dict[str, Stored]) -> list[Place]:
+def _places(model: Transformer, family: Family, stored: dict[str, Stored]) -> list[Place]:
     """A place for every tensor and a tensor for every place; raises CheckpointError."""
-    stored = {family.full_name(name): each for name, each in found.items()}
-    file = next((each.file for each in found.values()), "the weight file")
     places, used = [], set()
     for ours, weight in model.named_parameters():
         for theirs, rows in family.pieces(ours, len(weight), model.config):
-            if theirs not in stored:
-                raise CheckpointError(f"{file}: tensor {theirs} is missing")
+            found = _find(stored, theirs)
             shape = (rows.stop - rows.start, *weight.shape[1:])
             transposed = family.transposed(ours)
-            _check_shape(stored[theirs], shape[::-1] if transposed else shape)
-            places.append(Place(ours, rows, transposed, stored[theirs]))
+            _check_shape(found, shape[::-1] if transposed else shape)
+            places.append(Place(ours, rows, transposed, found))
             used.add(theirs)
-    left = [name for name in stored if name not in used]
-    for name in left:
-        if model.config.tied and name in family.their_names("head.weight"):
-            _check_tied(stored[name], stored[family.their_names("embedding.weight")[0]])
-        elif not re.fullmatch(family.buffers, name):
+    for name, extra in stored.items():
+        if name in used or re.fullmatch(family.buffers, name):
+            continue
+        if not (model.config.tied and name in family.their_names("head.weight")):
             raise CheckpointError(
-                f"{stored[name].file}: tensor {stored[name].name} has no place in a "
+                f"{extra.file}: tensor {_shown(extra.name)} has no place in a "
                 f"{family.model_type} model of {model.config.n_layer} blocks as config.json has it"
             )
+        _check_tied(extra, _find(stored, family.their_names("embedding.weight")[0]))
     return places
+
+
+def _find(stored: dict[str, Stored], name: str) -> Stored:
+    if name not in stored:
+        files = {each.file for each in stored.values()}
+        where = files.pop() if len(files) == 1 else files and files.pop().parent or "the file"
+        raise CheckpointError(f"{where}: tensor {name} is missing")
+    return stored[name]
 
 
 def _check_shape(stored: Stored, shape: tuple[int, ...]) -> None:
@@ -331,7 +349,8 @@ def _check_shape(stored: Stored, shape: tuple[int, ...]) -> None:
 def _check_tied(head: Stored, embedding: Stored) -> None:
     """A tied head is often stored all the same; it must be what it is tied to."""
     _check_shape(head, embedding.shape)
-    if not torch.equal(head.read(), embedding.read()):
+    bits = [each.read().contiguous().view(torch.uint8) for each in (head, embedding)]  # NaN too
+    if not torch.equal(*bits):
         raise CheckpointError(
             f"{head.file}: tensor {head.name} differs from {embedding.name}; config.json must "
             "say that they are not tied (tie_word_embeddings false)"

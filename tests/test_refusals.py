@@ -1,0 +1,375 @@
+"""Damaged and hostile model files: refused in one line that names file and tensor, never run."""
+
+import json
+import os
+import pickle
+import struct
+
+import pytest
+import torch
+from conftest import random_model
+from safetensors.torch import load_file, save_file
+from test_pretrained import one_thread, small_llama2c, write_tokenizer_bin  # noqa: F401
+
+from minislm.config import PRESETS
+from minislm.errors import CheckpointError, UserError
+from minislm.pretrained import load, save_model
+
+FIRST_NORM = "model.layers.0.input_layernorm.weight"
+
+
+@pytest.fixture
+def folder(tmp_path, tokenizer):
+    """A sound model folder of the Llama family."""
+    save_model(tmp_path / "model", random_model(vocab_size=400, n_layer=2), tokenizer)
+    return tmp_path / "model"
+
+
+def refused(source, *words: str, error: type = CheckpointError) -> str:
+    """Load it, and see that the refusal is one line that says all the words."""
+    with pytest.raises(error) as caught:
+        load(source)
+    message = str(caught.value)
+    for word in words:
+        assert word in message, message
+    assert "weights_only" not in message
+    assert len(message.splitlines()) == 1, message
+    return message
+
+
+def change_config(folder, remove: str | None = None, **values) -> None:
+    config = json.loads((folder / "config.json").read_text()) | values
+    config.pop(remove, None)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def change_tensors(folder, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def as_bin(folder) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+# --- config.json ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values,words",
+    [
+        (dict(model_type="mamba"), ["mamba", "unknown architecture"]),
+        (dict(model_type=["llama"]), ["unknown architecture"]),
+        (dict(hidden_act="relu"), ["hidden_act", "relu"]),
+        (dict(hidden_size="64"), ["hidden_size", "'64'"]),
+        (dict(hidden_size=64.5), ["hidden_size", "64.5"]),
+        (dict(num_hidden_layers=True), ["num_hidden_layers"]),
+        (dict(num_hidden_layers=0), ["describes no model"]),
+        (dict(num_hidden_layers=10**9), ["num_hidden_layers", "at most"]),
+        (dict(num_attention_heads=-4), ["describes no model"]),
+        (dict(num_key_value_heads=3), ["describes no model"]),
+        (dict(rms_norm_eps=float("nan")), ["rms_norm_eps"]),
+        (dict(vocab_size=0), ["vocab_size"]),
+        (dict(max_position_embeddings=10**9), ["max_position_embeddings", "at most"]),
+        (dict(max_position_embeddings=10**400), ["max_position_embeddings"]),
+        (dict(rope_scaling={"rope_type": "yarn", "factor": 2.0}), ["yarn", "linear"]),
+        (dict(rope_scaling={"type": "dynamic", "factor": 2.0}), ["dynamic"]),
+        (dict(rope_scaling={"rope_type": "linear"}), ["factor is missing"]),
+        (dict(rope_scaling={"rope_type": "linear", "factor": 0}), ["makes no sense"]),
+        (dict(rope_scaling="linear"), ["rope_scaling"]),
+        (dict(rope_parameters={"partial_rotary_factor": 0.5}), ["partial_rotary_factor"]),
+        (dict(quantization_config={"bits": 4}), ["quantized"]),
+        (dict(tie_word_embeddings="yes"), ["tie_word_embeddings"]),
+    ],
+)
+def test_a_config_that_describes_another_model(values, words, folder):
+    change_config(folder, **values)
+    refused(folder, "config.json", *words)
+
+
+@pytest.mark.parametrize("key", ["model_type", "hidden_size", "vocab_size", "intermediate_size"])
+def test_a_config_without_a_key(key, folder):
+    change_config(folder, remove=key)
+    refused(folder, "config.json", key)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "\xff\xfe", "[" * 100_000])
+def test_a_config_that_is_no_json_object(text, folder):
+    (folder / "config.json").write_bytes(text.encode("latin-1"))
+    refused(folder, "config.json")
+
+
+@pytest.mark.parametrize(
+    "preset,values,words",
+    [
+        ("gpt2", dict(activation_function="gelu"), ["activation_function", "'gelu'"]),
+        ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), ["scale_attn_by_inverse_layer_idx"]),
+        ("gpt-neo", dict(activation_function="relu"), ["activation_function", "relu"]),
+        ("gpt-neo", dict(attention_types=[[["global"], 5]]), ["attention_types"]),
+        ("gpt-neo", dict(attention_types=[[["sliding"], 2]]), ["attention_types"]),
+        ("gpt-neo", dict(attention_types=[[["global"], 10**12]]), ["attention_types"]),
+        ("gpt-neo", dict(attention_types=7), ["attention_types"]),
+        ("gpt-neo", dict(window_size=0), ["window_size"]),
+    ],
+)
+def test_other_families_too(preset, values, words, tmp_path, tokenizer):
+    knobs = PRESETS[preset] | dict(windows=(0, 9) if preset == "gpt-neo" else (0,))
+    save_model(tmp_path, random_model(vocab_size=400, **(knobs | dict(n_layer=2))), tokenizer)
+    change_config(tmp_path, **values)
+    refused(tmp_path, "config.json", *words)
+
+
+# --- Tensors --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to_bin", [False, True])
+def test_a_missing_an_extra_and_a_wrongly_shaped_tensor(to_bin, folder):
+    def save(change) -> None:
+        change_tensors(folder, change)
+        if to_bin:
+            as_bin(folder)
+
+    sound = load_file(folder / "model.safetensors")
+    file = "pytorch_model.bin" if to_bin else "model.safetensors"
+    save(lambda t: t.pop(FIRST_NORM))
+    refused(folder, file, FIRST_NORM, "missing")
+    for change, words in [
+        (lambda t: t.update(surprise=torch.zeros(2)), ["surprise", "no place"]),
+        (lambda t: t.update({"model.layers.2.mlp.up_proj.weight": torch.zeros(2)}), ["layers.2"]),
+        (lambda t: t.update({FIRST_NORM: torch.zeros(65)}), [FIRST_NORM, "[65]", "[64]"]),
+        (lambda t: t.update({FIRST_NORM: torch.zeros(64, 1)}), [FIRST_NORM]),
+        (lambda t: t.update({FIRST_NORM: torch.zeros(64).int()}), [FIRST_NORM, "int32"]),
+        (lambda t: t.update({"lm_head.weight": torch.zeros(400, 64)}), ["lm_head.weight", "tied"]),
+    ]:
+        save_file(dict(sound), folder / "model.safetensors")
+        save(change)
+        refused(folder, file, *words)
+
+
+def test_a_config_with_other_numbers_than_the_file_names_the_tensor(folder):
+    change_config(folder, num_hidden_layers=3)
+    refused(folder, "model.safetensors", "model.layers.2.input_layernorm.weight", "missing")
+    change_config(folder, num_hidden_layers=1)
+    refused(folder, "model.safetensors", "model.layers.1.", "no place")
+    change_config(folder, num_hidden_layers=2, tie_word_embeddings=False)
+    refused(folder, "model.safetensors", "lm_head.weight", "missing")
+
+
+def test_a_lying_config_takes_no_memory(folder):
+    change_config(folder, hidden_size=10**9, remove="head_dim")
+    refused(folder, "model.embed_tokens.weight", "[400, 64]", "[400, 1000000000]")
+    change_config(folder, hidden_size=64, intermediate_size=10**7)
+    refused(folder, "model.layers.0.mlp.gate_proj.weight", "[10000000, 64]")
+    change_config(folder, intermediate_size=10**9)
+    refused(folder, "intermediate_size", "at most")
+
+
+def test_a_tied_head_may_be_stored_where_it_is_equal(folder):
+    sound = load(folder)[0]
+    same = sound.embedding.weight.detach().clone()
+    change_tensors(folder, lambda tensors: tensors.update({"lm_head.weight": same}))
+    assert load(folder)[0].n_parameters() == sound.n_parameters()
+
+
+def test_nan_is_told_and_loads(folder, capsys):
+    def spoil(tensors):
+        tensors[FIRST_NORM][3] = torch.nan
+
+    change_tensors(folder, spoil)
+    model, _ = load(folder)
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: ") and warning.count("\n") == 1
+    assert "model.safetensors" in warning and FIRST_NORM in warning
+    assert model.blocks[0].attention_norm.weight.isnan().sum() == 1
+
+
+def test_a_vocabulary_larger_than_the_embedding(tmp_path, tokenizer):
+    save_model(tmp_path, random_model(vocab_size=tokenizer.vocab_size - 1), tokenizer)
+    refused(tmp_path, "model.safetensors", "model.embed_tokens.weight", str(tokenizer.vocab_size))
+
+
+def test_a_missing_tokenizer_and_missing_weights(folder):
+    (folder / "tokenizer.json").rename(folder / "aside")
+    refused(folder, "no tokenizer", str(folder))
+    (folder / "aside").rename(folder / "tokenizer.json")
+    (folder / "model.safetensors").unlink()
+    refused(folder, "no weights", str(folder))
+
+
+# --- Files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to_bin", [False, True])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: data[:-5000],
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:7],
+        lambda data: b"",
+        lambda data: data + b"\0",
+        lambda data: data + b"more" * 1000,
+        lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        lambda data: b"<!DOCTYPE html><html>not found</html>",
+        lambda data: bytes(1000),
+        lambda data: b"{}" * 100,
+    ],
+)
+def test_a_cut_overlong_or_foreign_file(damage, to_bin, folder):
+    if to_bin:
+        as_bin(folder)
+    file = folder / ("pytorch_model.bin" if to_bin else "model.safetensors")
+    file.write_bytes(damage(file.read_bytes()))
+    refused(folder, str(file))
+
+
+def change_header(file, change) -> None:
+    data = file.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"data_offsets": [0, 10**12]},
+        {"data_offsets": [8, 4]},
+        {"data_offsets": [-4, 60]},
+        {"shape": [10**9]},
+        {"shape": [2**63, 2**63]},
+        {"shape": [-64]},
+        {"dtype": "F64"},
+        {"dtype": "PICKLE"},
+    ],
+)
+def test_a_safetensors_header_that_lies(lie, folder):
+    file = folder / "model.safetensors"
+    change_header(file, lambda header: header[FIRST_NORM].update(lie))
+    message = refused(folder, str(file))
+    if "data_offsets" not in lie and lie.get("dtype") != "PICKLE":
+        assert FIRST_NORM in message
+
+
+def test_shards(folder):
+    index = folder / "model.safetensors.index.json"
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    names = list(load_file(folder / "one.safetensors"))
+    index.write_text(json.dumps({"weight_map": {name: "one.safetensors" for name in names}}))
+    assert load(folder)[0].config.width == 64
+    index.write_text(json.dumps({"weight_map": {names[0]: "../one.safetensors"}}))
+    refused(folder, str(index), "outside")
+    index.write_text(json.dumps({"weight_map": {names[0]: "two.safetensors"}}))
+    refused(folder, str(folder / "two.safetensors"), "missing")
+    (folder / "two.safetensors").write_bytes((folder / "one.safetensors").read_bytes())
+    both = {names[0]: "one.safetensors", names[1]: "two.safetensors"}
+    index.write_text(json.dumps({"weight_map": both}))
+    refused(folder, "two.safetensors", "two files")
+    for text in ("{}", "[]", "{", '{"weight_map": {"a": 3}}', '{"weight_map": [1]}'):
+        index.write_text(text)
+        refused(folder, str(index))
+
+
+class Touch:
+    """Unpickling it makes a file: the proof that code was run."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_pickle_is_never_run(zipped, folder, tmp_path):
+    marker, file = tmp_path / "marker", folder / "pytorch_model.bin"
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    evil = tensors | {"evil": Touch(marker)}
+    torch.save(evil, file, _use_new_zipfile_serialization=zipped)
+    refused(folder, str(file), "code")
+    assert not marker.exists()
+    file.write_bytes(pickle.dumps(Touch(marker)))
+    refused(folder, str(file))
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(Touch(marker)))
+    assert marker.exists()  # had it been run, we would have seen it
+
+
+def test_a_bin_that_holds_no_tensors_or_fewer_numbers(folder):
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    file = folder / "pytorch_model.bin"
+    spread = torch.zeros(1).expand(tensors[FIRST_NORM].shape)  # 64 numbers in the room of one
+    for contents in ([1], {"a": 3}, {3: torch.zeros(1)}, {"a": torch.eye(2).to_sparse()}):
+        torch.save(contents, file)
+        refused(folder, str(file))
+    torch.save(tensors | {FIRST_NORM: spread}, file)
+    refused(folder, str(file), FIRST_NORM)
+
+
+@pytest.mark.parametrize("source", ["nowhere", "./a/b", "/no/such/folder", "a/b/c", ""])
+def test_a_source_that_is_not_there(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(source or tmp_path, error=UserError)
+
+
+def test_a_weight_file_instead_of_its_folder(folder):
+    refused(folder / "model.safetensors", "folder")
+    refused(folder / "config.json", "folder")
+
+
+def test_an_unknown_dtype(folder):
+    with pytest.raises(UserError, match="bfloat16"):
+        load(folder, dtype="int8")
+
+
+# --- llama2.c -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-4],
+        lambda data: data + bytes(4),
+        lambda data: data[:20],
+        lambda data: b"",
+        lambda data: bytes(100),
+        lambda data: struct.pack("<7i", *[2**31 - 1] * 7) + data[28:],
+        lambda data: struct.pack("<7i", 24, 40, 2, 6, 4, -300, 64) + data[28:],
+        lambda data: struct.pack("<7i", 24, 40, -2, 6, 2, -300, 64) + data[28:],
+        lambda data: struct.pack("<7i", 25, 40, 2, 6, 2, -300, 64) + data[28:],
+        lambda data: struct.pack("<Ii", 0x616B3432, 2) + data[8:],
+        lambda data: b"PK\3\4" + data[4:],
+        lambda data: b"<html>" + data[6:],
+    ],
+)
+def test_a_llama2c_file_that_makes_no_sense(damage, small_llama2c):  # noqa: F811
+    small_llama2c.write_bytes(damage(small_llama2c.read_bytes()))
+    refused(small_llama2c, str(small_llama2c))
+
+
+def test_a_llama2c_tokenizer_that_does_not_fit(small_llama2c):  # noqa: F811
+    file = small_llama2c.with_name("tokenizer.bin")
+    sound = file.read_bytes()
+    for data in (
+        sound[:-1],
+        sound + b"\0",
+        b"",
+        sound[:4] + struct.pack("<fi", 0.0, -1) + sound[12:],
+        sound[:4] + struct.pack("<fi", 0.0, 2**31 - 1) + sound[12:],
+        sound.replace(b"<0x41>", b"<0x42>"),
+        sound.replace(b" cat", b"\xffcat"),
+        sound.replace(b" cat", b" the"),
+    ):
+        file.write_bytes(data)
+        refused(small_llama2c, str(file))
+    file.unlink()
+    refused(small_llama2c, str(small_llama2c), "tokenizer.bin")
+    write_tokenizer_bin(file, ["ab"])
+    refused(small_llama2c, str(file))
