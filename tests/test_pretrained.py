@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from minislm import llama2c
 from minislm.config import PRESETS
-from minislm.families import family_of
+from minislm.families import family_of, model_config_from_hf
 from minislm.model import KVCache
 from minislm.pretrained import load, save_model
 from minislm.tokenizer import Tokenizer
@@ -187,6 +187,13 @@ def test_bin_files_whole_and_in_shards(name, shards, tmp_path, tokenizer):
         assert (load(tmp_path)[0](tokens) - expected)[real].abs().max() < 1e-4
 
 
+def test_windows_that_hide_nothing_are_none():
+    config = SHAPES["neo"] | dict(vocab_size=VOCAB)
+    assert model_config_from_hf(config, "config.json").windows == (0, 6)
+    config["window_size"] = CONTEXT
+    assert model_config_from_hf(config, "config.json").windows == (0,)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "neo", "llama-odd"])
 def test_the_prefix_of_tensor_names_may_be_absent(name, tmp_path, tokenizer):
     theirs = their_model(SHAPES[name])
@@ -333,11 +340,14 @@ def test_ctranslate2_runs_what_we_save(tmp_path, tokenizer):
 
 
 def write_tokenizer_bin(file: Path, words: list[str]) -> None:
-    """A tokenizer.bin that knows the characters of `words`, and `words`, best first."""
+    """A tokenizer.bin that knows the characters of `words`, and `words`, best first.
+
+    The better pieces get the higher ids, so that nobody can take ids for scores.
+    """
     singles = sorted(set("".join(words)) | {" "})
-    merged = [w for w in words if len(w) > 1]
-    pieces = ["<unk>", "\n<s>\n", "\n</s>\n", *llama2c._BYTES, *merged, *singles]
-    scores = [0.0] * 259 + [-float(n) for n in range(len(merged) + len(singles))]
+    known = [*singles, *reversed([word for word in words if len(word) > 1])]
+    pieces = ["<unk>", "\n<s>\n", "\n</s>\n", *llama2c._BYTES, *known]
+    scores = [0.0] * 259 + [float(n) for n in range(len(known))]
     data = struct.pack("<i", max(len(piece.encode()) for piece in pieces))
     for piece, score in zip(pieces, scores, strict=True):
         data += struct.pack("<fi", score, len(piece.encode())) + piece.encode()

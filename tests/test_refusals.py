@@ -158,8 +158,9 @@ def test_a_config_with_other_numbers_than_the_file_names_the_tensor(folder):
 
 
 def test_a_lying_config_takes_no_memory(folder):
-    change_config(folder, hidden_size=10**9, remove="head_dim")
-    refused(folder, "model.embed_tokens.weight", "[400, 64]", "[400, 1000000000]")
+    for width in (10**9, 10**10):
+        change_config(folder, hidden_size=width, remove="head_dim")
+        refused(folder, "model.embed_tokens.weight", "[400, 64]", f"[400, {width}]")
     change_config(folder, hidden_size=64, intermediate_size=10**7)
     refused(folder, "model.layers.0.mlp.gate_proj.weight", "[10000000, 64]")
     change_config(folder, intermediate_size=10**9)
@@ -203,27 +204,27 @@ def test_a_missing_tokenizer_and_missing_weights(folder):
 
 @pytest.mark.parametrize("to_bin", [False, True])
 @pytest.mark.parametrize(
-    "damage",
+    "damage,word",
     [
-        lambda data: data[:-1],
-        lambda data: data[:-5000],
-        lambda data: data[: len(data) // 2],
-        lambda data: data[:7],
-        lambda data: b"",
-        lambda data: data + b"\0",
-        lambda data: data + b"more" * 1000,
-        lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-        lambda data: b"<!DOCTYPE html><html>not found</html>",
-        lambda data: bytes(1000),
-        lambda data: b"{}" * 100,
+        (lambda data: data[:-1], ""),
+        (lambda data: data[:-5000], ""),
+        (lambda data: data[: len(data) // 2], ""),
+        (lambda data: data[:7], ""),
+        (lambda data: b"", "empty"),
+        (lambda data: data + b"\0", ""),
+        (lambda data: data + b"more" * 1000, ""),
+        (lambda data: b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        (lambda data: b"<!DOCTYPE html><html>not found</html>", "web page"),
+        (lambda data: bytes(1000), ""),
+        (lambda data: b"{}" * 100, ""),
     ],
 )
-def test_a_cut_overlong_or_foreign_file(damage, to_bin, folder):
+def test_a_cut_overlong_or_foreign_file(damage, word, to_bin, folder):
     if to_bin:
         as_bin(folder)
     file = folder / ("pytorch_model.bin" if to_bin else "model.safetensors")
     file.write_bytes(damage(file.read_bytes()))
-    refused(folder, str(file))
+    refused(folder, str(file), word)
 
 
 def change_header(file, change) -> None:
