@@ -1,4 +1,4 @@
-"""Measure models, one or several side by side: `python eval.py` takes the newest run. See --help."""
+"""Measure one model or several side by side: `python eval.py` takes the newest run."""
 
 from minislm.config import EvalConfig, MachineConfig, Parser, build
 from minislm.errors import run_script
@@ -6,7 +6,7 @@ from minislm.errors import run_script
 
 def main() -> None:
     parser = Parser(__doc__, EvalConfig, MachineConfig)
-    parser.add_argument("--model", nargs="+", help="run folders, model folders, hub ids, .bin files")
+    parser.add_argument("--model", nargs="+", help="run folders, model folders, hub ids, .bin")
     parser.add_argument("--prompt", action="append", help="go on from this text, side by side")
     flags = parser.parse_args()
     config, machine = build(EvalConfig, flags), build(MachineConfig, flags)

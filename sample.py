@@ -11,14 +11,13 @@ def main() -> None:
     parser.add_argument("--model", help="run folder, model folder, hub id or .bin (newest run)")
     parser.add_argument("--prompt", action="append", help="text to go on from; may be repeated")
     parser.add_argument("--prompt-file", help="a file with one prompt a line; - reads stdin")
-    parser.add_argument("--samples", type=int, help="texts per prompt, seeds SEED, SEED + 1, ...")
+    parser.add_argument("--samples", type=int, default=1, help="texts per prompt, from SEED on")
     parser.add_argument("--interactive", action="store_true", help="ask for prompts until Ctrl-D")
     flags = parser.parse_args()
     settings, machine = build(SampleConfig, flags), build(MachineConfig, flags)
-    samples = getattr(flags, "samples", 1)
-    if samples < 1:
-        raise UserError(f"--samples must be at least 1, not {samples}")
-    prompts = read_prompts(flags)
+    if flags.samples < 1:
+        raise UserError(f"--samples must be at least 1, not {flags.samples}")
+    prompts, samples = read_prompts(flags), flags.samples
 
     from minislm.compare import open_model
     from minislm.pipeline import write_json
@@ -71,8 +70,7 @@ def interact(sampler, settings) -> None:
         except EOFError:
             return print(file=sys.stderr)
         try:
-            for _ in show(prompt, sampler.stream(prompt, settings)):
-                pass
+            "".join(show(prompt, sampler.stream(prompt, settings)))
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
 

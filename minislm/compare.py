@@ -7,8 +7,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from minislm import checkpoint, evaluation, pretrained
 from minislm.config import DataConfig, EvalConfig, MachineConfig, SampleConfig
 from minislm.corpus import TokenFile, prepare

@@ -12,31 +12,36 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _CHUNK = 512  # tokens whose logits are alive at a time
+_MULTIPLE = 128  # the tokens of a batch that count are filled up to this: few shapes of matrices,
+# because the CPU's matrix library compiles a kernel for every new one
 
 
 class LinearCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of `features @ weight.T` against `targets`, and both gradients at once.
 
-    features [N, C], in the dtype the products are to be made in; weight [V, C]; targets int64 [N].
+    features [N, C], in the dtype the products are to be made in; weight [V, C]; targets int64 [N],
+    of which the negative ones do not count.
     """
 
     @staticmethod
     def forward(ctx, features_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> Tensor:
-        N = len(targets_N)
+        N = int((targets_N >= 0).sum())
         weight = weight_VC.to(features_NC.dtype)
         total = torch.zeros((), device=features_NC.device)
         d_features, d_weight = torch.empty_like(features_NC), torch.zeros_like(weight_VC)
-        for begin in range(0, N, _CHUNK):
+        for begin in range(0, len(targets_N), _CHUNK):
             part = slice(begin, begin + _CHUNK)
-            target_N1 = targets_N[part, None]
+            counts_N1 = targets_N[part, None] >= 0
+            target_N1 = targets_N[part, None].clamp(min=0)
             logits_NV = (features_NC[part] @ weight.t()).float()
             logits_NV -= logits_NV.amax(-1, keepdim=True)
             of_target_N1 = logits_NV.gather(1, target_N1)
             sum_N1 = logits_NV.exp_().sum(-1, keepdim=True)
-            total += (sum_N1.log() - of_target_N1).sum()
+            total += ((sum_N1.log() - of_target_N1) * counts_N1).sum()
             # The gradient of the logits is softmax minus one-hot, over N for the mean.
-            logits_NV.div_(sum_N1 * N)
-            logits_NV.scatter_add_(1, target_N1, torch.full_like(of_target_N1, -1 / N))
+            share_N1 = counts_N1 / N
+            logits_NV.mul_(share_N1 / sum_N1)
+            logits_NV.scatter_add_(1, target_N1, -share_N1)
             d_logits_NV = logits_NV.to(features_NC.dtype)
             torch.mm(d_logits_NV, weight, out=d_features[part])
             d_weight += d_logits_NV.t() @ features_NC[part]
@@ -51,10 +56,13 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 def training_loss(model, inputs_BT: Tensor, targets_BT: Tensor, dtype: torch.dtype) -> Tensor:
     """Mean loss over the targets that count (not negative), ready for `backward`."""
-    counts = targets_BT >= 0
+    (chosen_N,) = torch.nonzero(targets_BT.flatten() >= 0, as_tuple=True)
+    filling = -len(chosen_N) % _MULTIPLE
+    targets_N = F.pad(targets_BT.flatten()[chosen_N], (0, filling), value=-1)
+    chosen_N = F.pad(chosen_N, (0, filling))
     with torch.autocast(inputs_BT.device.type, dtype, enabled=dtype != torch.float32):
-        features_NC = model.features(inputs_BT)[counts]
-    return LinearCrossEntropy.apply(features_NC.to(dtype), model.head.weight, targets_BT[counts])
+        features_NC = model.features(inputs_BT).flatten(0, 1)[chosen_N]
+    return LinearCrossEntropy.apply(features_NC.to(dtype), model.head.weight, targets_N)
 
 
 def token_losses(model, inputs_BT: Tensor, targets_BT: Tensor, dtype: torch.dtype) -> Tensor:

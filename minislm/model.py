@@ -133,7 +133,6 @@ class Attention(nn.Module):
         self.H, self.K, self.D = config.n_head, config.kv_heads, config.head_width
         self.layer, self.window = layer, config.window_of(layer)
         self.scale = self.D**-0.5 if config.attention_scale else 1.0
-        self.dropout = config.dropout
         # One matrix for queries, keys and values: one large product instead of three small ones.
         self.qkv = nn.Linear(config.width, (self.H + 2 * self.K) * self.D, bias=config.qkv_bias)
         self.out = nn.Linear(self.H * self.D, config.width, bias=config.out_bias)
@@ -165,16 +164,18 @@ class Attention(nn.Module):
             mask = visible(pos_BT, slots, self.window)[:, None]
         elif self.window and self.window < T:
             mask = visible(torch.arange(T, device=x_BTC.device), T, self.window)
-        y_BHTD = F.scaled_dot_product_attention(
-            q_BHTD,
-            k_BKSD,
-            v_BKSD,
-            attn_mask=mask,
-            is_causal=mask is None,
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=self.scale,
-            enable_gqa=self.H != self.K,
-        )
+        if torch.is_autocast_enabled("cpu"):  # where it is faster in float32 than in bfloat16
+            q_BHTD, k_BKSD, v_BKSD = q_BHTD.float(), k_BKSD.float(), v_BKSD.float()
+        with torch.autocast("cpu", enabled=False):
+            y_BHTD = F.scaled_dot_product_attention(
+                q_BHTD,
+                k_BKSD,
+                v_BKSD,
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=self.scale,
+                enable_gqa=self.H != self.K,
+            )
         return self.out(y_BHTD.transpose(1, 2).flatten(2))
 
 
@@ -237,10 +238,9 @@ class Transformer(nn.Module):
         if config.tied:
             self.head.weight = self.embedding.weight
         self.dropout = nn.Dropout(config.dropout)
-        if config.position == "rotary":
-            cos, sin = rotary_tables(config)
-            self.register_buffer("cos", cos, persistent=False)  # made from the config, not learned
-            self.register_buffer("sin", sin, persistent=False)
+        if config.position == "rotary":  # buffers made from the config, not learned
+            for name, table in zip(("cos", "sin"), rotary_tables(config)):
+                self.register_buffer(name, table, persistent=False)
         self.initialize()
 
     def initialize(self, generator: torch.Generator | None = None) -> None:
@@ -294,6 +294,5 @@ class Transformer(nn.Module):
         """
         return self.head(self.features(tokens_BT, cache, pos_BT))
 
-    def n_parameters(self) -> int:
-        """How many numbers are learned; tied weights count once."""
+    def n_parameters(self) -> int:  # tied weights count once
         return sum(weight.numel() for weight in self.parameters())

@@ -100,7 +100,9 @@ def _with(config: Any, **changes: Any) -> Any:
     return type(config)(**(to_dict(config) | changes))
 
 
-def generated_tokens(count: int, seed: int, start: int, tokenizer: Tokenizer, cache: str) -> TokenFile:
+def generated_tokens(
+    count: int, seed: int, start: int, tokenizer: Tokenizer, cache: str
+) -> TokenFile:
     """Generated stories as a token file, found again by their content."""
     stories = generated(count, seed, start)
     key = hashlib.sha256("\0".join(stories).encode()).hexdigest()

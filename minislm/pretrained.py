@@ -24,6 +24,7 @@ from torch import Tensor
 
 from minislm import hub, llama2c
 from minislm.config import ModelConfig
+from minislm.device import DTYPES
 from minislm.errors import CheckpointError, UserError
 from minislm.families import (
     LLAMA,
@@ -37,8 +38,6 @@ from minislm.families import (
 from minislm.files import atomic_path, atomic_write
 from minislm.model import Transformer, rotary_tables
 from minislm.tokenizer import Tokenizer
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _WEIGHTS = "model.safetensors"
 _FORMATS = (_WEIGHTS, "pytorch_model.bin")  # the first that is there is read, whole or in shards

@@ -155,7 +155,8 @@ class Sampler:
             if waiting and (not rows or capacity - len(rows) >= max(1, capacity // 8)):
                 free = range(len(rows), min(capacity, len(rows) + len(waiting)))
                 admitted = [waiting.popleft() for _ in free]
-                logits_BV, lengths_B = self._prefill(cache, list(free), [ids for _, ids in admitted])
+                prompts = [ids for _, ids in admitted]
+                logits_BV, lengths_B = self._prefill(cache, list(free), prompts)
                 fresh = [
                     self._row(index, len(ids), settings.max_new_tokens, seeds[index])
                     for index, ids in admitted

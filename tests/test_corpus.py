@@ -7,7 +7,6 @@ import pytest
 
 from minislm import corpus
 from minislm.corpus import (
-    Signatures,
     Tally,
     TokenFile,
     clean_stories,
@@ -219,25 +218,6 @@ def test_a_shared_beginning_is_no_duplicate():
     start = "Once upon a time there was a little girl named Lily who lived in a small house. "
     stories = [start + make_story(seed, 40) for seed in range(300)]
     assert list(clean_stories(stories, Tally())) == stories
-
-
-def test_near_duplicates_are_found_among_many():
-    stories = [make_story(seed, 100) for seed in range(600)]  # the table grows several times
-    seen = Signatures()
-    for story in stories:
-        assert seen.match(seen.keys(story)) is None
-        seen.add(seen.keys(story))
-    changed = [story.split() for story in stories]
-    for words in changed:
-        words[50] = "purple"
-    assert all(seen.match(seen.keys(story)) == "exact" for story in stories)
-    found = sum(seen.match(seen.keys(" ".join(words))) == "near" for words in changed)
-    assert found >= 590  # 0.996 of them by the formula
-
-
-def test_signatures_are_the_same_in_every_process():
-    keys = Signatures().keys("the cat sat on the mat")
-    assert keys[:2] == [1775360617804990912, 15672796927219001572]
 
 
 def test_validation_stories_are_kept_out():

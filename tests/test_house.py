@@ -15,10 +15,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # A room imports only from floors below its own.
 FLOORS = [
-    {"errors", "config", "lexicon"},
-    {"files", "duplicates", "plots"},
-    {"synthetic", "stories", "tokenizer", "hub"},
-    {"model", "corpus", "device", "llama2c", "families"},
+    {"errors", "lexicon", "duplicates"},
+    {"config", "files", "teller", "hub"},
+    {"synthetic", "plots", "tokenizer"},
+    {"model", "corpus", "stories", "device", "llama2c", "families"},
     {"batches", "loss", "optimizer", "checkpoint", "pretrained", "sampler"},
     {"evaluation"},
     {"training"},
@@ -26,7 +26,7 @@ FLOORS = [
     {"compare"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-WITHOUT_TORCH = {room for rooms in FLOORS[:3] for room in rooms} | {"corpus"}
+WITHOUT_TORCH = {room for rooms in FLOORS[:3] for room in rooms} | {"corpus", "stories"}
 
 
 def imports(path: Path) -> set[str]:
@@ -84,7 +84,7 @@ def test_nothing_unpickles_freely():
         text = path.read_text(encoding="utf-8")
         for call in re.findall(r"torch\.load\([^)]*\)", text):
             assert "weights_only=True" in call, path.name
-        assert "pickle.load" not in text and not re.search(r"\b(eval|exec)\(", text), path.name
+        assert "pickle.load" not in text and not re.search(r"(?<![.\w])(eval|exec)\(", text), path.name
 
 
 def test_the_readme_shows_every_room():

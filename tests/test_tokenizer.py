@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import decoders, models, normalizers, processors
 
 from minislm.errors import UserError
 from minislm.tokenizer import END_OF_TEXT, StreamDecoder, Tokenizer
