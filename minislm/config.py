@@ -178,7 +178,7 @@ class TrainConfig:
     accumulate: int = knob(1, "batches added up for one step", minimum=1)
     optimizer: str = knob("muon", "muon: orthogonalised momentum for the blocks' matrices, AdamW "
                           "for the rest; adamw: for all", choices=("muon", "adamw"))
-    learning_rate: float = knob(3e-3, "peak learning rate of AdamW", above=0)
+    learning_rate: float = knob(7e-3, "peak learning rate of AdamW", above=0)
     matrix_rate: float = knob(0.02, "peak learning rate of Muon", above=0)
     weight_decay: float = knob(0.1, "decay of the matrices", minimum=0)
     warmup: float = knob(0.02, "share of the training in which the rates rise", minimum=0)
