@@ -21,7 +21,7 @@ from minislm.corpus import TokenFile
 
 IGNORED = -100  # a target that is not to be predicted: padding, or a pair's prompt
 _POOL = 4096  # rows sorted by length together; batches are drawn from one pool after another
-_MULTIPLE = 32  # rows are padded to a multiple of this: few shapes, and aligned ones
+_MULTIPLE = 16  # rows are padded to a multiple of this: few shapes, and aligned ones
 
 
 @dataclass(frozen=True)

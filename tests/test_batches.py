@@ -58,7 +58,7 @@ def test_no_row_mixes_two_documents():
 
 def test_targets_are_the_next_inputs_and_padding_is_ignored():
     for inputs, targets in one_epoch(make()):
-        assert inputs.shape == targets.shape and inputs.shape[1] % 32 == 0
+        assert inputs.shape == targets.shape and inputs.shape[1] % 16 == 0
         # (the last target of a window is the first input of the next one)
         counts = (targets[:, :-1] != IGNORED) & (targets[:, 1:] != IGNORED)
         assert torch.equal(inputs[:, 1:][counts], targets[:, :-1][counts])
