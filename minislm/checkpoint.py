@@ -10,7 +10,6 @@ Everything is written beside and renamed, so a reader never meets half a file.
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 
 from minislm.errors import CheckpointError, UserError
 from minislm.files import atomic_path, atomic_write
+from minislm.pickles import read_pickle
 
 RUNS = Path("runs")
 STATE, METRICS, CONFIG = "train_state.pt", "metrics.jsonl", "config.json"
@@ -66,8 +66,8 @@ def load_state(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: there is no run to go on with; check --out")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        state = read_pickle(path)
+    except CheckpointError as error:
         raise CheckpointError(
             f"{path} is damaged or not a training state; start a new run with another --out"
         ) from error

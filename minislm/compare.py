@@ -11,7 +11,10 @@ from minislm import checkpoint, evaluation, pretrained
 from minislm.config import DataConfig, EvalConfig, MachineConfig, SampleConfig
 from minislm.corpus import TokenFile, prepare
 from minislm.device import choose_device, set_threads
+from minislm.errors import UserError
+from minislm.hub import find_text
 from minislm.model import Transformer
+from minislm.packed import pack
 from minislm.pipeline import (
     HELD_OUT_STORIES,
     Settings,
@@ -45,7 +48,12 @@ def open_model(source: str | None, machine: MachineConfig) -> tuple[str, Transfo
     set_threads(machine.threads)
     device = choose_device(machine.device)
     source = source if source is not None else str(checkpoint.newest_run())
-    return (source, *pretrained.load(source, dtype=machine.dtype, device=str(device)))
+    if machine.dtype != "int8":
+        return (source, *pretrained.load(source, dtype=machine.dtype, device=str(device)))
+    if device.type != "cpu":
+        raise UserError("--dtype int8 is for the CPU; use --device cpu or --dtype bfloat16")
+    model, tokenizer = pretrained.load(source)
+    return source, pack(model, "int8", rows=64), tokenizer
 
 
 def evaluate(
@@ -98,7 +106,8 @@ def _text(name: str, tokenizer: Tokenizer, config: EvalConfig) -> TokenFile:
     """The text to measure on: --data, the run's own validation text, or generated stories."""
     run, cache = Path(name), DataConfig().cache
     if config.data is not None:
-        return prepare(config.data, tokenizer, cache)
+        text, validation = find_text(config.data)
+        return prepare(validation or text, tokenizer, cache)
     if (run / "run.json").is_file():
         return prepare_corpus(Settings.read(run), tokenizer).valid
     return generated_tokens(HELD_OUT_STORIES, 1, 0, tokenizer, cache)

@@ -12,7 +12,7 @@ import dataclasses
 import difflib
 import math
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from minislm.errors import UserError
 
@@ -118,6 +118,13 @@ def check(config: Any) -> None:
             raise UserError(f"{flag} must be a number above {above:g}, not {value}")
 
 
+def _known(flag: str, value: str, choices: tuple[str, ...]) -> None:
+    """Hold a list of names with commas against what there is; raises UserError."""
+    for name in value.split(","):
+        if name not in choices:
+            raise UserError(f"{flag} takes {', '.join(choices)} with commas, not {name!r}")
+
+
 def flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -143,9 +150,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 class DataConfig:
     """What is learned from."""
 
-    data: str | None = knob(None, "text file or folder of *.txt to learn from; else stories are "
-                            "generated")
-    valid: str | None = knob(None, "validation text; else one story in 20 is held out")
+    data: str | None = knob(None, "text to learn from: a .txt or .parquet file, a folder of them, "
+                            "or a data set of the hub (owner/name or owner/name/FILE); else "
+                            "stories are generated")
+    valid: str | None = knob(None, "validation text; else the data set's own, or one story in 20 "
+                             "is held out")
     tasks: str = knob("auto", "pair tasks to train: names with commas, all, or none; auto: all "
                       "that fit the context and the model, none with --data")
     stories: int | None = knob(None, "how many stories to generate (default: 6000, or 2 where "
@@ -182,6 +191,8 @@ class TrainConfig:
     matrix_rate: float = knob(0.02, "peak learning rate of Muon", above=0)
     weight_decay: float = knob(0.1, "decay of the matrices", minimum=0)
     warmup: float = knob(0.02, "share of the training in which the rates rise", minimum=0)
+    decay: float = knob(0.6, "share of the training, at its end, in which the rates fall",
+                         above=0)  # fmt: skip
     clip: float = knob(1.0, "largest norm of the gradient", above=0)
     evals: int = knob(10, "how often the run is evaluated and saved", minimum=1)
     samples: int = knob(2, "how often a short sample is shown", minimum=0)
@@ -205,13 +216,29 @@ class SampleConfig:
                               minimum=0)  # fmt: skip
     top_k: int = knob(0, "choose among the k likeliest tokens; 0: all", minimum=0)
     top_p: float = knob(1.0, "choose among the likeliest tokens that share this mass", minimum=0)
-    seed: int = knob(0, "seed of the random choices", minimum=0)
+    min_p: float = knob(0.0, "choose among tokens at least this share as likely as the likeliest",
+                        minimum=0)  # fmt: skip
+    repetition_penalty: float = knob(1.0, "above 1: tokens of the text so far become less likely",
+                                     above=0)  # fmt: skip
+    min_new_tokens: int = knob(0, "tokens to add at least, before the end of text", minimum=0)
     stop: bool = knob(True, "stop at the end of text")
+    stop_strings: tuple[str, ...] = ()  # the text ends before the first of these
+    beams: int = knob(1, "more than 1: the likeliest text as a whole, by beam search", minimum=1)
+    length_penalty: float = knob(1.0, "power of the length that a beam's score is divided by",
+                                 minimum=-math.inf)  # fmt: skip
+    logprobs: bool = knob(False, "give the log-probability of every token added")
+    seed: int = knob(0, "seed of the random choices", minimum=0)
 
     def __post_init__(self) -> None:
         check(self)
         if not 0 < self.top_p <= 1:
             raise UserError(f"--top-p must be above 0 and at most 1, not {self.top_p}")
+        if self.min_p > 1:
+            raise UserError(f"--min-p must be at most 1, not {self.min_p}")
+        if "" in self.stop_strings:
+            raise UserError("an empty stop string would end every text at once; leave it out")
+        if self.beams > 1 and (self.repetition_penalty != 1 or self.logprobs):
+            raise UserError("--beams goes with neither --repetition-penalty nor --logprobs")
 
 
 @dataclass(frozen=True)
@@ -219,7 +246,8 @@ class MachineConfig:
     """Which model is opened, and where it runs."""
 
     device: str = knob("auto", "cpu, cuda, mps; auto: the best there is")
-    dtype: str = knob("float32", "of the weights", choices=("float32", "bfloat16", "float16"))
+    dtype: str = knob("float32", "of the weights; int8: the large matrices, on a CPU",
+                      choices=("float32", "bfloat16", "float16", "int8"))
     threads: int | None = knob(None, "CPU threads (default: torch's choice)", minimum=1)
     json: str | None = knob(None, "write the result to this JSON file")
 
@@ -241,6 +269,28 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What --benchmark measures."""
+
+    batch_sizes: tuple[int, ...] = knob((1, 8, 64, 256), "prompts continued together")
+    peers: bool = knob(False, "measure transformers and CTranslate2 too, where installed")
+    shape: str = knob("one-block", "random weights of this shape are measured where --model is "
+                      "not given", choices=("one-block", "tinystories-1layer-21m",
+                                            "tinystories-8m"))
+    modes: str = knob("greedy,top-k", "ways to choose a token: greedy, top-k, or both")
+    precisions: str = knob("float32,bfloat16,int8", "precisions to measure")
+    rounds: int = knob(5, "measurements of each; the median counts", minimum=1)
+    chart: str | None = knob(None, "draw the figures into this PNG file")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            raise UserError(f"--batch-sizes takes numbers from 1 up, not {self.batch_sizes}")
+        _known("--modes", self.modes, ("greedy", "top-k"))
+        _known("--precisions", self.precisions, ("float32", "bfloat16", "int8"))
 
 
 class Parser(argparse.ArgumentParser):
@@ -308,9 +358,27 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(config: type, values: dict[str, Any]) -> Any:
-    """The config that `to_dict` made; lists become tuples again."""
+    """The config that `to_dict` made; lists become tuples again.
+
+    Raises:
+        UserError: an unknown setting, or a value of another type than the setting has.
+    """
     names = {each.name for each in dataclasses.fields(config)}
     unknown = sorted(set(values) - names)
     if unknown:
         raise UserError(f"unknown setting {unknown[0]!r}; it was written by another version")
-    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    types = get_type_hints(config)
+    for name, value in values.items():
+        if not _is_a(value, types[name]):
+            raise UserError(f"{name} is {value!r:.60}, which it cannot be")
+    return config(**values)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value out of JSON is of a field's type: int, str | None, tuple[int, ...]..."""
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_a(each, get_args(kind)[0]) for each in value)
+    if get_args(kind):
+        return any(_is_a(value, each) for each in get_args(kind))
+    return type(value) in ((int, float) if kind is float else (kind,))

@@ -14,10 +14,20 @@ from collections.abc import Callable
 EXIT_OK = 0
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+_LONGEST = 600  # characters of a message
 
 
 class UserError(Exception):
-    """A mistake of the user's: the message says what is wrong, where, and what to do."""
+    """A mistake of the user's: the message says what is wrong, where, and what to do.
+
+    It is one line that a terminal can show, whatever a damaged file has put into it.
+    """
+
+    def __init__(self, message: str):
+        line = " ".join(message.split())
+        if len(line) > _LONGEST:
+            line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
 
 
 class CheckpointError(UserError):
@@ -40,4 +50,4 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def _tell(line: str) -> None:
-    print(" ".join(line.split()), file=sys.stderr)
+    print(line, file=sys.stderr)

@@ -235,6 +235,8 @@ FAMILIES = {family.model_type: family for family in (LLAMA, GPT2, GPT_NEO, OWN)}
 
 def read_config(file: Path) -> tuple[Family, ModelConfig]:
     """The family and the shape that a config.json describes; raises CheckpointError."""
+    if file.exists() and not file.is_file():  # a pipe would keep us waiting
+        raise CheckpointError(f"{file} is not a regular file")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

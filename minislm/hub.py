@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: only the files that are read here, into the hub's own cache.
+"""Models and texts of the Hugging Face hub: only the files read here, into the hub's own cache.
 
 `huggingface_hub` does the work: cache, retries, revisions, progress, HF_HUB_OFFLINE, HF_TOKEN and
 HF_ENDPOINT are as it documents them. This room chooses the files and tells what went wrong.
@@ -7,9 +7,11 @@ HF_ENDPOINT are as it documents them. This room chooses the files and tells what
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Callable
-from pathlib import Path
+from fnmatch import filter as matching
+from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
@@ -38,6 +40,11 @@ _CONFIG_FILES = ["config.json", "generation_config.json"]
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # Owners whose model cards name another repository's tokenizer: it is used where theirs is missing.
 _TOKENIZER_OF = {"roneneldan": "EleutherAI/gpt-neo-125M"}
+# The text that a data set stands for where it has several: here the stories by GPT-4 alone.
+_TEXT_OF = {"roneneldan/TinyStories": "TinyStoriesV2-GPT4-train.txt"}
+_DATA_SET = r"(\w[\w.-]*/[\w.-]+)(?:@([^/]+))?(?:/(.+))?"  # owner/name, revision, file
+_USUAL = ["*train*.txt", "*train*.parquet", "*validation*.txt", "*validation*.parquet"]
+_VALIDATION = ("validation", "valid", "val", "test")  # what stands there in the place of "train"
 
 # HTTPError covers connections and timeouts, which are OSErrors only before huggingface_hub 1.0;
 # the Xet client raises RuntimeError.
@@ -77,39 +84,117 @@ def tokenizer_folder(repo_id: str, folder: Path) -> Path:
     return _snapshot(_TOKENIZER_OF[repo_id.split("/")[0]], None, _tokenizer_files)
 
 
-def _snapshot(repo_id: str, revision: str | None, choose: _Choice) -> Path:
-    """The cached folder of a revision with the files that `choose(repo_id, all names)` takes."""
+def find_text(source: str) -> tuple[str, str | None]:
+    """Where a text lies, and the validation text that belongs to it, if the hub has one.
+
+    What is on this machine is taken as it is. Else it is of the hub, in the words of its hf://
+    paths: `owner/name` of a data set that has one training text, `owner/name/FILE` (a pattern
+    where it is in pieces: data/train-*.parquet), with `@REVISION` behind the name if need be. The
+    file that is called the same, but for "valid" instead of "train", is fetched with it.
+
+    Returns:
+        A path or pattern of files each, as `reading.source_files` takes them.
+
+    Raises:
+        UserError: as `fetch`; the data set has no such text, or several and none was named.
+    """
+    named = re.fullmatch(_DATA_SET, source)
+    here = Path(source)
+    beside = os.path.isdir(here.parent) and here.parent != Path()  # a misspelt file of ours
+    if os.path.exists(source) or not named or beside:
+        return source, None
+    repo_id, revision, file = named.groups()
+    if file is None and here.suffix in (".txt", ".parquet"):
+        return source, None
+
+    def choose(repo_id: str, names: set[str]) -> list[str]:
+        return [n for p in _text_patterns(repo_id, file, names) if p for n in matching(names, p)]
+
+    wanted = file or _TEXT_OF.get(repo_id)
+    asked = [wanted, *_validation_patterns(wanted)] if wanted else _USUAL
+    try:
+        folder = _snapshot(repo_id, revision, choose, asked, "dataset")
+    except UserError as error:
+        raise UserError(f"there is no {source} here, and on the hub: {error}") from error
+    train, valid = _text_patterns(repo_id, file, _names(folder))
+    return str(folder / train), valid and str(folder / valid)
+
+
+def _text_patterns(repo_id: str, file: str | None, names: set[str]) -> tuple[str, str | None]:
+    """The patterns of a data set's training text and of its validation text."""
+    texts = {name for name in names if name.endswith((".txt", ".parquet"))}
+    wanted = file or _TEXT_OF.get(repo_id)
+    train = {_pieces(name) for name in texts if "train" in PurePosixPath(name).name}
+    if wanted is None and len(train) == 1:
+        wanted = train.pop()
+    if wanted is None or not matching(texts, wanted):
+        listed = ", ".join(sorted({_pieces(name) for name in texts})[:8]) or "no .txt or .parquet"
+        what = f"has no {wanted}" if wanted else "has not one training text"
+        raise UserError(f"{repo_id} {what}; give {repo_id}/FILE, it has: {listed}")
+    valid = (each for each in _validation_patterns(wanted) if matching(texts, each))
+    return wanted, next(valid, None)
+
+
+def _validation_patterns(train: str) -> list[str]:
+    """How the validation text beside a training text may be called."""
+    before, train, after = _pieces(train).rpartition("train")
+    return [f"{before}{word}{after}" for word in _VALIDATION if train]
+
+
+def _pieces(name: str) -> str:
+    """The pattern of all pieces of a file that is numbered data/train-00000-of-00004-HASH."""
+    return re.sub(r"-\d+-of-\d+[^/]*(?=\.)", "-*", name)
+
+
+def _snapshot(
+    repo_id: str,
+    revision: str | None,
+    choose: _Choice,
+    asked: list[str] = _TOKENIZER_FILES,
+    kind: str = "model",
+) -> Path:
+    """The cached folder of a revision with the files that `choose(repo_id, all names)` takes.
+
+    Without a connection `choose` sees only what the cache has; a file that the repository is known
+    to have and that matches `asked` must be there.
+    """
     try:
         try:
             timeout = constants.HF_HUB_ETAG_TIMEOUT
-            info = HfApi().model_info(repo_id, revision=revision, timeout=timeout)
+            info = HfApi().repo_info(repo_id, revision=revision, repo_type=kind, timeout=timeout)
         except RevisionNotFoundError:
             raise
         except _FAILURES:
-            folder = _cached(repo_id, revision, choose)
+            folder = _cached(repo_id, revision, choose, asked, kind)
             if folder is None:
                 raise
             return folder
         wanted = choose(repo_id, {file.rfilename for file in info.siblings or ()})
         # By the name of the revision, not by info.sha: only so does the cache know it offline.
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted))
+        of_it = dict(revision=revision, repo_type=kind, allow_patterns=wanted)
+        return Path(snapshot_download(repo_id, **of_it))
     except (HFValidationError, *_FAILURES) as error:
-        raise UserError(" ".join(_explain(error, repo_id, revision).split())) from error
+        raise UserError(" ".join(_explain(error, repo_id, revision, kind).split())) from error
 
 
-def _cached(repo_id: str, revision: str | None, choose: _Choice) -> Path | None:
+def _cached(
+    repo_id: str, revision: str | None, choose: _Choice, asked: list[str], kind: str
+) -> Path | None:
     """The folder as the cache has it, or None when a part is missing (a download was killed)."""
     try:
         # The patterns matter since huggingface_hub 2: it refuses where one that the repository
-        # has was not fetched. Both choices take these; `choose` sees to the configuration
-        # and the weights, whose format only the folder tells.
-        folder = snapshot_download(
-            repo_id, revision=revision, allow_patterns=_TOKENIZER_FILES, local_files_only=True
-        )
-        choose(repo_id, {path.name for path in Path(folder).iterdir()})
+        # has was not fetched. `choose` sees to the rest, which only the folder tells.
+        of_it = dict(revision=revision, repo_type=kind, allow_patterns=asked)
+        folder = Path(snapshot_download(repo_id, local_files_only=True, **of_it))
+        choose(repo_id, _names(folder))
     except (LocalEntryNotFoundError, UserError):
         return None
-    return Path(folder)
+    return folder
+
+
+def _names(folder: Path) -> set[str]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix() for path in found}
 
 
 def _model_files(repo_id: str, names: set[str]) -> list[str]:
@@ -160,12 +245,13 @@ def _present(wanted: list[str], names: set[str]) -> list[str]:
     return [name for name in wanted if name in names]
 
 
-def _explain(error: Exception, repo_id: str, revision: str | None) -> str:
+def _explain(error: Exception, repo_id: str, revision: str | None, kind: str) -> str:
     """What a failure means for the user, and what to do."""
     while isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # huggingface_hub wraps the reason into "not in the cache"
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    page = f"{constants.ENDPOINT}/{repo_id}"
+    what, path = ("data set", "datasets/") if kind == "dataset" else ("model", "")
+    page = f"{constants.ENDPOINT}/{path}{repo_id}"
     if isinstance(error, HFValidationError):
         return f"{repo_id!r} is no id of the hub: write owner/name, as roneneldan/TinyStories-33M"
     if isinstance(error, OfflineModeIsEnabled):
@@ -179,7 +265,7 @@ def _explain(error: Exception, repo_id: str, revision: str | None) -> str:
     if isinstance(error, RepositoryNotFoundError):
         known = " (one model is published as TinyStories-Instuct-1Layer-21M)"
         return (
-            f"the hub has no model {repo_id}, or it is private: check the spelling"
+            f"the hub has no {what} {repo_id}, or it is private: check the spelling"
             f"{known if 'TinyStories-Ins' in repo_id else ''}; if it is private, {_LOGIN}"
         )
     if isinstance(error, RevisionNotFoundError):

@@ -1,4 +1,4 @@
-"""The transformer, from the embedding to the logits, and the cache that makes sampling cheap.
+"""The transformer, from the embedding to the logits.
 
 It reads from top to bottom like the figure in the paper (Vaswani et al. 2017), in the pre-norm
 form that every model since GPT-2 has. The knobs of `ModelConfig` turn the one `Block` below into
@@ -16,12 +16,17 @@ The letters behind a tensor's name are its axes:
 from __future__ import annotations
 
 import math
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minislm.cache import KVCache
 from minislm.config import ModelConfig
+
+
+Rotary = Optional[tuple[Tensor, Tensor]]  # cosines and sines of the new tokens' positions
 
 
 class RMSNorm(nn.Module):
@@ -82,6 +87,12 @@ def visible(query_BT: Tensor, slots: int, window: int) -> Tensor:
     return (distance >= 0) & (distance < window) if window else distance >= 0
 
 
+def hide(visible_BTS: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores of all heads: 0 where visible, else -inf; [B, 1, T, S]."""
+    zero = torch.zeros((), dtype=dtype, device=visible_BTS.device)
+    return torch.where(visible_BTS, zero, -torch.inf).unsqueeze(-3)
+
+
 def attention_weights(q_BHTD: Tensor, k_BHSD: Tensor, mask: Tensor, scale: float) -> Tensor:
     """softmax(q k^T scale) over the visible tokens (Vaswani et al. 2017, equation 1): [B, H, T, S].
 
@@ -90,39 +101,6 @@ def attention_weights(q_BHTD: Tensor, k_BHSD: Tensor, mask: Tensor, scale: float
     """
     scores_BHTS = (q_BHTD.float() @ k_BHSD.float().transpose(-1, -2)) * scale
     return scores_BHTS.masked_fill(~mask, -torch.inf).softmax(dim=-1)
-
-
-class KVCache:
-    """The keys and values of every block, allocated once: the token at position p is in slot p.
-
-    Rows of different lengths need no padding mask: a query at position p reads slots 0..p alone,
-    all of them its own row's, and whatever a shorter row holds beyond is overwritten when the row
-    gets there, before anything can see it.
-
-    Args: room for `rows` texts of up to `slots` tokens each.
-    """
-
-    def __init__(self, config: ModelConfig, rows: int, slots: int, like: Tensor):
-        if slots > config.context:
-            raise ValueError(f"{slots} slots exceed the model's context of {config.context}")
-        shape_LBKSD = (config.n_layer, rows, config.kv_heads, slots, config.head_width)
-        self.k_LBKSD = torch.zeros(shape_LBKSD, dtype=like.dtype, device=like.device)
-        self.v_LBKSD = torch.zeros_like(self.k_LBKSD)
-
-    def write(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor, pos_BT: Tensor) -> None:
-        rows_B1 = torch.arange(len(pos_BT), device=pos_BT.device)[:, None]
-        self.k_LBKSD[layer][rows_B1, :, pos_BT] = k_BKTD.transpose(1, 2)
-        self.v_LBKSD[layer][rows_B1, :, pos_BT] = v_BKTD.transpose(1, 2)
-
-    def read(self, layer: int, rows: int, slots: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [rows, K, slots, D] of the first slots of the first rows."""
-        return self.k_LBKSD[layer, :rows, :, :slots], self.v_LBKSD[layer, :rows, :, :slots]
-
-    def copy_rows(self, rows: list[int], source: KVCache, source_rows: list[int]) -> None:
-        """Take over rows of another cache (or of this one), as many slots as that one has."""
-        slots = source.k_LBKSD.shape[3]
-        self.k_LBKSD[:, rows, :, :slots] = source.k_LBKSD[:, source_rows]
-        self.v_LBKSD[:, rows, :, :slots] = source.v_LBKSD[:, source_rows]
 
 
 class Attention(nn.Module):
@@ -137,7 +115,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, (self.H + 2 * self.K) * self.D, bias=config.qkv_bias)
         self.out = nn.Linear(self.H * self.D, config.width, bias=config.out_bias)
 
-    def project(self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None) -> tuple[Tensor, ...]:
+    def project(self, x_BTC: Tensor, rotary: Rotary) -> tuple[Tensor, ...]:
         """Queries [B, H, T, D], keys and values [B, K, T, D] of the new tokens."""
         B, T, _ = x_BTC.shape
         heads_BHTD = self.qkv(x_BTC).view(B, T, self.H + 2 * self.K, self.D).transpose(1, 2)
@@ -147,36 +125,36 @@ class Attention(nn.Module):
         return q_BHTD, k_BKTD, v_BKTD
 
     def forward(
-        self,
-        x_BTC: Tensor,
-        rotary: tuple[Tensor, Tensor] | None = None,
-        cache: KVCache | None = None,
-        pos_BT: Tensor | None = None,
-        slots: int = 0,
-    ) -> Tensor:
+        self, x_BTC: Tensor, rotary: Rotary = None, mask: Tensor | None = None,
+        cache: KVCache | None = None, pos_BT: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         q_BHTD, k_BKSD, v_BKSD = self.project(x_BTC, rotary)
-        mask = None
         if cache is not None:
             cache.write(self.layer, k_BKSD, v_BKSD, pos_BT)
-        B, T, _ = x_BTC.shape
-        if slots > T:  # the cache holds more than the new tokens
-            k_BKSD, v_BKSD = cache.read(self.layer, B, slots)
-            mask = visible(pos_BT, slots, self.window)[:, None]
-        elif self.window and self.window < T:
-            mask = visible(torch.arange(T, device=x_BTC.device), T, self.window)
+            if mask is not None:  # the cache holds more than the new tokens
+                k_BKSD, v_BKSD = cache.read(self.layer, x_BTC.shape[0], mask.shape[-1])
+                if x_BTC.shape[1] == 1:
+                    return self.out(self.read_alone(q_BHTD, k_BKSD, v_BKSD, mask))
         if torch.is_autocast_enabled("cpu"):  # where it is faster in float32 than in bfloat16
             q_BHTD, k_BKSD, v_BKSD = q_BHTD.float(), k_BKSD.float(), v_BKSD.float()
         with torch.autocast("cpu", enabled=False):
             y_BHTD = F.scaled_dot_product_attention(
-                q_BHTD,
-                k_BKSD,
-                v_BKSD,
-                attn_mask=mask,
-                is_causal=mask is None,
-                scale=self.scale,
-                enable_gqa=self.H != self.K,
-            )
+                q_BHTD, k_BKSD, v_BKSD, attn_mask=mask, is_causal=mask is None,
+                scale=self.scale, enable_gqa=self.H != self.K,
+            )  # fmt: skip
         return self.out(y_BHTD.transpose(1, 2).flatten(2))
+
+    def read_alone(self, q_BH1D: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor) -> Tensor:
+        """The same for one query a row, as when sampling: two small products [B, 1, H D].
+
+        The queries that share a key head are the rows of one product. Faster on a CPU than the
+        general function, which cuts a long query into blocks that are not there.
+        """
+        q_NGD = (q_BH1D * self.scale).reshape(-1, self.H // self.K, self.D)  # N = B K, G = H / K
+        scores_NGS = q_NGD.to(k_BKSD.dtype) @ k_BKSD.flatten(0, 1).transpose(1, 2)
+        p_BHS = (scores_NGS.view(-1, self.H, mask.shape[-1]).float() + mask[:, 0]).softmax(-1)
+        y_NGD = p_BHS.to(v_BKSD.dtype).view(scores_NGS.shape) @ v_BKSD.flatten(0, 1)
+        return y_NGD.view(-1, 1, self.H * self.D).to(q_BH1D.dtype)
 
 
 class MLP(nn.Module):
@@ -210,14 +188,10 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self,
-        x_BTC: Tensor,
-        rotary: tuple[Tensor, Tensor] | None = None,
-        cache: KVCache | None = None,
-        pos_BT: Tensor | None = None,
-        slots: int = 0,
-    ) -> Tensor:
-        y_BTC = self.attention(self.attention_norm(x_BTC), rotary, cache, pos_BT, slots)
+        self, x_BTC: Tensor, rotary: Rotary = None, mask: Tensor | None = None,
+        cache: KVCache | None = None, pos_BT: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        y_BTC = self.attention(self.attention_norm(x_BTC), rotary, mask, cache, pos_BT)
         x_BTC = x_BTC + self.dropout(y_BTC)
         return x_BTC + self.dropout(self.mlp(self.mlp_norm(x_BTC)))
 
@@ -258,13 +232,17 @@ class Transformer(nn.Module):
                 nn.init.normal_(weight, std=std, generator=generator)
 
     def features(
-        self, tokens_BT: Tensor, cache: KVCache | None = None, pos_BT: Tensor | None = None
+        self,
+        tokens_BT: Tensor,
+        cache: KVCache | None = None,
+        pos_BT: Tensor | None = None,
+        slots: int | None = None,
     ) -> Tensor:
         """What the blocks make of the tokens, normed and ready for the head: [B, T, C].
 
         With a cache, `pos_BT` says where in its row each new token stands; its key and value go
-        there, and it reads what the cache holds up to there. Without, the tokens are the whole
-        text, from position 0.
+        there, and it reads what the cache holds up to there: of its first `slots` slots (None:
+        up to the last position given). Without, the tokens are the whole text, from position 0.
         """
         T = tokens_BT.shape[1]
         if cache is None:
@@ -272,7 +250,7 @@ class Transformer(nn.Module):
                 raise ValueError(f"{T} tokens exceed the context of {self.config.context}")
             pos, slots = torch.arange(T, device=tokens_BT.device), T
         else:
-            pos, slots = pos_BT, int(pos_BT.max()) + 1
+            pos, slots = pos_BT, int(pos_BT.max()) + 1 if slots is None else slots
         x_BTC, rotary = self.embedding(tokens_BT), None
         if self.position is not None:
             x_BTC = x_BTC + self.position(pos)
@@ -280,19 +258,27 @@ class Transformer(nn.Module):
             cos, sin = self.cos[pos].to(x_BTC.dtype), self.sin[pos].to(x_BTC.dtype)
             rotary = (cos, sin) if cache is None else (cos[:, None], sin[:, None])
         x_BTC = self.dropout(x_BTC)
-        for block in self.blocks:
-            x_BTC = block(x_BTC, rotary, cache, pos_BT, slots)
+        masks = {}  # None: the plain triangle
+        for window in set(self.config.windows):
+            plain = slots == T and not 0 < window < T
+            masks[window] = None if plain else hide(visible(pos, slots, window), x_BTC.dtype)
+        for layer, block in enumerate(self.blocks):
+            x_BTC = block(x_BTC, rotary, masks[self.config.window_of(layer)], cache, pos_BT)
         return self.norm(x_BTC)
 
     def forward(
-        self, tokens_BT: Tensor, cache: KVCache | None = None, pos_BT: Tensor | None = None
+        self,
+        tokens_BT: Tensor,
+        cache: KVCache | None = None,
+        pos_BT: Tensor | None = None,
+        slots: int | None = None,
     ) -> Tensor:
         """tokens int64 [B, T] -> logits float [B, T, V].
 
         Raises:
             ValueError: more tokens than the model's context.
         """
-        return self.head(self.features(tokens_BT, cache, pos_BT))
+        return self.head(self.features(tokens_BT, cache, pos_BT, slots))
 
     def n_parameters(self) -> int:  # tied weights count once
         return sum(weight.numel() for weight in self.parameters())

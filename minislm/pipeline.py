@@ -7,7 +7,6 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,11 @@ from minislm.config import (
     from_dict,
     to_dict,
 )
-from minislm.corpus import Tally, TokenFile, clean_stories, prepare, read_stories
+from minislm.corpus import TokenFile, learn_tokenizer, prepare
 from minislm.device import choose_device, choose_dtype, set_threads
 from minislm.errors import CheckpointError, UserError
 from minislm.files import atomic_write
+from minislm.hub import find_text
 from minislm.model import Transformer
 from minislm.sampler import Sampler
 from minislm.stories import generate
@@ -42,7 +42,6 @@ HELD_OUT_STORIES = 400  # generated for validation, beyond those that are traine
 # What one block with rotary positions cannot learn: to stop counting it would have to compare its
 # number with the prompt's, whose digits it cannot tell from the digits of its own answer.
 _NEEDS_TWO_BLOCKS = {"count"}
-_TOKENIZER_TEXT = 50_000_000  # characters: more text does not make a better vocabulary
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,17 @@ class Settings:
             return cls(**{name: from_dict(config, values[name]) for name, config in parts})
         except FileNotFoundError as error:
             raise CheckpointError(f"{path} is missing: {run} is no run of train.py") from error
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError,
+                RecursionError) as error:  # fmt: skip
             raise CheckpointError(f"{path} is damaged ({error}); train again") from error
 
     @staticmethod
     def tasks(run: Path) -> list[str]:
         """The tasks whose pairs a run was trained on."""
         try:
-            return list(json.loads((run / "run.json").read_text(encoding="utf-8"))["tasks"])
-        except (OSError, ValueError, LookupError, TypeError) as error:
+            names = json.loads((run / "run.json").read_text(encoding="utf-8"))["tasks"]
+            return [name for name in names if TASKS[name]]
+        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{run / 'run.json'} is damaged; train again") from error
 
 
@@ -138,18 +139,19 @@ class Corpus:
 
 def prepare_corpus(settings: Settings, tokenizer: Tokenizer | None = None) -> Corpus:
     """Text and pairs as tokens; a tokenizer is trained on them unless one is given."""
+    settings = _with_files(settings)
     data, context = settings.data, settings.model.context
     names = task_names(data)
     trained_on = [pair for name in names for pair in pairs(name, "train")]
-    if data.data:
-        tally = Tally()
-        texts: Iterable[str] = clean_stories(read_stories(data.data), tally)
-    else:
-        texts = generated(data.stories, settings.train.seed)
     if tokenizer is None:
-        pair_texts = (text for pair in trained_on for text in (pair.prompt, pair.answer))
-        taken = _up_to(texts, _TOKENIZER_TEXT)
-        tokenizer = Tokenizer.train(_chain(taken, pair_texts), data.vocab, data.digits)
+        pair_texts = [text for pair in trained_on for text in (pair.prompt, pair.answer)]
+        if data.data:
+            tokenizer = learn_tokenizer(
+                data.data, pair_texts, data.vocab, data.digits, data.cache
+            )
+        else:
+            texts = generated(data.stories, settings.train.seed)
+            tokenizer = Tokenizer.train([*texts, *pair_texts], data.vocab, data.digits)
     train, valid = _token_files(settings, tokenizer)
     if data.tasks == "auto":
         names = [name for name in names if _suits(name, settings.model, tokenizer)]
@@ -157,17 +159,16 @@ def prepare_corpus(settings: Settings, tokenizer: Tokenizer | None = None) -> Co
     return Corpus(tokenizer, train, valid, names, examples)
 
 
-def _up_to(texts: Iterable[str], characters: int) -> Iterator[str]:
-    for text in texts:
-        yield text
-        characters -= len(text)
-        if characters <= 0:
-            return
-
-
-def _chain(*parts: Iterable[str]) -> Iterator[str]:
-    for part in parts:
-        yield from part
+def _with_files(settings: Settings) -> Settings:
+    """The same settings where texts of the hub are files here, with the validation text of --data
+    unless --valid names one."""
+    data = settings.data
+    if data.data:
+        text, its_valid = find_text(data.data)
+        data = _with(data, data=text, valid=data.valid or its_valid)
+    if data.valid:
+        data = _with(data, valid=find_text(data.valid)[0])
+    return Settings(settings.model, data, settings.train)
 
 
 def _token_files(settings: Settings, tokenizer: Tokenizer) -> tuple[TokenFile, TokenFile]:

@@ -8,11 +8,10 @@ one line that names the file and the tensor.
 from __future__ import annotations
 
 import json
-import pickle
+import os
 import re
 import reprlib
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from minislm.families import (
 )
 from minislm.files import atomic_path, atomic_write
 from minislm.model import Transformer, rotary_tables
+from minislm.pickles import read_pickle
 from minislm.tokenizer import Tokenizer
 
 _WEIGHTS = "model.safetensors"
@@ -202,7 +202,7 @@ def _shards(index: Path) -> list[Path]:
         raise CheckpointError(f"{index} points outside its folder; do not use it")
     files = [index.with_name(name) for name in sorted(names)]
     for file in files:
-        if not file.is_file():
+        if not os.path.isfile(file):  # False, too, for a name that no file can have
             raise CheckpointError(f"{file} is missing, and {index.name} asks for it")
     return files
 
@@ -262,24 +262,7 @@ def _shown(name: str) -> str:
 
 
 def _pickled(file: Path) -> Iterator[Stored]:
-    with open(file, "rb") as opened:
-        zipped = opened.read(4) == b"PK\x03\x04"  # as torch.save has written since 1.6
-        opened.seek(-min(22, file.stat().st_size), 2)
-        whole = opened.read(4) == b"PK\x05\x06"  # the end of the zip file is the end of the file
-    if zipped and not whole:
-        raise CheckpointError(f"{file} is cut short, or goes on behind its end; get it again")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch has advice for who made the file, not for us
-            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:  # torch's own words suggest to run it all the same
-        raise CheckpointError(
-            f"{file} holds something else than tensors, perhaps code; nothing of it was run: "
-            "get the model as safetensors"
-        ) from error
-    except Exception as error:  # a damaged pickle can raise anything
-        reason = type(error).__name__
-        raise CheckpointError(f"{file} is damaged ({reason}); get it again") from error
+    tensors = read_pickle(file, mapped=True)
     if not isinstance(tensors, dict):
         raise CheckpointError(f"{file} holds no dictionary of tensors")
     for name, tensor in tensors.items():

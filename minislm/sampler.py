@@ -1,108 +1,102 @@
 """From prompts to text: batched, cached, and the same text for a prompt whatever its neighbours.
 
-Prompts of different lengths share a batch because the cache keeps the token at position p in slot
-p (see `KVCache`): no padding mask. A row that ends leaves the batch and a waiting prompt takes its
-place. Every row draws one uniform number a step from a stream of its own, so what it says depends
-on its prompt, its seed and the settings alone, up to floating-point ties: the same products in
-another batch size may differ in their last bit.
+A row of the batch is a prompt being continued; a row that ends leaves, and a waiting prompt takes
+its place. Every row has a stream of uniform numbers of its own, one number a token, so its text is
+a function of its prompt, its seed and the settings: not of the batch size, its place, its
+neighbours or when it was admitted. What that holds up to: a matrix product of another number of
+rows may differ in its last bit, so where two tokens are as likely as each other to seven digits,
+or a uniform number falls that close to a border, another one of the two may be said.
+
+On a CPU the batch is dealt out to lanes, one thread each with a cache of its own: threads that
+never wait for each other decode faster than ones that share every product.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
+from tqdm import tqdm
 
+from minislm import beam
+from minislm.batch import Batch, Job, Row, StopStrings
 from minislm.config import SampleConfig
+from minislm.engine import STEPS, Decoder, Engine, Uncached
 from minislm.errors import UserError
-from minislm.model import KVCache, Transformer
 from minislm.tokenizer import StreamDecoder, Tokenizer
 
-
-def probabilities(logits_BV: Tensor, settings: SampleConfig) -> tuple[Tensor, Tensor | None]:
-    """What is drawn from: probabilities [B, k] and the token ids behind them [B, k] (None: all).
-
-    In this order: temperature, then the k likeliest, then the fewest of those that together have
-    the mass `top_p` ("nucleus", Holtzman et al. 2020; the likeliest always stays). What is left
-    out has probability 0; the rest need not sum to 1.
-    """
-    logits_BV = logits_BV.float() / settings.temperature
-    k = settings.top_k if 0 < settings.top_k < logits_BV.shape[-1] else None
-    if settings.top_p == 1.0:
-        if k is None:
-            return logits_BV.softmax(-1), None
-        top = logits_BV.topk(k)
-        return top.values.softmax(-1), top.indices
-    top = logits_BV.topk(k or logits_BV.shape[-1])  # sorted: the likeliest first
-    p_Bk = top.values.softmax(-1)
-    before_Bk = p_Bk.cumsum(-1) - p_Bk  # the mass of all likelier tokens
-    return p_Bk.masked_fill(before_Bk >= settings.top_p, 0.0), top.indices
-
-
-def pick(logits_BV: Tensor, u_B: Tensor, settings: SampleConfig) -> Tensor:
-    """The next token of every row: int64 [B].
-
-    Temperature 0 takes the likeliest. Else the inverse of the cumulative distribution turns one
-    uniform number a row, u in [0, 1), into a token: a tenth of the time of `torch.multinomial`.
-    """
-    if settings.temperature == 0:
-        return logits_BV.argmax(-1)
-    p_Bk, ids_Bk = probabilities(logits_BV, settings)
-    cdf_Bk = p_Bk.cumsum(-1)
-    threshold_B1 = u_B[:, None] * cdf_Bk[:, -1:]
-    # right=True: the first token whose cdf exceeds the threshold, so never one of probability 0.
-    choice_B1 = torch.searchsorted(cdf_Bk, threshold_B1, right=True).clamp_(max=p_Bk.shape[-1] - 1)
-    return (choice_B1 if ids_Bk is None else ids_Bk.gather(1, choice_B1)).squeeze(1)
+# A lane reads all weights for its own rows alone. Those of a small model are in the processor's
+# cache, so few rows are enough; those of a large one come from memory.
+_SMALL = 4_000_000  # parameters
+_LANE_ROWS, _LANE_ROWS_OF_LARGE = 4, 16
 
 
 @dataclass
-class _Row:
-    """A prompt in the batch: which one, how many tokens it may add, and its random numbers."""
+class Continuation:
+    """What a prompt went on with: token ids (an end of text included, if it came to one) and,
+    where asked for, the log-probability of each under the model itself, before any setting."""
 
-    index: int
-    left: int
-    uniforms: Iterator[float]
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
 
 
 class Sampler:
-    """Continues prompts with a model that has `features`, `head` and a KV cache.
+    """Continues prompts with a model.
 
     Args:
-        model: a Transformer; it is put into eval mode.
-        tokenizer: needed by `generate` and for stopping at the end of text.
+        model: a Transformer, or any module whose `forward(tokens [B, T])` gives logits [B, T, V]
+            (read without a cache then, if it has no `features`); it is put into eval mode.
+        tokenizer: needed for text, and for stopping at the end of text.
         batch_size: rows decoded together; more prompts wait for a free row.
+        precision: "float32", "bfloat16" or "int8" weights while decoding; None: the model's own.
     """
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer | None = None, batch_size: int = 64
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer | None = None,
+        batch_size: int = 64,
+        *,
+        precision: str | None = None,
     ):
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
-        self.device = model.embedding.weight.device
+        self.precision = precision
+        self._decoders: dict[int, Decoder] = {}  # by rows: matrices are packed for a number of rows
+        self._lock = threading.Lock()
 
     def generate(
         self,
         prompts: Sequence[str],
         settings: SampleConfig | None = None,
         seeds: Sequence[int] | None = None,
+        progress: bool = False,
         **changes: Any,
     ) -> list[str]:
         """The continuation of each prompt, without the prompt and without the end of text.
 
         Settings are a SampleConfig, or its fields by name (max_new_tokens, temperature, top_k,
-        top_p, seed, stop). `seeds` gives every prompt a seed of its own; else all have the same,
-        so the same prompt twice gives the same text twice.
+        top_p, min_p, seed, stop, ...). `seeds` gives every prompt a seed of its own; else all have
+        the same, so the same prompt twice gives the same text twice. A prompt that is there
+        several times is read once. `progress` shows a bar.
 
         Raises:
             UserError: a prompt as long as the context, or longer.
         """
+        settings = settings or SampleConfig(**changes)
         id_lists = [self._tokenizer().prompt_ids(prompt) for prompt in prompts]
-        new_ids = self.generate_ids(id_lists, settings, seeds, **changes)
-        return list(map(self._tokenizer().continuation, id_lists, new_ids))
+        found = self.continuations(id_lists, settings, seeds, progress)
+        return [self.text(ids, new.ids, settings) for ids, new in zip(id_lists, found)]
+
+    def text(self, prompt: Sequence[int], ids: Sequence[int], settings: SampleConfig) -> str:
+        """The text that `ids` add to a prompt, cut before the first stop string."""
+        text = self._tokenizer().continuation(prompt, ids)
+        places = [text.find(stop) for stop in settings.stop_strings]
+        return text[: min((place for place in places if place >= 0), default=len(text))]
 
     def generate_ids(
         self,
@@ -112,20 +106,53 @@ class Sampler:
         **changes: Any,
     ) -> list[list[int]]:
         """The new token ids of each prompt, an end of text included if it came to one."""
-        new_ids: list[list[int]] = [[] for _ in id_lists]
-        for index, token in self.stream_ids(id_lists, settings, seeds, **changes):
-            new_ids[index].append(token)
-        return new_ids
+        settings = settings or SampleConfig(**changes)
+        return [found.ids for found in self.continuations(id_lists, settings, seeds)]
+
+    @torch.inference_mode()
+    def continuations(
+        self,
+        id_lists: Sequence[Sequence[int]],
+        settings: SampleConfig,
+        seeds: Sequence[int] | None = None,
+        progress: bool = False,
+    ) -> list[Continuation]:
+        """The new tokens of each prompt, with their log-probabilities if the settings say so."""
+        self._check(id_lists)
+        found = [Continuation() for _ in id_lists]
+        if settings.beams > 1:
+            for new, ids in zip(found, tqdm(id_lists, disable=None if progress else True)):
+                limit = min(settings.max_new_tokens, self._context() - len(ids))
+                engine = self._engine(settings.beams, len(ids) + limit)
+                new.ids = beam.search(engine, ids, limit, settings, self._stop_id(settings))
+            return found
+        job = self._job(id_lists, settings, seeds)
+        with tqdm(total=len(id_lists), unit=" texts", disable=None if progress else True) as bar:
+
+            def work(capacity: int) -> None:
+                for rows, tokens_Bn, logprobs_Bn in self._decode(job, capacity):
+                    for row, tokens, logprobs in zip(rows, tokens_Bn, logprobs_Bn):
+                        found[row.index].ids += tokens
+                        found[row.index].logprobs += logprobs
+                        bar.update(row.left == 0)
+
+            self._in_lanes(work, min(self.batch_size, len(id_lists)))
+        return found
 
     def stream(
         self, prompt: str, settings: SampleConfig | None = None, **changes: Any
     ) -> Iterator[str]:
-        """The continuation of one prompt piece by piece, each piece whole characters."""
+        """The continuation of one prompt piece by piece, each piece whole characters.
+
+        What may become a stop string is held back until it is clear that it does not.
+        """
+        settings = settings or SampleConfig(**changes)
         ids = self._tokenizer().prompt_ids(prompt)
         decoder = StreamDecoder(self._tokenizer(), ids)
-        for _, token in self.stream_ids([ids], settings, **changes):
-            yield decoder.push(token)
-        yield decoder.flush()
+        stops = StopStrings(settings.stop_strings)
+        for _, token in self.stream_ids([ids], settings):
+            yield stops.push(decoder.push(token))
+        yield stops.push(decoder.flush()) + stops.flush()
 
     @torch.inference_mode()
     def stream_ids(
@@ -135,108 +162,99 @@ class Sampler:
         seeds: Sequence[int] | None = None,
         **changes: Any,
     ) -> Iterator[tuple[int, int]]:
-        """Events (which prompt, its next token), in the order they are made."""
+        """Events (which prompt, its next token): of each row in order, a few tokens at a time."""
         settings = settings or SampleConfig(**changes)
-        seeds = [settings.seed] * len(id_lists) if seeds is None else seeds
-        waiting = deque(enumerate(self._checked(id_lists)))
-        if not waiting:
-            return
-        context = self.model.config.context
-        longest = max(len(ids) for ids in id_lists)
-        capacity = min(self.batch_size, len(id_lists))
-        slots = min(context, longest + settings.max_new_tokens)
-        cache = KVCache(self.model.config, capacity, slots, self.model.embedding.weight)
-        stop_id = self.tokenizer.eot_id if self.tokenizer and settings.stop else None
-        rows: list[_Row] = []
-        tokens_B = torch.empty(0, dtype=torch.int64, device=self.device)
-        pos_B = tokens_B.clone()
-        while rows or waiting:
+        self._check(id_lists)
+        if settings.beams > 1:
+            raise UserError("beams are not known before the end: no streaming with --beams")
+        job = self._job(id_lists, settings, seeds)
+        for rows, tokens_Bn, _ in self._decode(job, min(self.batch_size, len(id_lists))):
+            for row, tokens in zip(rows, tokens_Bn):
+                yield from ((row.index, token) for token in tokens)
+
+    def _in_lanes(self, work: Any, rows: int) -> None:
+        """Call `work(rows of the lane)` in as many threads as pay, and wait for all of them."""
+        threads = torch.get_num_threads()
+        if self._cached() != "cpu" or threads == 1:
+            return work(rows)
+        small = self.model.n_parameters() <= _SMALL
+        lanes = min(threads, rows // (_LANE_ROWS if small else _LANE_ROWS_OF_LARGE))
+        if lanes <= 1 and not small:
+            return work(rows)  # the threads share every product
+        lanes = max(1, lanes)  # a small product is over before a second thread wakes up
+        failures: list[BaseException] = []
+
+        def lane(rows: int) -> None:
+            torch.set_num_threads(1)  # of this thread
+            try:
+                with torch.inference_mode():
+                    work(rows)
+            except BaseException as error:  # told to the caller, in its own thread
+                failures.append(error)
+
+        share = -(-rows // lanes)
+        running = [threading.Thread(target=lane, args=(share,), daemon=True) for _ in range(lanes)]
+        try:
+            for thread in running:
+                thread.start()
+            for thread in running:
+                thread.join()
+        finally:
+            torch.set_num_threads(threads)
+        if failures:
+            raise failures[0]
+
+    def _decode(self, job: Job, capacity: int) -> Iterator[tuple[list[Row], list, list]]:
+        """Go on with waiting prompts until none is left: rows, their new tokens [B][up to n] and
+        log-probabilities (empty lists where not asked for), some steps at a time."""
+        batch = Batch(self._engine(capacity, job.slots), job, capacity)
+        while batch.rows or job.waiting:
             # Admitting a few at a time keeps the batch full without a prefill at every step.
-            if waiting and (not rows or capacity - len(rows) >= max(1, capacity // 8)):
-                free = range(len(rows), min(capacity, len(rows) + len(waiting)))
-                admitted = [waiting.popleft() for _ in free]
-                prompts = [ids for _, ids in admitted]
-                logits_BV, lengths_B = self._prefill(cache, list(free), prompts)
-                fresh = [
-                    self._row(index, len(ids), settings.max_new_tokens, seeds[index])
-                    for index, ids in admitted
-                ]
-                first_B = pick(logits_BV, self._draw(fresh), settings)
-                yield from self._events(fresh, first_B)
-                rows += fresh
-                tokens_B, pos_B = torch.cat((tokens_B, first_B)), torch.cat((pos_B, lengths_B))
-                # The new rows' first tokens may be their last: settle that before the next step.
-                tokens_B, pos_B = self._settle(rows, tokens_B, pos_B, cache, stop_id, len(fresh))
-                continue
-            logits_BV = self.model(tokens_B[:, None], cache, pos_B[:, None])[:, -1]
-            tokens_B, pos_B = pick(logits_BV, self._draw(rows), settings), pos_B + 1
-            yield from self._events(rows, tokens_B)
-            tokens_B, pos_B = self._settle(rows, tokens_B, pos_B, cache, stop_id, len(rows))
+            free = capacity - len(batch.rows)
+            if job.waiting and (not batch.rows or free >= max(1, capacity // 8)):
+                rows, tokens_Bn, logprobs_Bn = batch.admit(free)
+            else:
+                rows, tokens_Bn, logprobs_Bn = batch.advance()
+            yield rows, tokens_Bn, logprobs_Bn
+            batch.settle()
 
-    def _prefill(
-        self, cache: KVCache, rows: list[int], prompts: list[Sequence[int]]
-    ) -> tuple[Tensor, Tensor]:
-        """Read prompts into the cache's `rows`: next-token logits [B, V], lengths [B]."""
-        lengths_B = torch.tensor([len(ids) for ids in prompts], device=self.device)
-        T = int(lengths_B.max())
-        tokens_BT = torch.zeros(len(prompts), T, dtype=torch.int64)
-        for b, ids in enumerate(prompts):
-            tokens_BT[b, : len(ids)] = torch.tensor(ids)
-        own = KVCache(self.model.config, len(prompts), T, self.model.embedding.weight)
-        pos_BT = torch.arange(T, device=self.device).expand(len(prompts), T)
-        features_BTC = self.model.features(tokens_BT.to(self.device), own, pos_BT)
-        cache.copy_rows(rows, own, list(range(len(prompts))))
-        last_BC = features_BTC[torch.arange(len(prompts), device=self.device), lengths_B - 1]
-        return self.model.head(last_BC), lengths_B  # the head at the last token of each row alone
-
-    def _row(self, index: int, length: int, max_new_tokens: int, seed: int) -> _Row:
-        left = min(max_new_tokens, self.model.config.context - length)
-        uniforms = np.random.default_rng(seed).random(left, dtype=np.float32)
-        return _Row(index, left, iter(uniforms.tolist()))
-
-    def _draw(self, rows: list[_Row]) -> Tensor:
-        return torch.tensor([next(row.uniforms) for row in rows], device=self.device)
-
-    @staticmethod
-    def _events(rows: list[_Row], tokens_B: Tensor) -> Iterator[tuple[int, int]]:
-        for row, token in zip(rows, tokens_B.tolist()):
-            row.left -= 1
-            yield row.index, token
-
-    def _settle(
+    def _job(
         self,
-        rows: list[_Row],
-        tokens_B: Tensor,
-        pos_B: Tensor,
-        cache: KVCache,
-        stop_id: int | None,
-        fresh: int,
-    ) -> tuple[Tensor, Tensor]:
-        """Drop the rows that have ended among the last `fresh`; the last rows fill the holes."""
-        begin = len(rows) - fresh
-        ended = [
-            b
-            for b, token in enumerate(tokens_B[begin:].tolist(), begin)
-            if rows[b].left == 0 or token == stop_id
-        ]
-        if not ended:
-            return tokens_B, pos_B
-        kept = len(rows) - len(ended)
-        gone = set(ended)
-        holes = [b for b in ended if b < kept]
-        movers = [b for b in range(kept, len(rows)) if b not in gone]
-        if holes:
-            slots = int(pos_B[movers].max())
-            cache.k_LBKSD[:, holes, :, :slots] = cache.k_LBKSD[:, movers, :, :slots]
-            cache.v_LBKSD[:, holes, :, :slots] = cache.v_LBKSD[:, movers, :, :slots]
-            tokens_B[holes], pos_B[holes] = tokens_B[movers], pos_B[movers]
-            for hole, mover in zip(holes, movers):
-                rows[hole] = rows[mover]
-        del rows[kept:]
-        return tokens_B[:kept], pos_B[:kept]
+        id_lists: Sequence[Sequence[int]],
+        settings: SampleConfig,
+        seeds: Sequence[int] | None,
+    ) -> Job:
+        seeds = [settings.seed] * len(id_lists) if seeds is None else list(seeds)
+        longest = max(map(len, id_lists), default=0) + settings.max_new_tokens + STEPS
+        slots = min(self._context(), longest)
+        waiting = deque(zip(range(len(id_lists)), id_lists, seeds))
+        return Job(waiting, settings, slots, self._stop_id(settings), self.tokenizer)
 
-    def _checked(self, id_lists: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-        context, size = self.model.config.context, self.model.config.vocab_size
+    def _engine(self, rows: int, slots: int) -> Engine | Uncached:
+        if self._cached() is None:
+            return Uncached(self.model, slots)
+        return Engine(self._decoder(rows), rows, slots)
+
+    def _decoder(self, rows: int) -> Decoder:
+        rows = 1 << (rows - 1).bit_length()  # the next power of two: few ways to pack
+        with self._lock:
+            if rows not in self._decoders:
+                self._decoders[rows] = Decoder(self.model, rows, self.precision)
+            return self._decoders[rows]
+
+    def _cached(self) -> str | None:
+        """The device of a model that has a cache, None for one that has none."""
+        return self.model.embedding.weight.device.type if hasattr(self.model, "features") else None
+
+    def _context(self) -> int:
+        return self.model.config.context if hasattr(self.model, "config") else 1 << 30
+
+    def _stop_id(self, settings: SampleConfig) -> int | None:
+        return self.tokenizer.eot_id if self.tokenizer and settings.stop else None
+
+    def _check(self, id_lists: Sequence[Sequence[int]]) -> None:
+        context = self._context()
+        size = self.model.config.vocab_size if hasattr(self.model, "config") else 1 << 62
         for ids in id_lists:
             if not len(ids):
                 raise UserError("an empty prompt; give at least one token (the end of text)")
@@ -247,7 +265,6 @@ class Sampler:
                 )
             if not 0 <= min(ids) <= max(ids) < size:
                 raise UserError(f"a token id is outside the vocabulary of {size}")
-        return id_lists
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

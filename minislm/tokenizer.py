@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -318,12 +319,19 @@ def _configured_end_of_text(config: Path) -> str | None:
         return None
     try:
         token = json.loads(_read_text(config)).get("eos_token")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{config} is not a JSON object: {error}") from error
-    return token["content"] if isinstance(token, dict) else token  # both spellings are in use
+    token = token.get("content", token) if isinstance(token, dict) else token  # both are in use
+    if isinstance(token, str):
+        _check_unicode(token)
+    elif token is not None:
+        raise UserError(f"{config} is damaged: its eos_token is {reprlib.repr(token)}, no text")
+    return token
 
 
 def _read_text(file: Path) -> str:
+    if file.exists() and not file.is_file():  # a pipe would keep us waiting
+        raise UserError(f"{file} is not a regular file")
     try:
         return file.read_bytes().decode("utf-8")
     except OSError as error:

@@ -37,11 +37,15 @@ from minislm.tokenizer import Tokenizer
 _GLANCE_TOKENS = 40_000  # how much of the validation text an evaluation on the way reads
 
 
-def schedule(progress: float, warmup: float) -> float:
-    """The share of the peak rate: linear warm-up, then a cosine down to 0 at progress 1."""
+def schedule(progress: float, warmup: float, decay: float) -> float:
+    """The share of the peak rate: up in a line, level, and down in a line to 0 at progress 1.
+
+    A trapezoid (Haegele et al. 2024): the longer the rates stay high, the farther the weights get,
+    and the fall at the end brings them to rest.
+    """
     if progress < warmup:
         return max(progress / warmup, 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+    return max(0.0, min(1.0, (1 - progress) / decay))
 
 
 @dataclass
@@ -116,7 +120,7 @@ class Trainer:
 
     def _step(self, stream: Iterator) -> None:
         """One optimizer step on `accumulate` batches."""
-        share, total = schedule(self.done(), self.config.warmup), 0.0
+        share, total = schedule(self.done(), self.config.warmup, self.config.decay), 0.0
         for _ in range(self.config.accumulate):
             inputs_BT, targets_BT = next(stream)
             inputs_BT, targets_BT = inputs_BT.to(self.device), targets_BT.to(self.device)

@@ -1,22 +1,22 @@
 """Text -> cleaned stories -> token file: what a reader of the tally and of the tokens relies on."""
 
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
-from minislm import corpus
-from minislm.corpus import (
-    Tally,
-    TokenFile,
-    clean_stories,
-    fingerprint,
-    normalise,
-    prepare,
-    read_stories,
-    signatures,
-)
+from minislm import cleaning, corpus, reading, workers
+from minislm.cleaning import Tally, clean_stories, normalise, signatures
+from minislm.corpus import TokenFile, learn_tokenizer, prepare
 from minislm.errors import UserError
+from minislm.reading import fingerprint, read_stories
 from minislm.tokenizer import END_OF_TEXT, Tokenizer
 
 WORDS = "cat dog hat red big ran saw the a with his her tree ball happy sad went park mom".split()
@@ -87,7 +87,7 @@ def test_the_last_story_needs_no_separator_and_folders_are_sorted(tmp_path):
 
 @pytest.mark.parametrize("block", [37, 5000])
 def test_a_long_text_is_cut_at_white_space(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(corpus, "MAX_STORY", 100)
+    monkeypatch.setattr(reading, "MAX_STORY", 100)
     words = " ".join(f"w{i}" for i in range(200))
     line = "x" * 450  # no white space at all
     text = f"{words}{END_OF_TEXT}{line}{END_OF_TEXT}a\n{'b' * 60}\n\n{'c ' * 40}"
@@ -102,7 +102,7 @@ def test_a_long_text_is_cut_at_white_space(tmp_path, monkeypatch, block):
 
 
 def test_a_story_comes_before_the_whole_file_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "MAX_STORY", 100)
+    monkeypatch.setattr(reading, "MAX_STORY", 100)
     (tmp_path / "a.txt").write_bytes(b"x" * 500 + b"\0")
     stories = read_stories(tmp_path / "a.txt", block=50)
     assert next(stories) == "x" * 100
@@ -111,7 +111,7 @@ def test_a_story_comes_before_the_whole_file_is_read(tmp_path, monkeypatch):
 
 
 def test_a_separator_in_the_middle_of_a_cut_is_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "MAX_STORY", 100)
+    monkeypatch.setattr(reading, "MAX_STORY", 100)
     for length in range(80, 120):
         (tmp_path / "a.txt").write_text("x" * length + END_OF_TEXT + "y" * 20)
         pieces = list(read_stories(tmp_path / "a.txt", block=1))
@@ -252,6 +252,42 @@ def test_the_tally_is_a_table():
     assert len({len(line) for line in str(tally).splitlines()}) == 1
 
 
+# ------------------------------------------------------------------------------------ parquet
+
+
+def write_parquet(path, **columns):
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table(columns), path)
+    return path
+
+
+def test_a_row_of_a_parquet_file_is_a_story(tmp_path):
+    rows = [*STORIES, None, f"two{END_OF_TEXT}in one", ""]
+    path = write_parquet(tmp_path / "a.parquet", id=list(range(len(rows))), text=rows)
+    assert list(read_stories(path)) == [*STORIES, "two", "in one"]
+    other = write_parquet(tmp_path / "b.parquet", story=STORIES[:2])  # the only text there is
+    assert list(read_stories(other)) == STORIES[:2]
+    in_file(tmp_path / "c.txt", STORIES[:1])
+    assert len(list(read_stories(tmp_path))) == len(STORIES) + 5
+    assert len(list(read_stories(tmp_path / "[ab].parquet"))) == len(STORIES) + 4
+
+
+def test_parquet_files_that_cannot_be_read(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "a.parquet", title=STORIES, body=STORIES, n=[1] * 12)
+    with pytest.raises(UserError, match='no column "text", but title, body, n'):
+        list(read_stories(path))
+    path = write_parquet(tmp_path / "a.parquet", text=STORIES)
+    data = path.read_bytes()
+    for damaged in (data[:-9], data[: len(data) // 2], b"PAR1", bytes(100)):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged or no parquet") as error:
+            list(read_stories(path))
+        assert "\n" not in str(error.value)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match="pip install pyarrow"):
+        list(read_stories(path))
+
+
 # -------------------------------------------------------------------------------- token files
 
 
@@ -275,9 +311,17 @@ def test_a_large_vocabulary_takes_four_bytes(tmp_path, tokenizer, monkeypatch):
     assert made.tokens.dtype == np.dtype("<u4") and made.tokens[0] == 65_536
 
 
+def test_accents_are_composed_whatever_the_length_of_the_text():
+    for before in range(1015, 1030):
+        spelt = ["x" * before + word * 300 for word in ("cafe\u0301 ", "caf\xe9 ")]
+        assert normal(spelt[0]) == spelt[1].strip()
+    marks = "a" + "\u0301" * 50_000 + "\u0323" * 50_000  # sorted at once, these would take 15 s
+    assert len(normal(marks)) >= 100_000
+
+
 def test_many_batches_are_one_file(tmp_path, tokenizer, monkeypatch):
     whole = prepare(in_file(tmp_path / "a.txt"), tokenizer, tmp_path / "one")
-    monkeypatch.setattr(corpus, "BLOCK", 700)
+    monkeypatch.setattr(corpus, "BATCH", 700)
     parts = prepare(tmp_path / "a.txt", tokenizer, tmp_path / "many")
     assert np.array_equal(whole.tokens, parts.tokens) and np.array_equal(whole.starts, parts.starts)
     assert whole.bytes == parts.bytes
@@ -324,25 +368,6 @@ def test_a_damaged_entry_is_made_again(tmp_path, tokenizer, name, damage):
     assert np.array_equal(again.tokens, good) and np.array_equal(again.starts, made.starts)
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
-def test_an_interrupted_preparation_leaves_nothing(tmp_path, tokenizer, monkeypatch, stop):
-    monkeypatch.setattr(corpus, "BLOCK", 700)
-    path, cache = in_file(tmp_path / "a.txt"), tmp_path / "cache"
-    encode, calls = Tokenizer.encode_batch, []
-
-    def interrupted(self, texts):
-        calls.append(texts)
-        if len(calls) == 2:
-            raise stop
-        return encode(self, texts)
-
-    with monkeypatch.context() as patch, pytest.raises(stop):
-        patch.setattr(Tokenizer, "encode_batch", interrupted)
-        prepare(path, tokenizer, cache)
-    assert not [file for file in cache.rglob("*") if file.is_file()]
-    assert len(prepare(path, tokenizer, cache)) == len(STORIES)
-
-
 def test_stories_from_a_function_are_taken_as_they_are(tmp_path, tokenizer):
     made = prepare(lambda: ["1 + 1 = 2", "1 + 1 = 2"], tokenizer, tmp_path, key="sums")
     assert [tokenizer.decode(made.story(i)) for i in range(2)] == ["1 + 1 = 2"] * 2
@@ -380,3 +405,219 @@ def test_token_file_in_memory():
     made = TokenFile.from_ids([[5, 6, 0], [7, 0]], n_bytes=9)
     assert (len(made), made.n_tokens, made.bytes) == (2, 5, 9)
     assert made.story(1).tolist() == [7, 0]
+
+
+# ------------------------------------------------------------- many shards, and what stops them
+
+
+@pytest.fixture
+def hard_text(tmp_path, monkeypatch):
+    """A text of many shards with all that is dropped and changed; the validation text to it."""
+    monkeypatch.setattr(reading, "MAX_STORY", 2000)
+    monkeypatch.setattr(corpus, "BATCH", 1500)
+    monkeypatch.setattr(workers, "_TOGETHER", 600)
+    words = STORIES[0].split()
+    near = " ".join(words[:30] + ["purple"] + words[31:])
+    curly = ["\u201c" + make_story(50) + "\u201d  caf\u00e9", make_story(51) + "\r\n\n\n\nThe end."]
+    long = " ".join(make_story(seed) for seed in range(60, 75))
+    more = ["Short.", STORIES[3], near, *curly, long, STORIES[5].upper(), make_story(80)]
+    path = in_file(tmp_path / "a.txt", STORIES + more)
+    return path, in_file(tmp_path / "valid.txt", [STORIES[7], curly[0]])
+
+
+def test_shards_make_what_the_plain_way_makes(tmp_path, tokenizer, hard_text):
+    path, valid = hard_text
+    tally = Tally()
+    unwanted = signatures(read_stories(valid))
+    stories = list(clean_stories(read_stories(path, tally), tally, unwanted))
+    made = prepare(path, tokenizer, tmp_path / "cache", exclude=valid)
+    assert [made.story(i).tolist() for i in range(len(made))] == [
+        [*ids, tokenizer.eot_id] for ids in tokenizer.encode_batch(stories)
+    ]
+    assert made.tally == str(tally) and made.bytes == sum(len(s.encode()) for s in stories)
+    assert tally.dropped.total() == 6 and tally.changed["long text cut"] == 2
+    assert not list(made.path.glob("shards*"))
+
+
+def asked(monkeypatch) -> list[str]:
+    """The shards that workers are asked for from now on."""
+    files, ask = [], workers.Worker.ask
+
+    def counted(self, file, stories):
+        files.append(file.name)
+        ask(self, file, stories)
+
+    monkeypatch.setattr(workers.Worker, "ask", counted)
+    return files
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_preparation_goes_on(tmp_path, tokenizer, monkeypatch, hard_text, stop):
+    path, valid = hard_text
+    whole = prepare(path, tokenizer, tmp_path / "whole", exclude=valid)
+    with monkeypatch.context() as patch, pytest.raises(stop):
+        calls = []
+
+        def interrupted(*args):
+            calls.append(args)
+            if len(calls) == 15:
+                raise stop
+            return cleaning.admit(*args)
+
+        patch.setattr(corpus, "admit", interrupted)
+        prepare(path, tokenizer, tmp_path / "cache", exclude=valid)
+    [folder] = [file for file in (tmp_path / "cache").iterdir() if file.is_dir()]
+    shards = sorted((folder / "shards-1500").glob("*.npz"))
+    assert len(shards) >= 3 and not (folder / "tokens.bin").exists()
+    shards[0].write_bytes(shards[0].read_bytes()[:-9])  # not whole: it is made again
+    data = bytearray(shards[1].read_bytes())
+    data[len(data) // 3] ^= 1
+    shards[1].write_bytes(data)
+    (folder / ".tokens.bin.123.tmp").write_bytes(b"left by a killed process")
+    files = asked(monkeypatch)
+    again = prepare(path, tokenizer, tmp_path / "cache", exclude=valid)
+    assert files[:2] == ["000000.npz", "000001.npz"] and "000002.npz" not in files
+    assert np.array_equal(again.tokens, whole.tokens) and np.array_equal(again.starts, whole.starts)
+    assert (again.bytes, again.tally) == (whole.bytes, whole.tally)
+    left = {file.name for file in folder.iterdir()}
+    assert left == {"tokens.bin", "starts.npy", "meta.json", "lock"}
+
+
+def test_a_killed_worker_is_one_line(tmp_path, tokenizer, monkeypatch, hard_text):
+    path, _ = hard_text
+    answer = workers.Worker.answer
+
+    def killed(self):
+        self.process.kill()
+        self.process.wait()
+        answer(self)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="killed .SIGKILL") as error:
+        patch.setattr(workers.Worker, "answer", killed)
+        prepare(path, tokenizer, tmp_path / "cache")
+    assert "\n" not in str(error.value) and "run the same command again" in str(error.value)
+    assert len(prepare(path, tokenizer, tmp_path / "cache")) > len(STORIES)
+
+
+def test_a_worker_that_cannot_write_is_one_line(tmp_path, tokenizer, monkeypatch, hard_text):
+    path, _ = hard_text
+    file = workers.Worker.ask
+    block = tmp_path / "file"
+    block.write_text("no folder")
+    monkeypatch.setattr(workers.Worker, "ask", lambda self, _, s: file(self, block / "a.npz", s))
+    with pytest.raises(UserError, match="cannot write .*a.npz"):
+        prepare(path, tokenizer, tmp_path / "cache")
+
+
+def test_a_text_that_turns_out_bad_leaves_no_shards(tmp_path, tokenizer, hard_text):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    hard_text[0].rename(folder / "a.txt")
+    (folder / "b.txt").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="b.txt is not UTF-8"):
+        prepare(folder, tokenizer, tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*.npz"))
+
+
+PREPARING = """
+import sys
+from minislm import corpus
+from minislm.tokenizer import Tokenizer
+corpus.BATCH = 20_000
+print(len(corpus.prepare(sys.argv[1], Tokenizer.load(sys.argv[2]), sys.argv[3])))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="reads children from /proc")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_from_outside_the_workers_end_and_it_goes_on(tmp_path, tokenizer, how):
+    stories = [make_story(seed, 300) for seed in range(700)]
+    path, cache = in_file(tmp_path / "a.txt", stories), tmp_path / "cache"
+    tokenizer.save(tmp_path / "tokenizer")
+    command = [sys.executable, "-c", PREPARING, path, tmp_path / "tokenizer", cache]
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    start = dict(cwd=tmp_path, env=paths, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, **start, start_new_session=True)
+    while len(list(cache.rglob("*.npz"))) < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    with open(children) as file:
+        ours = file.read().split()
+    assert ours
+    os.killpg(process.pid, how)  # as Ctrl-C does
+    _, err = process.communicate(timeout=30)
+    assert process.returncode in (-how, 130, 1)
+    assert err.count("Traceback") == (how is signal.SIGINT)  # ours alone: a worker says nothing
+    end = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in ours) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in ours)
+    done = len(list(cache.rglob("*.npz")))
+    again = subprocess.run(command, **start)
+    assert (again.stdout, again.stderr) == ("700\n", "") and done >= 3
+    assert [file.name for file in cache.rglob("*.tmp")] == []
+
+
+def test_one_makes_it_and_the_others_wait(tmp_path, tokenizer, capsys):
+    fcntl = pytest.importorskip("fcntl")
+    path, cache = in_file(tmp_path / "a.txt"), tmp_path / "cache"
+    folder = prepare(path, tokenizer, cache).path
+    meta = (folder / "meta.json").read_bytes()
+    (folder / "meta.json").unlink()
+    with open(folder / "lock") as held, ThreadPoolExecutor() as threads:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = threads.submit(prepare, path, tokenizer, cache)
+        while "waiting for another process" not in capsys.readouterr().err:
+            assert not waiting.done()
+            time.sleep(0.01)
+        (folder / "meta.json").write_bytes(meta)  # the other one has made it
+        (folder / "tokens.bin").touch()
+        changed = (folder / "tokens.bin").stat().st_mtime_ns
+        fcntl.flock(held, fcntl.LOCK_UN)
+        assert len(waiting.result(20)) == len(STORIES)
+    assert (folder / "tokens.bin").stat().st_mtime_ns == changed
+
+
+# ------------------------------------------------------------------------- the second time around
+
+
+def test_a_hash_is_remembered_until_the_file_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "BLOCK", 100)
+    path, memory = in_file(tmp_path / "a.txt"), tmp_path / "cache" / "hashes.json"
+    fresh = fingerprint(path, memory)
+    assert not memory.exists()  # written just now: it may change again unseen
+    clock = time.time()
+    monkeypatch.setattr(reading.time, "time", lambda: clock + 10)
+    assert fingerprint(path, memory) == fresh == fingerprint(path) and memory.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "_blocks", lambda *_: pytest.fail("read again"))
+        assert fingerprint(path, memory) == fresh
+    times = path.stat()
+    path.write_text(path.read_text().replace("cat", "dog"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as old and as long as before
+    changed = fingerprint(path, memory)
+    assert changed == fingerprint(path) != fresh
+    for damage in ("", "[]", '{"%s": 3}' % path, '{"%s": [1, 2, 3, "x"]}' % path):
+        memory.write_text(damage)
+        assert fingerprint(path, memory) == changed
+
+
+def test_a_tokenizer_is_learned_once(tmp_path, monkeypatch):
+    path, cache = in_file(tmp_path / "a.txt"), tmp_path / "cache"
+    first = learn_tokenizer(path, ["1 + 1"], 300, "single", cache)
+    plain = Tokenizer.train([*map(normal, STORIES), "1 + 1"], 300, "single")
+    assert first.backend.to_str() == plain.backend.to_str()
+    with monkeypatch.context() as patch:
+        patch.setattr(Tokenizer, "train", lambda *_: pytest.fail("learned again"))
+        again = learn_tokenizer(path, ["1 + 1"], 300, "single", cache)
+        assert again.backend.to_str() == plain.backend.to_str()
+        assert prepare(path, again, cache).path == prepare(path, first, cache).path
+    others = [(["1 + 2"], 300, "single"), (["1 + 1"], 290, "single"), (["1 + 1"], 300, "merged")]
+    for other in others:
+        learn_tokenizer(path, *other, cache)
+    assert len(list(cache.glob("tokenizer-*"))) == 4
+    next(cache.glob("tokenizer-*")).joinpath("tokenizer.json").write_text("{")
+    monkeypatch.setattr(corpus, "TOKENIZER_TEXT", 100)
+    short = learn_tokenizer(path, [], 300, "single", cache)
+    assert short.backend.to_str() == Tokenizer.train(STORIES[:1], 300).backend.to_str()

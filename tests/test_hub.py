@@ -15,7 +15,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY
+
+from minislm.hub import find_text
+from minislm.reading import source_files
 
 MODEL = "roneneldan/TinyStories-33M"
 OLD, NEW = "a" * 40, "b" * 40
@@ -94,8 +97,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
-        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/(.+))?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        kind = r"/api/(?:models/|(?=datasets/))((?:datasets/)?[^/]+/[^/]+)"
+        api = re.fullmatch(kind + r"(?:/(revision|tree)/(.+))?", path)
+        file = re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         repo, revision = (api[1], api[3] or "main") if api else (file[1], file[2])
         if not file:
             self.hub.log.append((self.command, path, None, 0))
@@ -194,6 +198,9 @@ from minislm import hub
 from minislm.errors import UserError
 for repo, revision in json.loads(sys.argv[1]):
     try:
+        if revision == "text":
+            print(json.dumps(hub.find_text(repo)))
+            continue
         folder = hub.fetch(repo, revision)
         print(json.dumps([str(folder), str(hub.tokenizer_folder(repo, folder))]))
     except UserError as error:
@@ -201,8 +208,17 @@ for repo, revision in json.loads(sys.argv[1]):
 """
 
 
-def start(hub: Hub, cache: Path, *asked: tuple[str, str | None], before: str = "", **environment):
+def start(hub: Hub, cache: Path, *asked: tuple[str, str | None], before: str = "", **more: str):
     """Start a user's process that fetches each (model, revision); `before` is code to run first."""
+    return subprocess.Popen(
+        [sys.executable, "-c", before + ASK, json.dumps(asked)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment(hub, cache) | more,
+    )  # fmt: skip
+
+
+def environment(hub: Hub, cache: Path) -> dict[str, str]:
+    """A process's environment where this hub is the only one, and this its cache."""
     kept = {k: v for k, v in os.environ.items() if not re.match(r"HF_|HUGGING|.*proxy", k, re.I)}
     kept |= {
         "HF_ENDPOINT": hub.endpoint,
@@ -211,10 +227,7 @@ def start(hub: Hub, cache: Path, *asked: tuple[str, str | None], before: str = "
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
-    return subprocess.Popen(
-        [sys.executable, "-c", before + ASK, json.dumps(asked)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=kept | environment,
-    )  # fmt: skip
+    return kept
 
 
 def ask(hub: Hub, cache: Path, *asked: tuple[str, str | None], **start_options: str) -> list:
@@ -392,3 +405,133 @@ huggingface_hub.file_download.http_get = http_get
 def test_a_full_disk_is_named(hub, tmp_path):
     [error] = ask(hub, tmp_path, (MODEL, None), before=FULL_DISK)
     assert "no space for" in error and str(tmp_path) in error and "HF_HOME" in error
+
+
+# --- Texts ----------------------------------------------------------------------------------------
+
+TEXTS = "roneneldan/TinyStories"
+STORIES = {
+    name: f"{name}: once upon a time".encode()
+    for name in (
+        "TinyStories-train.txt",
+        "TinyStories-valid.txt",
+        "TinyStoriesV2-GPT4-train.txt",
+        "TinyStoriesV2-GPT4-valid.txt",
+        "TinyStories_all_data.tar.gz",
+        "Evaluation prompts.yaml",
+        "README.md",
+        "data/train-00000-of-00002-2d5a1467fff1081b.parquet",
+        "data/train-00001-of-00002-5852b56a2bd28fd9.parquet",
+        "data/validation-00000-of-00001-869c898b519ad725.parquet",
+    )
+}
+
+
+@pytest.fixture
+def texts(hub):
+    hub.repos["datasets/" + TEXTS] = {NEW: STORIES}
+    return hub
+
+
+def ask_texts(hub: Hub, cache: Path, *sources: str, **environment: str) -> list:
+    """For each source: its files and those of its validation text, by name, or the error."""
+    process = start(hub, cache, *((source, "text") for source in sources), **environment)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    answers = map(json.loads, out.splitlines())
+    return [a if isinstance(a, str) else tuple(map(files_of, a)) for a in answers]
+
+
+def files_of(pattern: str | None) -> dict[str, bytes] | None:
+    return pattern and {file.name: file.read_bytes() for file in source_files(pattern)}
+
+
+def named(*ends: str) -> dict[str, bytes]:
+    return {name.split("/")[-1]: data for name, data in STORIES.items() if name.startswith(ends)}
+
+
+V2 = named("TinyStoriesV2-GPT4-train"), named("TinyStoriesV2-GPT4-valid")
+
+
+def test_a_text_and_the_validation_text_of_its_version(texts, tmp_path):
+    assert ask_texts(texts, tmp_path, TEXTS) == [V2]
+    assert texts.got() == ["TinyStoriesV2-GPT4-train.txt", "TinyStoriesV2-GPT4-valid.txt"]
+    texts.log.clear()
+    parquet = named("data/train"), named("data/validation")
+    asked = {
+        f"{TEXTS}/TinyStories-train.txt": (named("TinyStories-train"), named("TinyStories-valid")),
+        f"{TEXTS}/data/train-*.parquet": parquet,
+        f"{TEXTS}@{NEW}/TinyStoriesV2-GPT4-train.txt": V2,
+        f"{TEXTS}/TinyStoriesV2-GPT4-valid.txt": (V2[1], None),
+        f"{TEXTS}/data/{next(iter(named('data/train')))}": (named("data/train-00000"), parquet[1]),
+    }
+    assert ask_texts(texts, tmp_path, *asked) == list(asked.values())
+    assert len(texts.got()) == 5  # what was there is not sent again
+    assert ask_texts(texts, tmp_path, *asked, HF_HUB_OFFLINE="1") == list(asked.values())
+
+
+def test_a_data_set_with_one_training_text_needs_no_file_name(texts, tmp_path):
+    text = {"a": b"text"}
+    texts.repos |= {
+        "datasets/some/text": {NEW: {"train.txt": b"t", "val.txt": b"v", "notes.txt": b"n"}},
+        "datasets/some/rows": {NEW: {k: v for k, v in STORIES.items() if "data/" in k}},
+        "datasets/some/both": {NEW: {"train.txt": b"t", "data/train.parquet": b"p"} | text},
+        "datasets/some/none": {NEW: text},
+    }
+    names = [f"some/{name}" for name in ("text", "rows", "both", "none")]
+    plain, rows, both, none = ask_texts(texts, tmp_path, *names)
+    assert plain == ({"train.txt": b"t"}, {"val.txt": b"v"})
+    assert rows == (named("data/train"), named("data/validation"))
+    assert "some/both/FILE" in both and "data/train.parquet, train.txt" in both
+    assert "no .txt or .parquet" in none
+    again = ask_texts(texts, tmp_path, *names[:2], HF_HUB_OFFLINE="1")
+    assert again == [plain, rows]
+
+
+def test_half_a_data_set_is_not_taken_for_a_whole(texts, tmp_path):
+    texts.lost = {"TinyStoriesV2-GPT4-valid.txt"}  # the training text comes, then this fails
+    [error] = ask_texts(texts, tmp_path, TEXTS)
+    assert "TinyStoriesV2-GPT4-valid.txt" in error and "\n" not in error
+    [error] = ask_texts(texts, tmp_path, TEXTS, HF_HUB_OFFLINE="1")
+    assert "not complete in the cache" in error
+
+
+def test_mistakes_about_texts_are_told_in_one_line(texts, tmp_path):
+    texts.refuse = {"datasets/some/private": (401, "RepoNotFound")}
+    expected = {
+        "some/private": "no data set some/private",
+        f"{TEXTS}@v9": "no revision 'v9'",
+        f"{TEXTS}/TinyStories-V2.txt": "has no TinyStories-V2.txt",
+    }
+    for source, error in zip(expected, ask_texts(texts, tmp_path, *expected)):
+        assert expected[source] in error and "\n" not in error
+        assert f"there is no {source} here" in error
+    assert "TinyStoriesV2-GPT4-train.txt" in error and "data/train-*.parquet" in error
+    assert texts.got() == []
+
+
+def test_what_is_here_is_not_asked_of_the_hub(hub, tmp_path, monkeypatch):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "a.txt").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    here = ["a.txt", "texts", "texts/typo.txt", "new/typo.txt", "/no/such.txt", "../a", "texts/p-*"]
+    assert [find_text(source) for source in here] == [(source, None) for source in here]
+    (tmp_path / "roneneldan" / "TinyStories").mkdir(parents=True)
+    assert find_text(TEXTS) == (TEXTS, None)
+
+
+def test_train_py_learns_from_the_hub(hub, tmp_path, stories):
+    train, valid = stories[:60], stories[60:80]
+    joined = ["<|endoftext|>\n".join(part).encode() for part in (train, valid)]
+    hub.repos["datasets/" + TEXTS] = {NEW: dict(zip(STORIES, joined)) | {
+        "TinyStoriesV2-GPT4-train.txt": joined[0], "TinyStoriesV2-GPT4-valid.txt": joined[1]
+    }}  # fmt: skip
+    command = [*TINY, "--data", TEXTS, "--steps", "2", "--evals", "1", "--samples", "0"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *command], cwd=tmp_path, capture_output=True, text=True,
+        env=environment(hub, tmp_path / "cache"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "text    60 stories (roneneldan/TinyStories)" in done.stderr
+    cached = [json.loads(file.read_text()) for file in tmp_path.glob("runs/cache/*/meta.json")]
+    assert sorted(meta["stories"] for meta in cached) == [20, 60]

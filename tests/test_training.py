@@ -81,10 +81,11 @@ def test_a_fused_matrix_is_orthogonalised_part_by_part():
 
 
 def test_the_schedule_rises_and_falls():
-    assert schedule(0.0, 0.1) < 0.01 and schedule(0.05, 0.1) == pytest.approx(0.5)
-    assert schedule(0.1, 0.1) == pytest.approx(1.0)
-    assert schedule(0.55, 0.1) == pytest.approx(0.5) and schedule(1.0, 0.1) == pytest.approx(0.0)
-    falling = [schedule(p / 100, 0.1) for p in range(10, 101)]
+    assert schedule(0.0, 0.1, 0.5) < 0.01 and schedule(0.05, 0.1, 0.5) == pytest.approx(0.5)
+    assert schedule(0.1, 0.1, 0.5) == schedule(0.5, 0.1, 0.5) == pytest.approx(1.0)
+    assert schedule(0.75, 0.1, 0.5) == pytest.approx(0.5)
+    assert schedule(1.0, 0.1, 0.5) == pytest.approx(0.0)
+    falling = [schedule(p / 100, 0.1, 0.5) for p in range(10, 101)]
     assert falling == sorted(falling, reverse=True)
 
 

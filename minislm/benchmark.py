@@ -1,0 +1,308 @@
+"""How fast the sampler is: beside other engines, on the same weights, in the same minutes.
+
+Every engine is measured in turn, round after round, so that a machine that slows down slows all of
+them; what counts is the median and the ratio. The machine's limits, the rate of its matrix
+products and the bandwidth of its memory, are measured in the same run: what they allow is the
+roofline (Williams et al. 2009), and a speed is given as a share of it.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+from tqdm import tqdm
+
+from minislm import pretrained
+from minislm.config import BenchmarkConfig, MachineConfig, ModelConfig
+from minislm.errors import UserError
+from minislm.files import atomic_path
+from minislm.model import Transformer
+from minislm.peers import ENGINES, Worker, installed
+from minislm.pipeline import say, write_json
+from minislm.tokenizer import Tokenizer
+
+PROMPT = 16  # tokens in a prompt
+NEW = 200  # tokens asked for
+TOP_K = 50
+_GPT2 = dict(
+    norm="layernorm", position="learned", mlp="gelu", n_kv_head=0,
+    qkv_bias=True, out_bias=True, mlp_bias=True,
+)  # fmt: skip
+# Shapes to fill with random weights: of the default block, and of two published models (whose
+# family, GPT-Neo, CTranslate2 does not read: GPT-2's has the same sizes).
+SHAPES = {
+    "one-block": dict(n_layer=1, width=256, n_head=8, context=512, vocab_size=4096, **_GPT2),
+    "tinystories-1layer-21m": dict(
+        n_layer=1, width=1024, n_head=16, context=2048, vocab_size=50257, **_GPT2
+    ),
+    "tinystories-8m": dict(
+        n_layer=8, width=256, n_head=16, context=2048, vocab_size=50257, **_GPT2
+    ),
+}
+
+
+@dataclass
+class Row:
+    """One engine in one precision, for one batch size and one way to choose tokens."""
+
+    engine: str
+    dtype: str
+    mode: str
+    batch: int
+    rates: list[float] = field(default_factory=list)  # new tokens per second
+    first: list[float] = field(default_factory=list)  # seconds to the first token
+    memory_mb: float = 0.0
+    failure: str | None = None
+
+    @property
+    def tokens_per_s(self) -> float:
+        return statistics.median(self.rates) if self.rates else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        shown = {"engine": self.engine, "dtype": self.dtype, "mode": self.mode, "batch": self.batch}
+        if self.failure:
+            return shown | {"failure": self.failure}
+        return shown | {
+            "tokens_per_s": self.tokens_per_s,
+            "first_token_ms": 1000 * statistics.median(self.first),
+            "memory_mb": self.memory_mb,
+            "runs": self.rates,
+        }
+
+
+def run(source: str | None, config: BenchmarkConfig, machine: MachineConfig) -> None:
+    """Measure, print the table, and write JSON and a chart where asked for.
+
+    Raises:
+        UserError: a model that cannot be opened, a peer that was asked for and is not installed.
+    """
+    threads = machine.threads or torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = _model_folder(source, config.shape, Path(temporary))
+        shape = pretrained.load(folder)[0]
+        limits = machine_limits(threads)
+        say(f"limits of the machine: {_shown_limits(limits)}")
+        rows: list[Row] = []
+        for batch in config.batch_sizes:
+            rows += _measure_batch(folder, batch, config, threads, shape.config.vocab_size)
+        results = table(rows, shape, limits)
+        result = {
+            "model": source or config.shape,
+            "parameters": shape.n_parameters(),
+            "threads": threads,
+            "prompt_tokens": PROMPT,
+            "new_tokens": NEW,
+            "rows": [row.as_json() for row in rows],
+            "limits": limits,
+        }
+    print(results)
+    if machine.json:
+        write_json(machine.json, result)
+    if config.chart:
+        chart(rows, Path(config.chart))
+
+
+def _model_folder(source: str | None, shape: str, temporary: Path) -> Path:
+    """A Hugging Face folder with the weights to measure: the given one, or random ones."""
+    if source is not None:
+        if not Path(source).is_dir():
+            raise UserError(f"--benchmark takes a model folder, and {source} is none")
+        return Path(source)
+    model = Transformer(ModelConfig(**SHAPES[shape])).eval()
+    model.initialize(torch.Generator().manual_seed(0))
+    words = {f"t{number}": number for number in range(model.config.vocab_size - 1)}
+    words["<|endoftext|>"] = len(words)
+    folder = temporary / shape
+    tokenizer = Tokenizer(Backend(models.WordLevel(words, unk_token="t0")))
+    pretrained.save_model(folder, model, tokenizer)
+    return folder
+
+
+def _measure_batch(
+    folder: Path, batch: int, config: BenchmarkConfig, threads: int, vocab_size: int
+) -> list[Row]:
+    """All engines at one batch size, interleaved."""
+    numbers = random.Random(batch)
+    prompts = [[numbers.randrange(1, vocab_size - 1) for _ in range(PROMPT)] for _ in range(batch)]
+    workers, rows = [], []
+    for engine, precision in _wanted(config):
+        worker = Worker(engine, precision, folder, threads)
+        for mode in config.modes.split(","):
+            rows.append((worker, Row(engine, precision, mode, batch, failure=worker.failure)))
+        workers.append(worker)
+    for turn in tqdm(range(config.rounds + 1), desc=f"batch {batch}", disable=None, leave=False):
+        for worker, row in rows:
+            _measure_once(worker, row, prompts, warm_up=turn == 0)
+    for worker in workers:
+        worker.close()
+    return [row for _, row in rows]
+
+
+def _wanted(config: BenchmarkConfig) -> Iterable[tuple[str, str]]:
+    for engine, (module, precisions) in ENGINES.items():
+        if engine != "minislm" and not config.peers:
+            continue
+        if not installed(engine):
+            say(f"{engine} is not installed (pip install {module}): left out")
+            continue
+        yield from ((engine, each) for each in precisions if each in config.precisions.split(","))
+
+
+def _measure_once(worker: Worker, row: Row, prompts: list[list[int]], warm_up: bool) -> None:
+    if row.failure:
+        return
+    top_k = TOP_K if row.mode == "top-k" else 0
+    whole, first = (worker.measure(prompts, count, top_k) for count in (NEW, 1))
+    failed = next((answer for answer in (whole, first) if isinstance(answer, str)), None)
+    if failed is not None:
+        row.failure = failed
+    elif not warm_up:
+        row.rates.append(len(prompts) * NEW / whole["seconds"])
+        row.first.append(first["seconds"])
+        row.memory_mb = max(row.memory_mb, whole["memory_mb"])
+
+
+def machine_limits(threads: int) -> dict[str, float]:
+    """What the machine can do at best: GFLOP/s of matrix products, GB/s from memory."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    limits = {}
+    with torch.inference_mode():
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+            x, weight = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, 512)
+            arguments = (x, packed, None, "none", [], "")
+            seconds = _best(lambda a=arguments: torch.ops.mkldnn._linear_pointwise(*a))
+            limits[f"gflops_{name}"] = 2 * 512 * 1024 * 1024 / seconds / 1e9
+        numbers = torch.ones(64 << 20)  # 256 MB: beyond every cache
+        limits["memory_gb_s"] = numbers.numel() * 4 / _best(lambda: numbers.sum(), 5) / 1e9
+        few = torch.ones(512 << 10)  # 2 MB: what a small model's weights are read from
+        limits["cache_gb_s"] = few.numel() * 4 / _best(lambda: few.sum(), 50) / 1e9
+    torch.set_num_threads(before)
+    return limits
+
+
+def _best(work: Any, repeats: int = 20) -> float:
+    work()
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+def _shown_limits(limits: dict[str, float]) -> str:
+    return (
+        f"{limits['gflops_float32']:.0f} GFLOP/s in float32, {limits['gflops_bfloat16']:.0f} in "
+        f"bfloat16; {limits['memory_gb_s']:.0f} GB/s from memory, {limits['cache_gb_s']:.0f} GB/s "
+        "from the caches"
+    )
+
+
+def roofline(model: Transformer, dtype: str, batch: int, limits: dict[str, float]) -> float:
+    """Tokens/s that products and memory allow: the slower of the two decides.
+
+    Every step multiplies each weight once a row, and reads every weight and, on average, half of
+    the keys and values that the rows will have.
+    """
+    config = model.config
+    weights = sum(block.numel() for block in model.blocks.parameters())
+    weights += config.vocab_size * config.width
+    read = PROMPT + NEW / 2  # tokens a query reads, on average
+    cached = 2 * config.n_layer * config.kv_heads * config.head_width * read
+    queries = 2 * config.n_layer * config.n_head * config.head_width * read
+    operations = 2 * batch * (weights + queries)
+    size = {"float32": 4, "bfloat16": 2, "int8": 1}[dtype]
+    in_bytes = weights * size + batch * cached * max(size, 2)
+    rate = limits["gflops_float32" if dtype == "float32" else "gflops_bfloat16"]
+    rate *= 2 if dtype == "int8" else 1
+    bandwidth = limits["cache_gb_s" if in_bytes < 30e6 else "memory_gb_s"]
+    return batch / max(operations / rate / 1e9, in_bytes / bandwidth / 1e9)
+
+
+def table(rows: list[Row], model: Transformer, limits: dict[str, float]) -> str:
+    """A line a row; beside our own rows what they are in terms of each peer's best and ours."""
+    peers = sorted({row.engine for row in rows} - {"minislm"})
+    head = f"{'engine':<14}{'dtype':<10}{'mode':<8}{'batch':>6}{'tokens/s':>10}{'roofline':>10}"
+    head += f"{'first ms':>10}{'MB':>7}" + "".join(f"{'/ ' + peer:>16}" for peer in peers)
+    lines = [head]
+    for row in rows:
+        if row.failure:
+            lines.append(
+                f"{row.engine:<14}{row.dtype:<10}{row.mode:<8}{row.batch:>6}  {row.failure}"
+            )
+            continue
+        share = row.tokens_per_s / roofline(model, row.dtype, row.batch, limits)
+        line = f"{row.engine:<14}{row.dtype:<10}{row.mode:<8}{row.batch:>6}"
+        line += f"{row.tokens_per_s:>10,.0f}{share:>10.0%}"
+        line += f"{1000 * statistics.median(row.first):>10.1f}{row.memory_mb:>7,.0f}"
+        line += "".join(f"{_ratio(row, rows, peer):>16}" for peer in peers)
+        lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+def _ratio(row: Row, rows: list[Row], peer: str) -> str:
+    """Ours over a peer's: float32 against float32, less against the peer's best of all."""
+    if row.engine != "minislm":
+        return ""
+    of_peer = [
+        other.tokens_per_s
+        for other in rows
+        if other.engine == peer
+        and (other.mode, other.batch) == (row.mode, row.batch)
+        and (other.dtype == "float32" or row.dtype != "float32")
+    ]
+    best = max(of_peer, default=0.0)
+    return f"{row.tokens_per_s / best:.2f}x" if best else ""
+
+
+def chart(rows: list[Row], path: Path) -> None:
+    """Bars by batch size, an engine a colour, as a PNG; raises UserError without matplotlib."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise UserError("--chart needs matplotlib: pip install -e '.[plot]'") from error
+    modes = list(dict.fromkeys(row.mode for row in rows))
+    batches = sorted({row.batch for row in rows})
+    kinds = list(dict.fromkeys((row.engine, row.dtype) for row in rows))
+    figure, axes = pyplot.subplots(
+        1, len(modes), figsize=(5.5 * len(modes), 4), layout="constrained", squeeze=False
+    )
+    shades = {"minislm": "Blues", "transformers": "Greys", "ctranslate2": "Oranges"}
+    for panel, mode in zip(axes[0], modes):
+        for k, (engine, dtype) in enumerate(kinds):
+            of_kind = [r for r in rows if (r.engine, r.dtype, r.mode) == (engine, dtype, mode)]
+            width = 0.8 / len(kinds)
+            places = [batches.index(r.batch) + (k - (len(kinds) - 1) / 2) * width for r in of_kind]
+            depth = {"float32": 0.85, "bfloat16": 0.6, "int8": 0.4}[dtype]
+            panel.bar(
+                places,
+                [r.tokens_per_s for r in of_kind],
+                width,
+                color=matplotlib.colormaps[shades[engine]](depth),
+                label=f"{engine} {dtype}",
+            )
+        panel.set_xticks(range(len(batches)), [str(batch) for batch in batches])
+        panel.set(xlabel="batch size", ylabel="new tokens per second", title=mode)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
+    axes[0][0].legend(frameon=False, fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+    pyplot.close(figure)
+    print(f"chart: {path}", file=sys.stderr)

@@ -1,0 +1,133 @@
+"""From logits to the next token: temperature, the usual filters, and one uniform number a row.
+
+The inverse of the cumulative distribution turns one uniform number into a token, in a tenth of the
+time of `torch.multinomial`, and a row's token is then a function of its own logits and number.
+Long rows are searched in two levels: a maximum down the columns of a [w, V / w] view vectorises
+where the search for a position does not, and only the columns found are looked into. Sizes are made
+plain integers because these functions are recorded: a vocabulary does not change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from minislm.config import SampleConfig
+
+_ROWS = 64  # of the view in which a maximum or a sum is looked for
+_ROWS_OF_TOP = 8  # fewer, where the k best columns are looked into
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A way to choose tokens: `choice(logits [B, V], u [B]) -> tokens int64 [B]`.
+
+    In this order: temperature (0: the likeliest token, and nothing else counts); the `top_k`
+    likeliest; the fewest of those that together have the mass `top_p` ("nucleus", Holtzman et al.
+    2020); those at least `min_p` times as likely as the likeliest (Nguyen et al. 2024). The
+    likeliest token always stays.
+    """
+
+    temperature: float
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    @classmethod
+    def of(cls, settings: SampleConfig) -> Choice:
+        return cls(settings.temperature, settings.top_k, settings.top_p, settings.min_p)
+
+    def __call__(self, logits_BV: Tensor, u_B: Tensor) -> Tensor:
+        if self.temperature == 0:
+            return likeliest(logits_BV)
+        p_Bk, ids_Bk = self.probabilities(logits_BV)
+        if ids_Bk is None:
+            return draw_of_many(p_Bk, u_B)
+        return ids_Bk.gather(1, draw(p_Bk, u_B)[:, None])[:, 0]
+
+    def probabilities(self, logits_BV: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is drawn from: [B, k] and the token ids behind it [B, k] (None: all, in order).
+
+        What is left out has probability 0; the rest need not sum to 1.
+        """
+        logits_BV = logits_BV.float() / self.temperature
+        V = int(logits_BV.shape[1])
+        k = self.top_k if 0 < self.top_k < V else 0
+        if not k and self.top_p == 1.0:
+            p_BV = logits_BV.softmax(-1)
+            if self.min_p:
+                p_BV = p_BV * (p_BV >= self.min_p * p_BV.amax(-1, keepdim=True))
+            return p_BV, None
+        values_Bk, ids_Bk = likeliest_k(logits_BV, k) if k else logits_BV.sort(-1, descending=True)
+        p_Bk = values_Bk.softmax(-1)
+        kept_Bk = p_Bk >= self.min_p * p_Bk[:, :1]
+        if self.top_p < 1.0:
+            kept_Bk = kept_Bk & (p_Bk.cumsum(-1) - p_Bk < self.top_p)  # the mass of likelier ones
+        return p_Bk * kept_Bk, ids_Bk
+
+
+def draw(p_Bk: Tensor, u_B: Tensor) -> Tensor:
+    """The first place at which the cumulative probability exceeds u times the total: [B]."""
+    cdf_Bk = p_Bk.cumsum(-1)
+    below_Bk = cdf_Bk <= u_B[:, None] * cdf_Bk[:, -1:]  # never a place of probability 0
+    return below_Bk.sum(-1).clamp(max=int(p_Bk.shape[1]) - 1)
+
+
+def draw_of_many(p_BV: Tensor, u_B: Tensor) -> Tensor:
+    """`draw`, in two levels: first a column of a [w, V / w] view, then a place in it.
+
+    The same probabilities, in another order of the tokens.
+    """
+    p_BwC = _in_rows(p_BV, _ROWS, 0.0)
+    cdf_BC = p_BwC.sum(1).cumsum(-1)
+    threshold_B1 = u_B[:, None] * cdf_BC[:, -1:]
+    columns = int(cdf_BC.shape[1])
+    column_B1 = (cdf_BC <= threshold_B1).sum(-1, keepdim=True).clamp(max=columns - 1)
+    before_B1 = F.pad(cdf_BC, (1, 0)).gather(1, column_B1)
+    p_Bw = p_BwC.gather(2, column_B1[:, None].expand(-1, _ROWS, 1))[:, :, 0]
+    cdf_Bw = p_Bw.cumsum(-1)
+    # Rounding may put the rest beyond the column's own mass: the last token with mass is meant.
+    rest_B1 = torch.minimum(threshold_B1 - before_B1, cdf_Bw[:, -1:] * (1 - 2**-23))
+    row_B1 = (cdf_Bw <= rest_B1).sum(-1, keepdim=True).clamp(max=_ROWS - 1)
+    return (row_B1 * columns + column_B1)[:, 0]
+
+
+def likeliest(logits_BV: Tensor) -> Tensor:
+    """The place of each row's maximum: [B]."""
+    logits_BwC = _in_rows(logits_BV, _ROWS, -torch.inf)
+    column_B = logits_BwC.amax(1).argmax(-1)
+    index_Bw1 = column_B[:, None, None].expand(-1, _ROWS, 1)
+    return logits_BwC.gather(2, index_Bw1).argmax(1)[:, 0] * int(logits_BwC.shape[2]) + column_B
+
+
+def likeliest_k(logits_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their places, the largest first: [B, k] and [B, k].
+
+    They stand in the k columns with the largest maxima.
+    """
+    if int(logits_BV.shape[1]) < 4 * k * _ROWS_OF_TOP:  # no fewer to look through
+        return logits_BV.topk(k)
+    logits_BwC = _in_rows(logits_BV, _ROWS_OF_TOP, -torch.inf)
+    column_Bk = logits_BwC.amax(1).topk(k).indices
+    index_Bwk = column_Bk[:, None].expand(-1, _ROWS_OF_TOP, k)
+    values_Bk, place_Bk = logits_BwC.gather(2, index_Bwk).flatten(1).topk(k)
+    row_Bk, column_Bk = place_Bk // k, column_Bk.gather(1, place_Bk % k)
+    return values_Bk, row_Bk * int(logits_BwC.shape[2]) + column_Bk
+
+
+def _in_rows(x_BV: Tensor, rows: int, filling: float) -> Tensor:
+    """[B, V] as [B, rows, V / rows], filled up where V is no multiple."""
+    filling_up = -int(x_BV.shape[1]) % rows
+    if filling_up:
+        x_BV = F.pad(x_BV, (0, filling_up), value=filling)
+    return x_BV.unflatten(1, (rows, -1))
+
+
+def penalize(logits_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tensor:
+    """Tokens that were seen become less likely (Keskar et al. 2019): divided by the penalty where
+    the logit is positive, multiplied where it is negative."""
+    lower_BV = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+    return torch.where(seen_BV, lower_BV, logits_BV)

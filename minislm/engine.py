@@ -1,0 +1,177 @@
+"""What the sampler drives: prompts are read into rows of a cache, and rows go on token by token.
+
+An `Engine` has the cache; a `Decoder` has the model, laid out for the machine, and may be shared
+by several engines in several threads. `Uncached` does the same for any module that has nothing
+but `forward(tokens) -> logits`: slow, obvious, and what the fast one is tested against.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from minislm.cache import KVCache
+from minislm.model import Transformer
+from minislm.packed import PRECISIONS, Choose, Steps, pack, record
+
+STEPS = 8  # blocks run through in one recording: with one block, eight tokens a row
+_BLOCK = 64  # the cache grows by this many slots: what is read of it is then one piece of memory
+
+
+class Decoder:
+    """A model ready to decode about `rows` rows at a time.
+
+    On a CPU its matrices are packed in `precision` (float32, bfloat16 or int8; None: the model's
+    own) and its steps are recorded; elsewhere the model runs as it is.
+    """
+
+    def __init__(self, model: Transformer, rows: int, precision: str | None = None):
+        weight = model.embedding.weight
+        precision = precision or str(weight.dtype).removeprefix("torch.")
+        self.recorded = (
+            weight.device.type == "cpu"
+            and torch.backends.mkldnn.is_available()
+            and sys.version_info < (3, 14)  # beyond it torch.jit is not supported
+        )
+        packed = self.recorded and precision in PRECISIONS
+        self.model = pack(model, precision, rows) if packed else model
+        self.config, self.like = model.config, self.model.embedding.weight
+        self.stride = max(1, STEPS // model.config.n_layer)  # steps taken at once
+        self._steps: dict[tuple[int, Choose], nn.Module] = {}
+        self._lock = threading.Lock()
+
+    def steps(self, count: int, choose: Choose) -> nn.Module:
+        """`count` steps with one way to choose tokens, made once."""
+        with self._lock:
+            if (count, choose) not in self._steps:
+                steps = Steps(self.model, count, choose)
+                self._steps[count, choose] = record(steps) if self.recorded else steps
+            return self._steps[count, choose]
+
+
+class Engine:
+    """A cache of `rows` rows, and what fills it and goes on from it.
+
+    Rows 0 to B-1 are the ones alive: the tensors given to `step` and `steps` have B rows.
+    """
+
+    def __init__(self, decoder: Decoder, rows: int, slots: int):
+        self.decoder, self.most, self.device = decoder, slots, decoder.like.device
+        self.stride = decoder.stride
+        self.cache = KVCache(decoder.config, rows, min(slots, _BLOCK), decoder.like)
+
+    def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Read prompts into `rows` of the cache; the logits after each one's last token [n, V].
+
+        Prompts of about the same length are read together: at most a quarter is padding.
+        """
+        logits: dict[int, Tensor] = {}
+        by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        begin = 0
+        while begin < len(by_length):
+            end, tokens = begin + 1, len(prompts[by_length[begin]])
+            while end < len(by_length):
+                longest = len(prompts[by_length[end]])
+                if (tokens + longest) * 4 < longest * (end + 1 - begin) * 3:
+                    break
+                tokens, end = tokens + longest, end + 1
+            chosen = by_length[begin:end]
+            found = self._read([rows[i] for i in chosen], [prompts[i] for i in chosen])
+            logits |= zip(chosen, found)
+            begin = end
+        return torch.stack([logits[i] for i in range(len(prompts))])
+
+    def _read(self, rows: list[int], prompts: list[Sequence[int]]) -> Tensor:
+        decoder, device = self.decoder, self.device
+        T = max(map(len, prompts))
+        tokens_BT = torch.zeros(len(prompts), T, dtype=torch.int64)
+        for b, ids in enumerate(prompts):
+            tokens_BT[b, : len(ids)] = torch.as_tensor(ids)
+        own = KVCache(decoder.config, len(prompts), T, decoder.like)
+        pos_BT = torch.arange(T, device=device).expand(len(prompts), T)
+        features_BTC = decoder.model.features(tokens_BT.to(device), own, pos_BT, T)
+        self._grow(T)
+        self.cache.copy_rows(rows, own, range(len(rows)))
+        last_B = torch.tensor([len(ids) - 1 for ids in prompts], device=device)
+        last_BC = features_BTC[torch.arange(len(prompts), device=device), last_B]
+        return decoder.model.head(last_BC)  # at the last token of each row alone
+
+    def _grow(self, slots: int) -> None:
+        if slots > self.cache.slots:
+            rows = self.cache.k_LBKSD.shape[1]
+            slots = min(self.most, -(-slots // _BLOCK) * _BLOCK)
+            larger = KVCache(self.decoder.config, rows, slots, self.decoder.like)
+            larger.copy_rows(slice(None), self.cache, slice(None))
+            self.cache = larger
+
+    def copy(self, targets: Sequence[int], sources: Sequence[int]) -> None:
+        """Rows of the cache become copies of other rows."""
+        self.cache.copy_rows(targets, self.cache, sources)
+
+    def step(self, tokens_B: Tensor, pos_B: Tensor) -> Tensor:
+        """Put each row's last token at its position; the logits of the next one [B, V]."""
+        self._grow(int(pos_B.max()) + 1)
+        alive = self.cache.rows(len(tokens_B))
+        model = self.decoder.model
+        return model(tokens_B[:, None], alive, pos_B[:, None], self.cache.slots)[:, 0]
+
+    def steps(
+        self, tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor, choose: Choose
+    ) -> Tensor:
+        """As many steps as there are columns of uniform numbers: the new tokens [B, n].
+
+        Raises:
+            ValueError: a row would get longer than the engine's slots.
+        """
+        count, end = u_Bn.shape[1], int(pos_B.max()) + u_Bn.shape[1]
+        if end > self.most:
+            raise ValueError(f"{end} tokens exceed the {self.most} slots of this engine")
+        self._grow(end)
+        alive = self.cache.rows(len(tokens_B))
+        run = self.decoder.steps(count, choose)
+        return run(tokens_B, pos_B, alive.k_LBKSD, alive.v_LBKSD, u_Bn)
+
+
+class Uncached:
+    """An engine's four calls for a module that has only `forward`: every text anew for each token.
+
+    Rows are filled up on the right, where no token before can see the filling.
+    """
+
+    def __init__(self, model: nn.Module, slots: int):
+        self.model, self.most, self.device = model, slots, torch.device("cpu")
+        self.stride = 1
+        self.texts: dict[int, list[int]] = {}
+
+    def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
+        for row, ids in zip(rows, prompts):
+            self.texts[row] = list(ids)
+        return self._logits(rows)
+
+    def copy(self, targets: Sequence[int], sources: Sequence[int]) -> None:
+        copies = [list(self.texts[source]) for source in sources]
+        self.texts |= zip(targets, copies)
+
+    def step(self, tokens_B: Tensor, pos_B: Tensor) -> Tensor:
+        for row, (token, pos) in enumerate(zip(tokens_B.tolist(), pos_B.tolist())):
+            self.texts[row] = self.texts[row][:pos] + [token]
+        return self._logits(range(len(tokens_B)))
+
+    def steps(self, tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor, choose: Choose) -> Tensor:
+        chosen = []
+        for step in range(u_Bn.shape[1]):
+            tokens_B = choose(self.step(tokens_B, pos_B + step), u_Bn[:, step])
+            chosen.append(tokens_B)
+        return torch.stack(chosen, dim=1)
+
+    def _logits(self, rows: Sequence[int]) -> Tensor:
+        texts = [self.texts[row] for row in rows]
+        tokens_BT = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.int64)
+        for b, ids in enumerate(texts):
+            tokens_BT[b, : len(ids)] = torch.tensor(ids)
+        last_B = torch.tensor([len(ids) - 1 for ids in texts])
+        return self.model(tokens_BT)[torch.arange(len(texts)), last_B].cpu()

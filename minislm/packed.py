@@ -1,0 +1,176 @@
+"""A model laid out for fast decoding on a CPU: the same modules, other layouts of their matrices.
+
+`pack` gives a Transformer whose linear layers keep their weights the way the processor's matrix
+library (oneDNN) wants to read them, in float32, bfloat16 or int8. `Steps` is what several decode
+steps do, recorded operation by operation and run without Python: what a step costs beyond its
+arithmetic decides the speed of a small model, and while one recording runs, other threads can run
+theirs.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from minislm.cache import KVCache
+from minislm.model import Transformer
+
+PRECISIONS = ("float32", "bfloat16", "int8")
+_INT8_FROM = 1 << 20  # weights; a smaller matrix is read sooner than its input is quantized
+
+# These two operators can be recorded from TorchScript only. In the second, a scale of 1/127 and a
+# zero of 128 turn bytes into numbers from -1 to 1: the layout oneDNN has its fast kernels for.
+_OPERATORS = """
+def linear(x, weight, bias):
+    # type: (Tensor, Tensor, Optional[Tensor]) -> Tensor
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+def int8_linear(x, weight, scale, zero):
+    # type: (Tensor, Tensor, Tensor, Tensor) -> Tensor
+    return torch.ops.onednn.qlinear_pointwise(
+        x, 1.0 / 127, 128, weight, scale, zero, None, 1.0, 0, 6, "none", [], "")
+"""
+
+
+@lru_cache(maxsize=1)
+def _operators() -> torch.jit.CompilationUnit:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.CompilationUnit(_OPERATORS)
+
+
+class PackedLinear(nn.Module):
+    """x W^T + b with W in oneDNN's own layout, in the dtype of the given layer."""
+
+    def __init__(self, linear: nn.Linear, rows: int):
+        super().__init__()
+        weight = linear.weight.detach().contiguous()
+        self.register_buffer("weight", torch.ops.mkldnn._reorder_linear_weight(weight, rows))
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _operators().linear(x, self.weight, self.bias)
+
+
+class ColumnLinear(nn.Module):
+    """x W^T + b with W^T stored: for a single row in float32 this is read fastest."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.register_buffer("columns", linear.weight.detach().t().contiguous())
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, out = x.flatten(0, -2), self.columns.shape[1]
+        y = rows @ self.columns if self.bias is None else self.bias.addmm(rows, self.columns)
+        return y.view(x.shape[:-1] + (out,))
+
+
+class Int8Linear(nn.Module):
+    """x W^T + b in 8-bit integers: a scale for every row of W, and one for every row of x.
+
+    Weights are rounded once, inputs as they come (Dettmers et al. 2022, section 2, without the
+    outliers). A row's own scale keeps it independent of its neighbours in the batch.
+    """
+
+    def __init__(self, linear: nn.Linear, rows: int):
+        super().__init__()
+        weight = linear.weight.detach().float()
+        scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
+        whole = (weight / scale[:, None]).round().to(torch.int8)
+        packed = torch.ops.onednn.qlinear_prepack(whole, [rows, weight.shape[1]])
+        self.register_buffer("weight", packed)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int64))
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        largest = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-12)
+        whole = (x * (127 / largest) + 128).round().to(torch.uint8)
+        y = _operators().int8_linear(whole, self.weight, self.scale, self.zero) * largest
+        return (y if self.bias is None else y + self.bias).to(x.dtype)
+
+
+def pack(model: Transformer, precision: str, rows: int) -> Transformer:
+    """The model for decoding about `rows` rows at a time on a CPU; the given one stays as it is.
+
+    Args:
+        precision: "float32"; "bfloat16": weights, activations and cache; "int8": the large
+            matrices in int8, the rest in bfloat16.
+
+    Everything but the linear layers is shared where the dtype stays the same.
+    """
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    packed = copy.deepcopy(model, shared).requires_grad_(False).eval()
+    if model.embedding.weight.dtype != dtype:
+        packed = copy.deepcopy(packed).to(dtype)
+    for module in list(packed.modules()):
+        for name, linear in list(module.named_children()):
+            if isinstance(linear, nn.Linear):
+                setattr(module, name, _packed_linear(linear, precision, rows))
+    packed.n_parameters = model.n_parameters  # packed weights are buffers: they would not count
+    return packed
+
+
+def _packed_linear(linear: nn.Linear, precision: str, rows: int) -> nn.Module:
+    if precision == "int8" and linear.weight.numel() >= _INT8_FROM:
+        return Int8Linear(linear, rows)
+    if precision == "float32" and rows == 1:
+        return ColumnLinear(linear)
+    return PackedLinear(linear, rows)
+
+
+Choose = Callable[[Tensor, Tensor], Tensor]  # logits [B, V], uniforms [B] -> tokens [B]
+
+
+class Steps(nn.Module):
+    """`count` decode steps: the last tokens [B], where the next ones go [B], the cache's tensors
+    and uniform numbers [B, count] -> the new tokens [B, count].
+
+    Every step writes into the cache and reads all its slots up to its own position: the cache
+    should be hardly longer than what is needed.
+    """
+
+    def __init__(self, model: Transformer, count: int, choose: Choose):
+        super().__init__()
+        self.model, self.count, self.choose = model, count, choose
+
+    def forward(
+        self, tokens_B: Tensor, pos_B: Tensor, k_LBKSD: Tensor, v_LBKSD: Tensor, u_Bn: Tensor
+    ) -> Tensor:
+        cache, chosen = KVCache.of(k_LBKSD, v_LBKSD), []
+        for step in range(self.count):
+            pos_B1 = pos_B[:, None] + step
+            logits_BV = self.model(tokens_B[:, None], cache, pos_B1, k_LBKSD.shape[3])[:, 0]
+            tokens_B = self.choose(logits_BV, u_Bn[:, step])
+            chosen.append(tokens_B)
+        return torch.stack(chosen, dim=1)
+
+
+@torch.inference_mode()
+def record(steps: Steps) -> torch.jit.ScriptModule:
+    """The steps as a recording (`torch.jit.trace`): same inputs, same output, no Python.
+
+    It takes any number of rows and slots.
+    """
+    config, like = steps.model.config, steps.model.embedding.weight
+    cache = KVCache(config, 2, min(config.context, steps.count + 1), like)
+    example = (
+        torch.zeros(2, dtype=torch.int64),
+        torch.zeros(2, dtype=torch.int64),
+        cache.k_LBKSD,
+        cache.v_LBKSD,
+        torch.zeros(2, steps.count),
+    )
+    with warnings.catch_warnings():
+        # Deprecated in favour of torch.compile, which takes half a minute where this takes 0.1 s
+        # and does not run beside other threads.
+        warnings.simplefilter("ignore")
+        recording = torch.jit.trace(steps.eval(), example, check_trace=False)
+        return torch.jit.optimize_for_inference(torch.jit.freeze(recording))
