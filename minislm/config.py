@@ -191,7 +191,7 @@ class TrainConfig:
     matrix_rate: float = knob(0.02, "peak learning rate of Muon", above=0)
     weight_decay: float = knob(0.1, "decay of the matrices", minimum=0)
     warmup: float = knob(0.02, "share of the training in which the rates rise", minimum=0)
-    decay: float = knob(0.6, "share of the training, at its end, in which the rates fall",
+    decay: float = knob(0.4, "share of the training, at its end, in which the rates fall",
                          above=0)  # fmt: skip
     clip: float = knob(1.0, "largest norm of the gradient", above=0)
     evals: int = knob(10, "how often the run is evaluated and saved", minimum=1)

@@ -106,8 +106,10 @@ def pack(model: Transformer, precision: str, rows: int) -> Transformer:
     Everything but the linear layers is shared where the dtype stays the same.
     """
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    packed = copy.deepcopy(model, shared).requires_grad_(False).eval()
+    shared = {id(tensor): tensor for tensor in model.buffers()}
+    for weight in model.parameters():  # the same numbers, but nothing to be learned
+        shared[id(weight)] = nn.Parameter(weight.detach(), requires_grad=False)
+    packed = copy.deepcopy(model, shared).eval()
     if model.embedding.weight.dtype != dtype:
         packed = copy.deepcopy(packed).to(dtype)
     for module in list(packed.modules()):

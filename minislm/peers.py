@@ -10,6 +10,7 @@ import importlib.util
 import multiprocessing
 import resource
 import sys
+import tempfile
 import time
 import warnings
 from multiprocessing.connection import Connection
@@ -92,12 +93,12 @@ class CTranslate2:
         import ctranslate2
         from tokenizers import Tokenizer
 
-        converted = folder.with_name(folder.name + "-ct2")
-        if not converted.exists():
-            ctranslate2.converters.TransformersConverter(str(folder)).convert(str(converted))
-        self.generator = ctranslate2.Generator(
-            str(converted), compute_type=precision, intra_threads=threads, inter_threads=1
-        )
+        with tempfile.TemporaryDirectory() as temporary:  # read once, then held in memory
+            converted = f"{temporary}/model"
+            ctranslate2.converters.TransformersConverter(str(folder)).convert(converted)
+            self.generator = ctranslate2.Generator(
+                converted, compute_type=precision, intra_threads=threads, inter_threads=1
+            )
         self.name_of = Tokenizer.from_file(str(folder / "tokenizer.json")).id_to_token
 
     def generate(self, prompts: list[list[int]], count: int, top_k: int) -> Any:

@@ -57,7 +57,9 @@ def test_packing_leaves_the_model_alone():
     model = random_model()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     pack(model, "int8", 4), pack(model, "bfloat16", 4)
+    pack(model, "float32", 4), Decoder(model, 2)
     assert model.embedding.weight.dtype == torch.float32
+    assert all(weight.requires_grad for weight in model.parameters())
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 

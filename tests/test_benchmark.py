@@ -1,0 +1,87 @@
+"""The benchmark: what it measures is there, what it compares is comparable."""
+
+import json
+
+import pytest
+from conftest import random_model
+
+from minislm import benchmark
+from minislm.benchmark import Row, roofline, table
+from minislm.config import BenchmarkConfig, MachineConfig
+from minislm.errors import UserError
+from minislm.peers import Worker, installed
+
+LIMITS = {
+    "gflops_float32": 100.0, "gflops_bfloat16": 200.0, "memory_gb_s": 10.0, "cache_gb_s": 50.0,
+}  # fmt: skip
+
+
+def row(engine, dtype, rate, mode="greedy", batch=8):
+    return Row(engine, dtype, mode, batch, rates=[rate] * 3, first=[0.002] * 3, memory_mb=100)
+
+
+def test_float32_is_held_against_float32_and_less_against_a_peers_best():
+    rows = [
+        row("minislm", "float32", 300.0),
+        row("minislm", "int8", 900.0),
+        row("ctranslate2", "float32", 200.0),
+        row("ctranslate2", "int8", 600.0),
+        row("ctranslate2", "int8", 9999.0, mode="top-k"),  # another mode does not count
+    ]
+    lines = table(rows, random_model(), LIMITS).splitlines()
+    assert lines[1].endswith("1.50x") and lines[2].endswith("1.50x")
+    assert "x" not in lines[3].split()[-1]
+
+
+def test_a_failure_is_told_in_its_row():
+    failed = Row("transformers", "bfloat16", "greedy", 1, failure="ValueError: no such model")
+    text = table([row("minislm", "float32", 1.0, batch=1), failed], random_model(), LIMITS)
+    assert "ValueError: no such model" in text
+    assert failed.as_json()["failure"] and "tokens_per_s" not in failed.as_json()
+
+
+def test_the_roofline_is_the_slower_of_products_and_memory():
+    model = random_model()
+    weights = sum(w.numel() for w in model.blocks.parameters()) + model.head.weight.numel()
+    one = roofline(model, "float32", 1, LIMITS)
+    assert one < 50e9 / (weights * 4)  # reading the weights alone takes longer
+    many = roofline(model, "float32", 4096, LIMITS)
+    assert many < 100e9 / (2 * weights) and many > one
+    assert roofline(model, "bfloat16", 1, LIMITS) > one
+
+
+@pytest.mark.skipif(not installed("ctranslate2"), reason="ctranslate2 is not installed")
+def test_a_whole_benchmark(monkeypatch, tmp_path, capsys):
+    small = benchmark.SHAPES["one-block"] | {"width": 32, "n_head": 2, "vocab_size": 500}
+    monkeypatch.setitem(benchmark.SHAPES, "one-block", small)
+    monkeypatch.setattr(benchmark, "NEW", 20)
+    config = BenchmarkConfig(
+        batch_sizes=(2,), peers=True, rounds=1, precisions="float32", modes="greedy",
+        chart=str(tmp_path / "chart.png"),
+    )  # fmt: skip
+    benchmark.run(None, config, MachineConfig(threads=1, json=str(tmp_path / "b.json")))
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert {each["engine"] for each in result["rows"]} == {
+        "minislm", "transformers", "ctranslate2"
+    }  # fmt: skip
+    for each in result["rows"]:
+        assert each["tokens_per_s"] > 0 and each["first_token_ms"] > 0, each
+        assert 20 < each["memory_mb"] < 5_000 and each["batch"] == 2
+    assert set(result["limits"]) == set(LIMITS)
+    assert "minislm" in capsys.readouterr().out
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_engine_that_cannot_open_the_model_says_why(tmp_path):
+    worker = Worker("minislm", "float32", tmp_path / "nothing", 1)
+    assert "UserError" in worker.failure
+    worker.close()
+
+
+def test_a_wrong_request_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--batch-sizes"):
+        BenchmarkConfig(batch_sizes=(0,))
+    with pytest.raises(UserError, match="--precisions"):
+        BenchmarkConfig(precisions="int4")
+    with pytest.raises(UserError, match="folder"):
+        benchmark.run(str(tmp_path / "no"), BenchmarkConfig(), MachineConfig())
