@@ -23,9 +23,10 @@ def main() -> None:
         return benchmark.run(source, build(BenchmarkConfig, flags), machine)
     from minislm import console
 
-    prompts = console.read_prompts(getattr(flags, "prompt", []), getattr(flags, "prompt_file", None))
     if "interactive" in flags:
         return console.interact(source, settings, machine)
+    given, file = getattr(flags, "prompt", []), getattr(flags, "prompt_file", None)
+    prompts = console.read_prompts(given, file)
     console.tell(source, prompts, flags.samples, settings, machine)
 
 
