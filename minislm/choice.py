@@ -53,20 +53,22 @@ class Choice:
 
         What is left out has probability 0; the rest need not sum to 1.
         """
-        logits_BV = logits_BV.float() / self.temperature
         V = int(logits_BV.shape[1])
         k = self.top_k if 0 < self.top_k < V else 0
         if not k and self.top_p == 1.0:
-            p_BV = logits_BV.softmax(-1)
+            p_BV = (logits_BV.float() / self.temperature).softmax(-1)
             if self.min_p:
                 p_BV = p_BV * (p_BV >= self.min_p * p_BV.amax(-1, keepdim=True))
             return p_BV, None
         values_Bk, ids_Bk = likeliest_k(logits_BV, k) if k else logits_BV.sort(-1, descending=True)
+        values_Bk = values_Bk.float() / self.temperature
         p_Bk = values_Bk.softmax(-1)
-        kept_Bk = p_Bk >= self.min_p * p_Bk[:, :1]
+        before_Bk = p_Bk.cumsum(-1) - p_Bk  # the mass of all likelier tokens
+        if self.min_p:
+            p_Bk = p_Bk * (p_Bk >= self.min_p * p_Bk[:, :1])
         if self.top_p < 1.0:
-            kept_Bk = kept_Bk & (p_Bk.cumsum(-1) - p_Bk < self.top_p)  # the mass of likelier ones
-        return p_Bk * kept_Bk, ids_Bk
+            p_Bk = p_Bk * (before_Bk < self.top_p)
+        return p_Bk, ids_Bk
 
 
 def draw(p_Bk: Tensor, u_B: Tensor) -> Tensor:
@@ -111,7 +113,7 @@ def likeliest_k(logits_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if int(logits_BV.shape[1]) < 4 * k * _ROWS_OF_TOP:  # no fewer to look through
         return logits_BV.topk(k)
     logits_BwC = _in_rows(logits_BV, _ROWS_OF_TOP, -torch.inf)
-    column_Bk = logits_BwC.amax(1).topk(k).indices
+    column_Bk = logits_BwC.amax(1).topk(k, sorted=False).indices
     index_Bwk = column_Bk[:, None].expand(-1, _ROWS_OF_TOP, k)
     values_Bk, place_Bk = logits_BwC.gather(2, index_Bwk).flatten(1).topk(k)
     row_Bk, column_Bk = place_Bk // k, column_Bk.gather(1, place_Bk % k)

@@ -68,6 +68,7 @@ class Transformers:
 
         torch.set_num_threads(threads)
         transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
         dtype = getattr(torch, precision)
         self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
