@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, TINY
@@ -71,6 +72,11 @@ def test_a_text_that_cannot_be_used_is_refused(
         ("sample.py", ["--max-new-tokens", "0"], ["--max-new-tokens"]),
         ("sample.py", ["--top-p", "1.5"], ["--top-p"]),
         ("sample.py", ["--samples", "0"], ["--samples"]),
+        ("sample.py", ["--min-p", "2"], ["--min-p"]),
+        ("sample.py", ["--stop-string", ""], ["stop string"]),
+        ("sample.py", ["--beams", "2", "--logprobs"], ["--beams", "--logprobs"]),
+        ("sample.py", ["--benchmark", "--model", "nowhere"], ["nowhere"]),
+        ("sample.py", ["--benchmark", "--modes", "fast"], ["--modes", "greedy"]),
         ("sample.py", ["--prompt-file", "nowhere.txt"], ["nowhere.txt"]),
         ("eval.py", ["--model", "nowhere"], ["nowhere"]),
         ("eval.py", ["--tasks", "copi"], ["copi", "copy"]),
@@ -184,3 +190,31 @@ def test_help_answers_without_torch(script):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "--json" in done.stdout and "--seed" in done.stdout or script == "eval.py"
+
+
+def test_every_way_to_sample_has_its_flag(run_script, tiny_run):
+    args = ["--model", tiny_run, "--prompt", "Once", "--max-new-tokens", 12]
+    plain = run_script("sample.py", *args).out
+    stop = plain.removeprefix("Once")[4:6]
+    assert run_script("sample.py", *args, "--stop-string", stop).out.strip() == (
+        plain[: plain.index(stop, 4)].strip()
+    )
+    scored = run_script("sample.py", *args, "--logprobs", "--json", "scored.json")
+    assert "log-probability -" in scored.out
+    found = json.loads(Path("scored.json").read_text())["samples"][0]
+    assert max(found["logprobs"]) <= 0 and found["text"] in plain
+    for extra in (["--beams", 3], ["--min-p", 0.1], ["--repetition-penalty", 1.3],
+                  ["--min-new-tokens", 5], ["--dtype", "int8"], ["--dtype", "bfloat16"]):  # fmt: skip
+        assert run_script("sample.py", *args, *extra).out.startswith(("Once", "--- 1 ---\nOnce"))
+
+
+def test_int8_is_measured_like_any_other_precision(run_script, tiny_run):
+    figures = {}
+    for dtype in ("float32", "int8"):
+        args = ["--model", tiny_run, "--tasks", "none", "--dtype", dtype, "--json", "e.json"]
+        assert run_script("eval.py", *args).code == 0
+        figures[dtype] = json.loads(Path("e.json").read_text())["models"][str(tiny_run)]
+    one, other = figures.values()
+    assert one["parameters"] == other["parameters"]
+    assert one["bits_per_byte"] != other["bits_per_byte"]
+    assert abs(one["bits_per_byte"] / other["bits_per_byte"] - 1) < 0.01
