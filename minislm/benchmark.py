@@ -24,7 +24,7 @@ from tokenizers import models
 from tqdm import tqdm
 
 from minislm import pretrained
-from minislm.config import BenchmarkConfig, MachineConfig, ModelConfig
+from minislm.config import PRESETS, BenchmarkConfig, MachineConfig, ModelConfig
 from minislm.errors import UserError
 from minislm.files import atomic_path
 from minislm.model import Transformer
@@ -33,12 +33,8 @@ from minislm.pipeline import say, write_json
 from minislm.tokenizer import Tokenizer
 
 PROMPT = 16  # tokens in a prompt
-NEW = 200  # tokens asked for
 TOP_K = 50
-_GPT2 = dict(
-    norm="layernorm", position="learned", mlp="gelu", n_kv_head=0,
-    qkv_bias=True, out_bias=True, mlp_bias=True,
-)  # fmt: skip
+_GPT2 = PRESETS["gpt2"]
 # Shapes to fill with random weights: of the default block, and of two published models (whose
 # family, GPT-Neo, CTranslate2 does not read: GPT-2's has the same sizes).
 SHAPES = {
@@ -96,13 +92,13 @@ def run(source: str | None, config: BenchmarkConfig, machine: MachineConfig) -> 
         rows: list[Row] = []
         for batch in config.batch_sizes:
             rows += _measure_batch(folder, batch, config, threads, shape.config.vocab_size)
-        results = table(rows, shape, limits)
+        results = table(rows, shape, limits, config.new_tokens)
         result = {
             "model": source or config.shape,
             "parameters": shape.n_parameters(),
             "threads": threads,
             "prompt_tokens": PROMPT,
-            "new_tokens": NEW,
+            "new_tokens": config.new_tokens,
             "rows": [row.as_json() for row in rows],
             "limits": limits,
         }
@@ -143,7 +139,7 @@ def _measure_batch(
         workers.append(worker)
     for turn in tqdm(range(config.rounds + 1), desc=f"batch {batch}", disable=None, leave=False):
         for worker, row in rows:
-            _measure_once(worker, row, prompts, warm_up=turn == 0)
+            _measure_once(worker, row, prompts, config.new_tokens, warm_up=turn == 0)
     for worker in workers:
         worker.close()
     return [row for _, row in rows]
@@ -159,16 +155,18 @@ def _wanted(config: BenchmarkConfig) -> Iterable[tuple[str, str]]:
         yield from ((engine, each) for each in precisions if each in config.precisions.split(","))
 
 
-def _measure_once(worker: Worker, row: Row, prompts: list[list[int]], warm_up: bool) -> None:
+def _measure_once(
+    worker: Worker, row: Row, prompts: list[list[int]], new_tokens: int, warm_up: bool
+) -> None:
     if row.failure:
         return
     top_k = TOP_K if row.mode == "top-k" else 0
-    whole, first = (worker.measure(prompts, count, top_k) for count in (NEW, 1))
+    whole, first = (worker.measure(prompts, count, top_k) for count in (new_tokens, 1))
     failed = next((answer for answer in (whole, first) if isinstance(answer, str)), None)
     if failed is not None:
         row.failure = failed
     elif not warm_up:
-        row.rates.append(len(prompts) * NEW / whole["seconds"])
+        row.rates.append(len(prompts) * new_tokens / whole["seconds"])
         row.first.append(first["seconds"])
         row.memory_mb = max(row.memory_mb, whole["memory_mb"])
 
@@ -211,7 +209,9 @@ def _shown_limits(limits: dict[str, float]) -> str:
     )
 
 
-def roofline(model: Transformer, dtype: str, batch: int, limits: dict[str, float]) -> float:
+def roofline(
+    model: Transformer, dtype: str, batch: int, limits: dict[str, float], new_tokens: int
+) -> float:
     """Tokens/s that products and memory allow: the slower of the two decides.
 
     Every step multiplies each weight once a row, and reads every weight and, on average, half of
@@ -220,7 +220,7 @@ def roofline(model: Transformer, dtype: str, batch: int, limits: dict[str, float
     config = model.config
     weights = sum(block.numel() for block in model.blocks.parameters())
     weights += config.vocab_size * config.width
-    read = PROMPT + NEW / 2  # tokens a query reads, on average
+    read = PROMPT + new_tokens / 2  # tokens a query reads, on average
     cached = 2 * config.n_layer * config.kv_heads * config.head_width * read
     queries = 2 * config.n_layer * config.n_head * config.head_width * read
     operations = 2 * batch * (weights + queries)
@@ -232,7 +232,9 @@ def roofline(model: Transformer, dtype: str, batch: int, limits: dict[str, float
     return batch / max(operations / rate / 1e9, in_bytes / bandwidth / 1e9)
 
 
-def table(rows: list[Row], model: Transformer, limits: dict[str, float]) -> str:
+def table(
+    rows: list[Row], model: Transformer, limits: dict[str, float], new_tokens: int
+) -> str:
     """A line a row; beside our own rows what they are in terms of each peer's best and ours."""
     peers = sorted({row.engine for row in rows} - {"minislm"})
     head = f"{'engine':<14}{'dtype':<10}{'mode':<8}{'batch':>6}{'tokens/s':>10}{'roofline':>10}"
@@ -244,7 +246,7 @@ def table(rows: list[Row], model: Transformer, limits: dict[str, float]) -> str:
                 f"{row.engine:<14}{row.dtype:<10}{row.mode:<8}{row.batch:>6}  {row.failure}"
             )
             continue
-        share = row.tokens_per_s / roofline(model, row.dtype, row.batch, limits)
+        share = row.tokens_per_s / roofline(model, row.dtype, row.batch, limits, new_tokens)
         line = f"{row.engine:<14}{row.dtype:<10}{row.mode:<8}{row.batch:>6}"
         line += f"{row.tokens_per_s:>10,.0f}{share:>10.0%}"
         line += f"{1000 * statistics.median(row.first):>10.1f}{row.memory_mb:>7,.0f}"

@@ -283,6 +283,7 @@ class BenchmarkConfig:
     modes: str = knob("greedy,top-k", "ways to choose a token: greedy, top-k, or both")
     precisions: str = knob("float32,bfloat16,int8", "precisions to measure")
     rounds: int = knob(5, "measurements of each; the median counts", minimum=1)
+    new_tokens: int = knob(200, "tokens asked for, of each prompt", minimum=2)
     chart: str | None = knob(None, "draw the figures into this PNG file")
 
     def __post_init__(self) -> None:

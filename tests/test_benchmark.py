@@ -28,14 +28,14 @@ def test_float32_is_held_against_float32_and_less_against_a_peers_best():
         row("ctranslate2", "int8", 600.0),
         row("ctranslate2", "int8", 9999.0, mode="top-k"),  # another mode does not count
     ]
-    lines = table(rows, random_model(), LIMITS).splitlines()
+    lines = table(rows, random_model(), LIMITS, 200).splitlines()
     assert lines[1].endswith("1.50x") and lines[2].endswith("1.50x")
     assert "x" not in lines[3].split()[-1]
 
 
 def test_a_failure_is_told_in_its_row():
     failed = Row("transformers", "bfloat16", "greedy", 1, failure="ValueError: no such model")
-    text = table([row("minislm", "float32", 1.0, batch=1), failed], random_model(), LIMITS)
+    text = table([row("minislm", "float32", 1.0, batch=1), failed], random_model(), LIMITS, 200)
     assert "ValueError: no such model" in text
     assert failed.as_json()["failure"] and "tokens_per_s" not in failed.as_json()
 
@@ -43,21 +43,20 @@ def test_a_failure_is_told_in_its_row():
 def test_the_roofline_is_the_slower_of_products_and_memory():
     model = random_model()
     weights = sum(w.numel() for w in model.blocks.parameters()) + model.head.weight.numel()
-    one = roofline(model, "float32", 1, LIMITS)
+    one = roofline(model, "float32", 1, LIMITS, 200)
     assert one < 50e9 / (weights * 4)  # reading the weights alone takes longer
-    many = roofline(model, "float32", 4096, LIMITS)
+    many = roofline(model, "float32", 4096, LIMITS, 200)
     assert many < 100e9 / (2 * weights) and many > one
-    assert roofline(model, "bfloat16", 1, LIMITS) > one
+    assert roofline(model, "bfloat16", 1, LIMITS, 200) > one
 
 
 @pytest.mark.skipif(not installed("ctranslate2"), reason="ctranslate2 is not installed")
 def test_a_whole_benchmark(monkeypatch, tmp_path, capsys):
     small = benchmark.SHAPES["one-block"] | {"width": 32, "n_head": 2, "vocab_size": 500}
     monkeypatch.setitem(benchmark.SHAPES, "one-block", small)
-    monkeypatch.setattr(benchmark, "NEW", 20)
     config = BenchmarkConfig(
-        batch_sizes=(2,), peers=True, rounds=1, precisions="float32", modes="greedy",
-        chart=str(tmp_path / "chart.png"),
+        batch_sizes=(2,), peers=True, rounds=1, new_tokens=20, precisions="float32",
+        modes="greedy", chart=str(tmp_path / "chart.png"),
     )  # fmt: skip
     benchmark.run(None, config, MachineConfig(threads=1, json=str(tmp_path / "b.json")))
     result = json.loads((tmp_path / "b.json").read_text())

@@ -4,20 +4,15 @@ import pytest
 import torch
 from conftest import random_model
 
+from minislm.config import PRESETS
 from minislm.engine import Decoder, Engine
 from minislm.packed import Steps, pack, record
 
 FAMILIES = {
     "llama": {},
-    "gpt2": dict(
-        norm="layernorm", position="learned", mlp="gelu", n_kv_head=0,
-        qkv_bias=True, out_bias=True, mlp_bias=True,
-    ),
-    "gpt-neo": dict(
-        norm="layernorm", position="learned", mlp="gelu", n_kv_head=0,
-        out_bias=True, mlp_bias=True, attention_scale=False, windows=(0, 7),
-    ),
-}  # fmt: skip
+    "gpt2": PRESETS["gpt2"],
+    "gpt-neo": PRESETS["gpt-neo"] | {"windows": (0, 7)},
+}
 
 
 def greedy(logits_BV, u_B):
