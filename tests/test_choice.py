@@ -32,15 +32,15 @@ def reference(logits, temperature, top_k=0, top_p=1.0, min_p=0.0):
     return {i: p[i] / sum(p[j] for j in kept) for i in kept}
 
 
-@pytest.mark.parametrize("vocabulary", [40, 1000])
+@pytest.mark.parametrize("vocabulary", [40, 320])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_frequencies_follow_the_softmax(settings, vocabulary):
-    """Chi-square on 200,000 draws; with a fixed seed it cannot fail by chance."""
+    """Chi-square on 100,000 draws; with a fixed seed it cannot fail by chance."""
     logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(7)) * 1.5
-    n, expected = 200_000, reference(logits, **settings)
+    n, expected = 100_000, reference(logits, **settings)
     u = torch.rand(n, generator=torch.Generator().manual_seed(8))
     drawn = Counter()
-    for part in u.split(20_000):
+    for part in u.split(10_000):
         drawn.update(Choice(**settings)(logits.expand(len(part), -1), part).tolist())
     assert set(drawn) <= set(expected)
     common = {i: p for i, p in expected.items() if n * p >= 5}  # else the test does not hold

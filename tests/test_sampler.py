@@ -178,7 +178,7 @@ def test_the_memory_of_many_prompts_does_not_grow():
     model = random_model(width=16, n_head=2, n_kv_head=1, n_layer=1)
     sampler = Sampler(model, batch_size=64)
     numbers = random.Random(0)
-    prompts = [[numbers.randrange(300)] * numbers.randrange(1, 100) for _ in range(2_500)]
+    prompts = [[numbers.randrange(300)] * numbers.randrange(1, 60) for _ in range(2_500)]
     options = dict(max_new_tokens=4, temperature=1.0, stop=False)
     sampler.generate_ids(prompts, **options)
     tracked = []
@@ -189,8 +189,9 @@ def test_the_memory_of_many_prompts_does_not_grow():
     assert tracked[0] == tracked[-1]
 
 
-@pytest.mark.parametrize("preset", ["one-block", "gpt2"])
-@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize(
+    "preset, length_penalty", [("one-block", 0.0), ("gpt2", 1.0), ("one-block", 2.0)]
+)
 def test_beam_search_is_that_of_transformers(preset, length_penalty, tokenizer, tmp_path):
     from transformers import AutoModelForCausalLM
 
@@ -199,7 +200,7 @@ def test_beam_search_is_that_of_transformers(preset, length_penalty, tokenizer, 
     model = random_model(**(PRESETS[preset] | {"n_layer": 2, "vocab_size": tokenizer.vocab_size}))
     save_model(tmp_path / "m", model, tokenizer)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
-    prompts = [[token % tokenizer.vocab_size for token in ids] for ids in PROMPTS[:6]]
+    prompts = [[token % tokenizer.vocab_size for token in ids] for ids in PROMPTS[:4]]
     got = Sampler(model, tokenizer).generate_ids(
         prompts, max_new_tokens=15, beams=5, length_penalty=length_penalty
     )
