@@ -470,7 +470,7 @@ def test_a_flipped_bit_among_the_numbers_is_seen(name, targets):
         data = bytearray(sound)
         data[data.index(part.filename.encode()) + 200 + draw.randrange(1000)] ^= 4
         file.write_bytes(data)
-        with pytest.raises(UserError, match=f"{name} is damaged") as error:
+        with pytest.raises(UserError, match=f"{name} is damaged"):
             targets[name].open()
     file.write_bytes(sound)
 
