@@ -28,12 +28,8 @@ def search(
     Args: an engine with `beams` rows; `limit` new tokens at most, where every beam ends.
     """
     beams = settings.beams
-    logits_1V = engine.prefill([0], [prompt])
-    engine.copy(list(range(1, beams)), [0] * (beams - 1))
-    logits_BV = logits_1V.expand(beams, -1)
-    scores_B = torch.full((beams,), -torch.inf)
-    scores_B[0] = 0.0  # all beams are the prompt: one of them is enough to start from
-    texts: list[list[int]] = [[] for _ in range(beams)]
+    logits_BV = engine.prefill([0], [prompt])
+    scores_B, texts = torch.zeros(1), [[]]  # the prompt is the only beam to start from
     finished: list[tuple[float, list[int]]] = []
     for length in range(1, limit + 1):
         banned = stop_id if length <= settings.min_new_tokens else None
@@ -53,20 +49,21 @@ def search(
                 break
         scores_B = torch.tensor([score for score, _, _ in running])
         texts = [text for _, _, text in running]
-        engine.copy(list(range(beams)), [beam for _, beam, _ in running])
-        tokens_B = torch.tensor([text[-1] for text in texts])
-        logits_BV = engine.step(tokens_B, torch.full((beams,), len(prompt) + length - 1))
+        engine.copy(list(range(len(running))), [beam for _, beam, _ in running])
+        tokens_B = torch.tensor([text[-1] for text in texts], device=engine.device)
+        logits_BV = engine.step(tokens_B, torch.full_like(tokens_B, len(prompt) + length - 1))
     return finished[0][1]
 
 
 def _best(
     scores_B: Tensor, logits_BV: Tensor, count: int, banned: int | None
 ) -> list[tuple[float, int, int]]:
-    """The likeliest (log-probability, beam, token), best first."""
-    logprobs_BV = logits_BV.float().log_softmax(-1)
+    """The likeliest (log-probability, beam, token), best first; fewer if there are not so many."""
+    logprobs_BV = logits_BV.float().log_softmax(-1).cpu()
     if banned is not None:
         logprobs_BV[:, banned] = -torch.inf
     V = logprobs_BV.shape[1]
-    best = (scores_B[:, None] + logprobs_BV.cpu()).flatten().topk(min(count, V))
+    scores = (scores_B[:, None] + logprobs_BV).flatten()
+    best = scores.topk(min(count, len(scores)))
     places = best.indices.tolist()
     return [(score, place // V, place % V) for score, place in zip(best.values.tolist(), places)]

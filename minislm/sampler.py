@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -64,9 +64,12 @@ class Sampler:
         *,
         precision: str | None = None,
     ):
+        if batch_size < 1:
+            raise UserError(f"a batch of {batch_size} rows says nothing; give at least 1")
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
         self.precision = precision
         self._decoders: dict[int, Decoder] = {}  # by rows: matrices are packed for a number of rows
+        self._packed: list[tuple[int, int]] = []  # the state of the weights they were made from
         self._lock = threading.Lock()
 
     def generate(
@@ -136,7 +139,7 @@ class Sampler:
                         found[row.index].logprobs += logprobs
                         bar.update(row.left == 0)
 
-            self._in_lanes(work, min(self.batch_size, len(id_lists)))
+            self._in_lanes(job, work, min(self.batch_size, len(id_lists)))
         return found
 
     def stream(
@@ -172,7 +175,7 @@ class Sampler:
             for row, tokens in zip(rows, tokens_Bn):
                 yield from ((row.index, token) for token in tokens)
 
-    def _in_lanes(self, work: Any, rows: int) -> None:
+    def _in_lanes(self, job: Job, work: Any, rows: int) -> None:
         """Call `work(rows of the lane)` in as many threads as pay, and wait for all of them."""
         threads = torch.get_num_threads()
         if self._cached() != "cpu" or threads == 1:
@@ -191,6 +194,7 @@ class Sampler:
                     work(rows)
             except BaseException as error:  # told to the caller, in its own thread
                 failures.append(error)
+                job.waiting.clear()  # the other lanes take no more
 
         share = -(-rows // lanes)
         running = [threading.Thread(target=lane, args=(share,), daemon=True) for _ in range(lanes)]
@@ -200,6 +204,7 @@ class Sampler:
             for thread in running:
                 thread.join()
         finally:
+            job.waiting.clear()  # Ctrl-C leaves lanes behind: they end with the rows they have
             torch.set_num_threads(threads)
         if failures:
             raise failures[0]
@@ -225,8 +230,13 @@ class Sampler:
         seeds: Sequence[int] | None,
     ) -> Job:
         seeds = [settings.seed] * len(id_lists) if seeds is None else list(seeds)
+        if len(seeds) != len(id_lists):
+            raise UserError(f"{len(seeds)} seeds for {len(id_lists)} prompts; give each prompt one")
+        if settings.stop_strings:
+            self._tokenizer()  # without it no text can be searched
         longest = max(map(len, id_lists), default=0) + settings.max_new_tokens + STEPS
         slots = min(self._context(), longest)
+        settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, slots))
         waiting = deque(zip(range(len(id_lists)), id_lists, seeds))
         return Job(waiting, settings, slots, self._stop_id(settings), self.tokenizer)
 
@@ -237,7 +247,13 @@ class Sampler:
 
     def _decoder(self, rows: int) -> Decoder:
         rows = 1 << (rows - 1).bit_length()  # the next power of two: few ways to pack
+        weights = [
+            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+            for weight in self.model.parameters()
+        ]
         with self._lock:
+            if weights != self._packed:  # trained on since, or loaded anew: packed ones are copies
+                self._decoders, self._packed = {}, weights
             if rows not in self._decoders:
                 self._decoders[rows] = Decoder(self.model, rows, self.precision)
             return self._decoders[rows]

@@ -4,8 +4,10 @@ from collections import Counter
 
 import pytest
 import torch
+from conftest import random_model
 
 from minislm.choice import Choice, draw, draw_of_many, likeliest, likeliest_k, penalize
+from minislm.sampler import Sampler
 
 SETTINGS = [
     dict(temperature=1.0),
@@ -32,6 +34,15 @@ def reference(logits, temperature, top_k=0, top_p=1.0, min_p=0.0):
     return {i: p[i] / sum(p[j] for j in kept) for i in kept}
 
 
+def assert_drawn_from(expected, drawn, n):
+    """The chi-square test: n draws, counted, could well be from the expected probabilities."""
+    assert set(drawn) <= set(expected)
+    common = {i: p for i, p in expected.items() if n * p >= 5}  # else the test does not hold
+    chi2 = sum((drawn[i] - n * p) ** 2 / (n * p) for i, p in common.items())
+    freedom = len(common) - 1
+    assert chi2 < freedom + 5 * (2 * freedom) ** 0.5  # five standard deviations
+
+
 @pytest.mark.parametrize("vocabulary", [40, 320])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_frequencies_follow_the_softmax(settings, vocabulary):
@@ -42,11 +53,32 @@ def test_frequencies_follow_the_softmax(settings, vocabulary):
     drawn = Counter()
     for part in u.split(10_000):
         drawn.update(Choice(**settings)(logits.expand(len(part), -1), part).tolist())
-    assert set(drawn) <= set(expected)
-    common = {i: p for i, p in expected.items() if n * p >= 5}  # else the test does not hold
-    chi2 = sum((drawn[i] - n * p) ** 2 / (n * p) for i, p in common.items())
-    freedom = len(common) - 1
-    assert chi2 < freedom + 5 * (2 * freedom) ** 0.5  # five standard deviations
+    assert_drawn_from(expected, drawn, n)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@torch.no_grad()
+def test_the_sampler_says_pairs_of_tokens_as_often_as_it_should(settings, penalty):
+    """Two tokens after one prompt, with thousands of seeds: every step has its own random number,
+    independent of the step before, and the penalty is over prompt and answer."""
+    model, prompt, n = random_model(vocab_size=12), [3, 7, 7], 6_000
+
+    def following(ids):
+        logits = model(torch.tensor([ids]))[0, -1]
+        for seen in set(ids):
+            logits[seen] *= penalty if logits[seen] < 0 else 1 / penalty
+        return reference(logits, **settings)
+
+    expected = {
+        (first, second): p * q
+        for first, p in following(prompt).items()
+        for second, q in following(prompt + [first]).items()
+    }
+    pairs = Sampler(model, batch_size=1_000).generate_ids(
+        [prompt] * n, seeds=range(n), max_new_tokens=2, repetition_penalty=penalty, **settings
+    )
+    assert_drawn_from(expected, Counter(map(tuple, pairs)), n)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)

@@ -35,10 +35,24 @@ def test_greedy_is_the_uncached_loop(preset, batch_size):
     assert got == [brute_force(model, prompt, 12) for prompt in PROMPTS]
 
 
-@pytest.mark.parametrize("settings", [{}, {"top_k": 20}, {"top_k": 40, "top_p": 0.7}])
+SETTINGS = [
+    dict(),
+    dict(temperature=0.0),
+    dict(top_k=20),
+    dict(top_p=0.7),
+    dict(top_k=40, top_p=0.7),
+    dict(min_p=0.05),
+    dict(repetition_penalty=1.3),
+    dict(min_new_tokens=10),
+    dict(logprobs=True),
+    dict(stop_strings=("e", "th")),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_a_text_depends_on_its_prompt_and_seed_alone(settings, tokenizer):
     model = random_model()
-    options = dict(max_new_tokens=40, temperature=1.0, **settings)
+    options = dict(max_new_tokens=40, temperature=1.0) | settings
     seeds = list(range(len(PROMPTS)))
     order = random.Random(3).sample(seeds, len(seeds))
     expected = Sampler(model, tokenizer, 1).generate_ids(PROMPTS, seeds=seeds, **options)
@@ -117,12 +131,67 @@ def test_lanes_say_what_one_lane_says(tokenizer):
     assert got == expected
 
 
+@pytest.mark.parametrize("extra", [dict(logprobs=True), dict(min_new_tokens=1)], ids=str)
+def test_a_text_does_not_depend_on_how_far_or_in_how_many_steps_it_is_made(extra):
+    sampler = Sampler(random_model(), batch_size=3)
+    options = dict(temperature=1.0, seeds=range(20), stop=False)
+    short = sampler.generate_ids(PROMPTS, max_new_tokens=10, **options)
+    long = sampler.generate_ids(PROMPTS, max_new_tokens=33, **options)
+    assert [ids[:10] for ids in long] == short
+    assert sampler.generate_ids(PROMPTS, max_new_tokens=33, **options, **extra) == long
+
+
+def test_weights_that_have_changed_are_the_ones_used():
+    model, options = random_model(), dict(max_new_tokens=8, temperature=0.0)
+    sampler = Sampler(model)
+    before = sampler.generate_ids(PROMPTS, **options)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(-0.7)
+    after = sampler.generate_ids(PROMPTS, **options)
+    assert after == Sampler(model).generate_ids(PROMPTS, **options) != before
+
+
+def test_a_limit_far_beyond_the_context_takes_no_memory(monkeypatch):
+    from minislm.batch import Batch
+
+    widths, uniforms = [], Batch._uniforms
+    monkeypatch.setattr(
+        Batch, "_uniforms", lambda self, seed: widths.append(len(uniforms(self, seed)))
+        or uniforms(self, seed)
+    )  # fmt: skip
+    model = random_model()
+    ids = Sampler(model).generate_ids(PROMPTS[:2], max_new_tokens=1_000_000)
+    assert [len(new) + len(prompt) for new, prompt in zip(ids, PROMPTS)] == [128, 128]
+    assert max(widths) <= 2 * model.config.context
+
+
 def test_a_failure_in_a_lane_is_the_callers(monkeypatch):
     sampler = Sampler(random_model(), batch_size=16)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr("minislm.batch.Batch.advance", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         sampler.generate_ids(PROMPTS, max_new_tokens=5)
+
+
+def test_after_a_failure_in_one_lane_the_others_take_no_more(monkeypatch):
+    from minislm.batch import Batch
+
+    taken, failed, admit = [], [], Batch.admit
+
+    def admit_and_fail_once(self, free):
+        said = admit(self, free)
+        taken.extend(said[0])
+        if len(taken) > 40 and not failed:
+            failed.append(True)
+            raise ZeroDivisionError
+        return said
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(Batch, "admit", admit_and_fail_once)
+    with pytest.raises(ZeroDivisionError):
+        Sampler(random_model(), batch_size=16).generate_ids(PROMPTS * 50, max_new_tokens=5)
+    assert len(taken) < 100  # of 1,000
 
 
 def test_a_prompt_asked_for_several_samples_is_read_once(monkeypatch):
@@ -189,31 +258,6 @@ def test_the_memory_of_many_prompts_does_not_grow():
     assert tracked[0] == tracked[-1]
 
 
-@pytest.mark.parametrize(
-    "preset, length_penalty", [("one-block", 0.0), ("gpt2", 1.0), ("one-block", 2.0)]
-)
-def test_beam_search_is_that_of_transformers(preset, length_penalty, tokenizer, tmp_path):
-    from transformers import AutoModelForCausalLM
-
-    from minislm.pretrained import save_model
-
-    model = random_model(**(PRESETS[preset] | {"n_layer": 2, "vocab_size": tokenizer.vocab_size}))
-    save_model(tmp_path / "m", model, tokenizer)
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
-    prompts = [[token % tokenizer.vocab_size for token in ids] for ids in PROMPTS[:4]]
-    got = Sampler(model, tokenizer).generate_ids(
-        prompts, max_new_tokens=15, beams=5, length_penalty=length_penalty
-    )
-    for prompt, ids in zip(prompts, got):
-        tokens = torch.tensor([prompt])
-        expected = theirs.generate(
-            tokens, attention_mask=torch.ones_like(tokens), num_beams=5, do_sample=False,
-            max_new_tokens=15, length_penalty=length_penalty, eos_token_id=tokenizer.eot_id,
-            pad_token_id=tokenizer.eot_id,
-        )  # fmt: skip
-        assert ids == expected[0, len(prompt) :].tolist()
-
-
 def test_the_model_is_left_in_eval_mode_and_without_gradients(tokenizer):
     model = random_model(dropout=0.3).train()
     ids = [Sampler(model).generate_ids([[1, 2]], temperature=0.0, max_new_tokens=9) for _ in "ab"]
@@ -227,6 +271,16 @@ def test_the_model_is_left_in_eval_mode_and_without_gradients(tokenizer):
 def test_a_prompt_that_cannot_be_read_is_refused(prompt, message):
     with pytest.raises(UserError, match=message):
         Sampler(random_model()).generate_ids([[1, 2], prompt])
+
+
+def test_what_the_caller_got_wrong_is_said(tokenizer):
+    with pytest.raises(UserError, match="2 seeds for 3 prompts"):
+        Sampler(random_model()).generate_ids(PROMPTS[:3], seeds=[1, 2])
+    with pytest.raises(UserError, match="at least 1"):
+        Sampler(random_model(), batch_size=0)
+    with pytest.raises(ValueError, match="needed for text"):
+        Sampler(random_model()).generate_ids(PROMPTS[:3], stop_strings=("x",))
+    assert Sampler(random_model(), tokenizer).generate([]) == []
 
 
 @pytest.mark.parametrize(
