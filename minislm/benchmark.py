@@ -24,7 +24,7 @@ from tokenizers import models
 from tqdm import tqdm
 
 from minislm import pretrained
-from minislm.config import PRESETS, BenchmarkConfig, MachineConfig, ModelConfig
+from minislm.config import SHAPES, BenchmarkConfig, MachineConfig, ModelConfig
 from minislm.errors import UserError
 from minislm.files import atomic_path
 from minislm.model import Transformer
@@ -34,18 +34,6 @@ from minislm.tokenizer import Tokenizer
 
 PROMPT = 16  # tokens in a prompt
 TOP_K = 50
-_GPT2 = PRESETS["gpt2"]
-# Shapes to fill with random weights: of the default block, and of two published models (whose
-# family, GPT-Neo, CTranslate2 does not read: GPT-2's has the same sizes).
-SHAPES = {
-    "one-block": dict(n_layer=1, width=256, n_head=8, context=512, vocab_size=4096, **_GPT2),
-    "tinystories-1layer-21m": dict(
-        n_layer=1, width=1024, n_head=16, context=2048, vocab_size=50257, **_GPT2
-    ),
-    "tinystories-8m": dict(
-        n_layer=8, width=256, n_head=16, context=2048, vocab_size=50257, **_GPT2
-    ),
-}
 
 
 @dataclass

@@ -144,6 +144,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         mlp_bias=True, attention_scale=False, windows=(0, 256), n_layer=8, width=64, n_head=16,
     ),
 }  # fmt: skip
+# Sizes that a benchmark fills with random weights: the default block's, and those of two published
+# models, all in GPT-2's form, which every peer reads (CTranslate2 does not read GPT-Neo's).
+SHAPES: dict[str, dict[str, Any]] = {
+    name: dict(n_layer=layers, width=width, n_head=heads, context=context, vocab_size=vocabulary)
+    | PRESETS["gpt2"]
+    for name, layers, width, heads, context, vocabulary in (
+        ("one-block", 1, 256, 8, 512, 4096),
+        ("tinystories-1layer-21m", 1, 1024, 16, 2048, 50257),
+        ("tinystories-8m", 8, 256, 16, 2048, 50257),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -278,8 +289,7 @@ class BenchmarkConfig:
     batch_sizes: tuple[int, ...] = knob((1, 8, 64, 256), "prompts continued together")
     peers: bool = knob(False, "measure transformers and CTranslate2 too, where installed")
     shape: str = knob("one-block", "random weights of this shape are measured where --model is "
-                      "not given", choices=("one-block", "tinystories-1layer-21m",
-                                            "tinystories-8m"))
+                      "not given", choices=tuple(SHAPES))
     modes: str = knob("greedy,top-k", "ways to choose a token: greedy, top-k, or both")
     precisions: str = knob("float32,bfloat16,int8", "precisions to measure")
     rounds: int = knob(5, "measurements of each; the median counts", minimum=1)

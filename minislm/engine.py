@@ -22,6 +22,15 @@ STEPS = 8  # blocks run through in one recording: with one block, eight tokens a
 _BLOCK = 64  # the cache grows by this many slots: what is read of it is then one piece of memory
 
 
+def _side_by_side(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Texts as tokens [B, T], filled up on the right, where no token of theirs can see it; and
+    where the last token of each stands [B]."""
+    tokens_BT = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.int64)
+    for b, ids in enumerate(texts):
+        tokens_BT[b, : len(ids)] = torch.as_tensor(ids)
+    return tokens_BT, torch.tensor([len(ids) - 1 for ids in texts])
+
+
 class Decoder:
     """A model ready to decode about `rows` rows at a time.
 
@@ -87,17 +96,14 @@ class Engine:
 
     def _read(self, rows: list[int], prompts: list[Sequence[int]]) -> Tensor:
         decoder, device = self.decoder, self.device
-        T = max(map(len, prompts))
-        tokens_BT = torch.zeros(len(prompts), T, dtype=torch.int64)
-        for b, ids in enumerate(prompts):
-            tokens_BT[b, : len(ids)] = torch.as_tensor(ids)
+        tokens_BT, last_B = _side_by_side(prompts)
+        T = tokens_BT.shape[1]
         own = KVCache(decoder.config, len(prompts), T, decoder.like)
         pos_BT = torch.arange(T, device=device).expand(len(prompts), T)
         features_BTC = decoder.model.features(tokens_BT.to(device), own, pos_BT, T)
         self._grow(T)
         self.cache.copy_rows(rows, own, range(len(rows)))
-        last_B = torch.tensor([len(ids) - 1 for ids in prompts], device=device)
-        last_BC = features_BTC[torch.arange(len(prompts), device=device), last_B]
+        last_BC = features_BTC[torch.arange(len(prompts), device=device), last_B.to(device)]
         return decoder.model.head(last_BC)  # at the last token of each row alone
 
     def _grow(self, slots: int) -> None:
@@ -119,9 +125,7 @@ class Engine:
         model = self.decoder.model
         return model(tokens_B[:, None], alive, pos_B[:, None], self.cache.slots)[:, 0]
 
-    def steps(
-        self, tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor, choose: Choose
-    ) -> Tensor:
+    def steps(self, tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor, choose: Choose) -> Tensor:
         """As many steps as there are columns of uniform numbers: the new tokens [B, n].
 
         Raises:
@@ -138,13 +142,10 @@ class Engine:
 
 class Uncached:
     """An engine's four calls for a module that has only `forward`: every text anew for each token.
-
-    Rows are filled up on the right, where no token before can see the filling.
     """
 
-    def __init__(self, model: nn.Module, slots: int):
-        self.model, self.most, self.device = model, slots, torch.device("cpu")
-        self.stride = 1
+    def __init__(self, model: nn.Module):
+        self.model, self.device, self.stride = model, torch.device("cpu"), 1
         self.texts: dict[int, list[int]] = {}
 
     def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -169,9 +170,5 @@ class Uncached:
         return torch.stack(chosen, dim=1)
 
     def _logits(self, rows: Sequence[int]) -> Tensor:
-        texts = [self.texts[row] for row in rows]
-        tokens_BT = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.int64)
-        for b, ids in enumerate(texts):
-            tokens_BT[b, : len(ids)] = torch.tensor(ids)
-        last_B = torch.tensor([len(ids) - 1 for ids in texts])
-        return self.model(tokens_BT)[torch.arange(len(texts)), last_B].cpu()
+        tokens_BT, last_B = _side_by_side([self.texts[row] for row in rows])
+        return self.model(tokens_BT)[torch.arange(len(rows)), last_B].cpu()

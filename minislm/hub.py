@@ -174,7 +174,7 @@ def _snapshot(
         of_it = dict(revision=revision, repo_type=kind, allow_patterns=wanted)
         return Path(snapshot_download(repo_id, **of_it))
     except (HFValidationError, *_FAILURES) as error:
-        raise UserError(" ".join(_explain(error, repo_id, revision, kind).split())) from error
+        raise UserError(_explain(error, repo_id, revision, kind)) from error
 
 
 def _cached(

@@ -16,7 +16,6 @@ The letters behind a tensor's name are its axes:
 from __future__ import annotations
 
 import math
-from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from minislm.cache import KVCache
 from minislm.config import ModelConfig
 
 
-Rotary = Optional[tuple[Tensor, Tensor]]  # cosines and sines of the new tokens' positions
+Rotary = tuple[Tensor, Tensor] | None  # cosines and sines of the new tokens' positions
 
 
 class RMSNorm(nn.Module):

@@ -1,4 +1,7 @@
-"""The engines a benchmark compares, each behind the same two calls, each alone in a process.
+"""The engines a benchmark compares, each behind the same call, each alone in a process.
+
+`generate(prompts, count, top_k)` continues every prompt by exactly `count` tokens; top_k 0 is
+greedy.
 
 A process of its own gives every engine its own threads and its own memory: idle threads of one
 library would otherwise spin on the cores that another is measured on.
@@ -15,7 +18,7 @@ import time
 import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 # engine -> (module it needs, precisions it is measured in)
 ENGINES = {
@@ -29,32 +32,22 @@ def installed(engine: str) -> bool:
     return importlib.util.find_spec(ENGINES[engine][0]) is not None
 
 
-class Engine(Protocol):
-    """What is measured: continue prompts by exactly `count` tokens."""
-
-    def generate(self, prompts: list[list[int]], count: int, top_k: int) -> Any: ...
-
-
 class Minislm:
-    """Our own sampler; top_k 0 is greedy."""
+    """Our own sampler."""
 
     def __init__(self, folder: Path, precision: str, threads: int):
         import torch
 
         from minislm.pretrained import load
-
-        torch.set_num_threads(threads)
-        self.model, self.tokenizer = load(folder)
-        self.precision, self.samplers = precision, {}
-
-    def generate(self, prompts: list[list[int]], count: int, top_k: int) -> Any:
         from minislm.sampler import Sampler
 
-        rows = len(prompts)
-        if rows not in self.samplers:  # its weights are packed for a number of rows
-            self.samplers = {rows: Sampler(self.model, None, rows, precision=self.precision)}
+        torch.set_num_threads(threads)
+        self.sampler = Sampler(load(folder)[0], precision=precision)
+
+    def generate(self, prompts: list[list[int]], count: int, top_k: int) -> Any:
+        self.sampler.batch_size = len(prompts)
         temperature = 1.0 if top_k else 0.0
-        return self.samplers[rows].generate_ids(
+        return self.sampler.generate_ids(
             prompts, max_new_tokens=count, temperature=temperature, top_k=top_k, stop=False
         )
 

@@ -146,8 +146,7 @@ def _rows(path: Path) -> Iterator[str]:
                 texts = (text for text in batch.column(0).to_pylist() if text)
                 yield "".join(text + END_OF_TEXT for text in texts)
     except (ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise TextError(f"{path} is damaged or no parquet file ({reason}); get it again") from error
+        raise TextError(f"{path} is damaged or no parquet file ({error}); get it again") from error
 
 
 def _text_column(path: Path, schema: Any) -> str:

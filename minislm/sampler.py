@@ -97,9 +97,8 @@ class Sampler:
 
     def text(self, prompt: Sequence[int], ids: Sequence[int], settings: SampleConfig) -> str:
         """The text that `ids` add to a prompt, cut before the first stop string."""
-        text = self._tokenizer().continuation(prompt, ids)
-        places = [text.find(stop) for stop in settings.stop_strings]
-        return text[: min((place for place in places if place >= 0), default=len(text))]
+        stops = StopStrings(settings.stop_strings)
+        return stops.push(self._tokenizer().continuation(prompt, ids)) + stops.flush()
 
     def generate_ids(
         self,
@@ -242,7 +241,7 @@ class Sampler:
 
     def _engine(self, rows: int, slots: int) -> Engine | Uncached:
         if self._cached() is None:
-            return Uncached(self.model, slots)
+            return Uncached(self.model)
         return Engine(self._decoder(rows), rows, slots)
 
     def _decoder(self, rows: int) -> Decoder:

@@ -33,6 +33,15 @@ def random_model(seed: int = 0, **knobs) -> Transformer:
     return model.eval()
 
 
+@torch.inference_mode()
+def brute_force(model: torch.nn.Module, ids: list[int], count: int) -> list[int]:
+    """Greedy by the loop everybody can check: the whole text anew for every token, no cache."""
+    tokens = torch.tensor([ids])
+    for _ in range(count):
+        tokens = torch.cat((tokens, model(tokens)[:, -1].argmax(-1, keepdim=True)), 1)
+    return tokens[0, len(ids) :].tolist()
+
+
 @pytest.fixture(scope="session")
 def stories() -> list[str]:
     return [story.text for story in generate(300, seed=5)]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_model
+from conftest import brute_force, random_model
 
 from minislm.config import PRESETS
 from minislm.engine import Decoder, Engine
@@ -22,15 +22,6 @@ def greedy(logits_BV, u_B):
 def by_uniform(logits_BV, u_B):
     cdf_BV = logits_BV.float().softmax(-1).cumsum(-1)
     return (cdf_BV <= u_B[:, None] * cdf_BV[:, -1:]).sum(-1).clamp(max=cdf_BV.shape[1] - 1)
-
-
-@torch.inference_mode()
-def brute_force(model, ids, count):
-    """Greedy, the whole text anew for every token."""
-    tokens = torch.tensor([ids])
-    for _ in range(count):
-        tokens = torch.cat((tokens, model(tokens)[:, -1].argmax(-1, keepdim=True)), 1)
-    return tokens[0, len(ids) :].tolist()
 
 
 def prompts_of(lengths, seed=0):
