@@ -282,6 +282,28 @@ class EvalConfig:
         check(self)
 
 
+STUDIES = ("verdict", "word-classes", "data", "hyperparameters")
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What --study does."""
+
+    study: str = knob("verdict", "run a study and write its report: verdict (reasoning or "
+                      "heuristics?), word-classes, data, or hyperparameters", choices=STUDIES)
+    quick: bool = knob(False, "a small version of a study, in under 3 minutes")
+    seeds: int | None = knob(None, "runs of each kind (default: 8 in verdict, 3 elsewhere; 2 when "
+                             "quick)", minimum=1)
+    out: str | None = knob(None, "folder of a study's results, pictures and report (default: "
+                           "runs/studies/NAME)")
+    processes: int | None = knob(None, "runs at a time (default: one a core)", minimum=1)
+    tasks: tuple[str, ...] = ()  # of --tasks; empty: those the study is about
+    models: tuple[str, ...] = ()  # of --model: asked beside the study's own subjects
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 @dataclass(frozen=True)
 class BenchmarkConfig:
     """What --benchmark measures."""

@@ -15,6 +15,7 @@ from functools import lru_cache
 from minislm import lexicon as lex
 from minislm.errors import UserError
 from minislm.lexicon import WORD_CLASSES, classify, plural
+from minislm.numerals import NUMBER_PLOTS
 from minislm.plots import PLOTS
 from minislm.teller import Tale
 
@@ -71,6 +72,7 @@ def generate(
     agreement_errors: float = 0.0,
     shuffled: float = 0.0,
     duplicates: float = 0.0,
+    numbers: float = 0.0,
 ) -> Iterator[Story]:
     """Yield `count` stories, numbers `start`, `start` + 1, ... of the stream that `seed` names.
 
@@ -81,6 +83,7 @@ def generate(
             ("they was", "three apple").
         shuffled: share of stories whose sentences are out of order.
         duplicates: share of stories that repeat an earlier one word for word.
+        numbers: share of stories about large numbers; see `numerals.py`.
 
     Raises:
         UserError: a negative count or start, or a share outside [0, 1].
@@ -89,7 +92,8 @@ def generate(
         if value < 0:
             raise UserError(f"{name} of stories is {value}; give 0 or more")
     shares = {
-        "agreement_errors": agreement_errors, "shuffled": shuffled, "duplicates": duplicates
+        "agreement_errors": agreement_errors, "shuffled": shuffled, "duplicates": duplicates,
+        "numbers": numbers,
     }
     for name, share in shares.items():
         if not 0 <= share <= 1:
@@ -98,7 +102,12 @@ def generate(
 
 
 def _story(
-    seed: int, number: int, agreement_errors: float, shuffled: float, duplicates: float
+    seed: int,
+    number: int,
+    agreement_errors: float,
+    shuffled: float,
+    duplicates: float,
+    numbers: float,
 ) -> Story:
     # The knobs have their own stream, so turning one leaves all other stories as they are.
     knobs = random.Random(f"{seed}:{number}:knobs")
@@ -107,7 +116,8 @@ def _story(
         knobs = random.Random(f"{seed}:{number}:knobs")
     rng = random.Random(f"{seed}:{number}")
     tale = Tale(rng)
-    summary = _MARKED.sub(r"\1\2", rng.choice(PLOTS)(tale))
+    plots = NUMBER_PLOTS if random.Random(f"{seed}:{number}:plots").random() < numbers else PLOTS
+    summary = _MARKED.sub(r"\1\2", rng.choice(plots)(tale))
     if knobs.random() < shuffled:
         tale.shuffle(knobs)
     words = _words(tale)

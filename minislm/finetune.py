@@ -1,0 +1,81 @@
+"""Short training without a run folder: what the studies do hundreds of times.
+
+The same batches, loss, optimizers and schedule as `training.py`, for a fixed number of steps or
+until a loss is reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from minislm.batches import Batches, Example
+from minislm.config import TrainConfig
+from minislm.corpus import TokenFile
+from minislm.loss import training_loss
+from minislm.model import Transformer
+from minislm.optimizer import make_optimizers
+from minislm.synthetic import Pair, encode_pair
+from minislm.tokenizer import Tokenizer
+from minislm.training import schedule
+
+_SMOOTH = 0.8  # weight of the past in the loss that says when to end
+
+
+def fit(
+    model: Transformer,
+    batches: Batches,
+    config: TrainConfig,
+    steps: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    until: float = 0.0,
+) -> tuple[int, float]:
+    """Train in place for `steps` steps, or until the smoothed loss is below `until`.
+
+    Only weights that require a gradient are changed. Returns the steps made and the smoothed loss
+    in nats per token.
+    """
+    optimizers, stream, smooth = make_optimizers(model, config), iter(batches), None
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    model.train()
+    for step in range(steps):
+        share = schedule(step / steps, config.warmup, config.decay)
+        loss = training_loss(model, *next(stream), dtype)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, config.clip)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * share
+            optimizer.step()
+            optimizer.zero_grad()
+        smooth = loss.item() if smooth is None else _SMOOTH * smooth + (1 - _SMOOTH) * loss.item()
+        if smooth < until:
+            break
+    model.eval()
+    return step + 1, smooth
+
+
+def on_pairs(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    shown: Sequence[Pair],
+    config: TrainConfig,
+    steps: int,
+    *,
+    until: float = 0.01,
+    loss_on: str = "completion",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[int, float]:
+    """Fine-tune in place on pairs, all of which fit the context: `fit`'s result."""
+    batches = Batches(
+        TokenFile.from_ids([], 0),
+        [Example(*encode_pair(tokenizer, pair)) for pair in shown],
+        context=model.config.context,
+        batch_tokens=config.batch_tokens,
+        eot_id=tokenizer.eot_id,
+        loss_on=loss_on,
+        seed=config.seed,
+    )
+    return fit(model, batches, config, steps, dtype=dtype, until=until)
