@@ -297,8 +297,8 @@ class StudyConfig:
     out: str | None = knob(None, "folder of a study's results, pictures and report (default: "
                            "runs/studies/NAME)")
     processes: int | None = knob(None, "runs at a time (default: one a core)", minimum=1)
-    tasks: tuple[str, ...] = ()  # of --tasks; empty: those the study is about
-    models: tuple[str, ...] = ()  # of --model: asked beside the study's own subjects
+    only: tuple[str, ...] = ()  # the tasks of --tasks; empty: those that the study is about
+    beside: tuple[str, ...] = ()  # the models of --model: asked beside the study's own subjects
 
     def __post_init__(self) -> None:
         check(self)

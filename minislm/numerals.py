@@ -32,10 +32,12 @@ def houses(t: Tale) -> str:
         n = _number(t)
         big = t.between(101, 990)
         row = ", ".join(str(big + k) for k in range(t.between(3, 5)))
-        t.tell(f"{hero} walked past the houses {row}.",
-               f"after house {n} came house {n + 1}.",
-               f"{friend} lived in house {n}, and the next house was {n + 1}.",
-               f'"What is after {n}?" asked {friend}. "{n + 1}," said {hero}.')
+        t.tell(
+            f"{hero} walked past the houses {row}.",
+            f"after house {n} came house {n + 1}.",
+            f"{friend} lived in house {n}, and the next house was {n + 1}.",
+            f'"What is after {n}?" asked {friend}. "{n + 1}," said {hero}.',
+        )
     lesson(t, hero, "every house has its place", "numbers go on and on")
     return f"{hero} learns the numbers of the houses with {friend}."
 
@@ -46,15 +48,19 @@ def mirrors(t: Tale) -> str:
     begin(t, hero)
     t.paragraph()
     meet(t, hero, friend)
-    t.tell(f"{hero} had a magic mirror. It turned all numbers around.",
-           f"{friend} gave {hero} a funny mirror that turned numbers around.")
+    t.tell(
+        f"{hero} had a magic mirror. It turned all numbers around.",
+        f"{friend} gave {hero} a funny mirror that turned numbers around.",
+    )
     for _ in range(t.between(4, 7)):
         n = _number(t)
         turned = str(n)[::-1]
-        t.tell(f"{hero} showed it {n}, and the mirror showed {turned}.",
-               f"in the mirror, {n} was {turned}.",
-               f'{friend} wrote {n}. Turned around it was {turned}.',
-               f'"What is {n} turned around?" asked {friend}. "{turned}," said {hero}.')
+        t.tell(
+            f"{hero} showed it {n}, and the mirror showed {turned}.",
+            f"in the mirror, {n} was {turned}.",
+            f"{friend} wrote {n}. Turned around it was {turned}.",
+            f'"What is {n} turned around?" asked {friend}. "{turned}," said {hero}.',
+        )
     t.tell("they laughed and laughed.", "it was so funny.")
     return f"{hero} plays with a mirror that turns numbers around."
 
@@ -70,10 +76,12 @@ def partners(t: Tale) -> str:
         n = _number(t)
         kind = "odd" if n % 2 else "even"
         left = "one was left alone" if n % 2 else "none was left alone"
-        t.tell(f"{hero} laid {n} {things} in pairs, and {left}: {n} was {kind}.",
-               f"there were {n} {things}. {n} was {kind}, so {left}.",
-               f'{friend} found {n} {things}. "{n} is {kind}," {friend.he} said.',
-               f'"What kind of number is {n}?" asked {friend}. "It is {kind}," said {hero}.')
+        t.tell(
+            f"{hero} laid {n} {things} in pairs, and {left}: {n} was {kind}.",
+            f"there were {n} {things}. {n} was {kind}, so {left}.",
+            f'{friend} found {n} {things}. "{n} is {kind}," {friend.he} said.',
+            f'"What kind of number is {n}?" asked {friend}. "It is {kind}," said {hero}.',
+        )
     lesson(t, hero, "two and two make pairs", "some numbers leave one behind")
     return f"{hero} and {friend} lay out {things} in pairs."
 
@@ -87,10 +95,12 @@ def signs(t: Tale) -> str:
     for _ in range(t.between(4, 7)):
         n = _number(t)
         words = number_words(n)
-        t.tell(f"the sign said {n}. {hero} read aloud: {words}.",
-               f"{friend} said {words}, and {hero} wrote {n}.",
-               f"{hero} saw {n} on a door. That is {words}.",
-               f'"How do you say {n}?" asked {friend}. "You say {words}," said {hero}.')
+        t.tell(
+            f"the sign said {n}. {hero} read aloud: {words}.",
+            f"{friend} said {words}, and {hero} wrote {n}.",
+            f"{hero} saw {n} on a door. That is {words}.",
+            f'"How do you say {n}?" asked {friend}. "You say {words}," said {hero}.',
+        )
     t.tell(f"now {hero} could read all the signs.", f"{hero} was proud of {hero.his} reading.")
     return f"{hero} reads the signs with {friend}."
 
@@ -102,10 +112,12 @@ def notes(t: Tale) -> str:
     t.paragraph()
     for _ in range(t.between(4, 7)):
         n = _number(t)
-        t.tell(f"{hero} wrote {n}, and {friend} wrote {n} too.",
-               f"the number on the box was {n}. {friend} made a copy: {n}.",
-               f'{hero} said, "{n}." {friend} said it again: {n}.',
-               f'"Can you write {n} too?" asked {friend}. "Yes: {n}," said {hero}.')
+        t.tell(
+            f"{hero} wrote {n}, and {friend} wrote {n} too.",
+            f"the number on the box was {n}. {friend} made a copy: {n}.",
+            f'{hero} said, "{n}." {friend} said it again: {n}.',
+            f'"Can you write {n} too?" asked {friend}. "Yes: {n}," said {hero}.',
+        )
     t.tell("they did it all day long.", "it was a good game.")
     return f"{hero} and {friend} copy numbers."
 

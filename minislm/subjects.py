@@ -27,8 +27,10 @@ from minislm.tokenizer import Tokenizer
 
 STORIES = 6000  # that a model is pre-trained on
 HELD_OUT = 60  # plain stories that tell what fine-tuning makes it forget
-VOCABULARY = 1024
-_PRETRAINED_SEEDS = 4  # fine-tuning seeds share this many pre-trained models (fewer for slow shapes)
+VOCABULARY, _TOLD = 1024, 2000  # tokens of the tokenizer, and stories it is trained on
+_PRETRAINED_SEEDS = (
+    4  # fine-tuning seeds share this many pre-trained models (fewer for slow shapes)
+)
 _TWO_BLOCKS = dict(n_layer=2, width=128, n_head=4, n_kv_head=0)
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -107,7 +109,10 @@ def pretrained_seed(subject: Subject, seed: int) -> int:
 def make_tokenizer(folder: Path) -> Tokenizer:
     """The one tokenizer of a study, trained on the pre-training text and D_train."""
     asked = [p for task in TASKS for p in pairs(task, "train")]
-    texts = [*texts_of("numbers", 0, 2000), *(text for p in asked for text in (p.prompt, p.answer))]
+    texts = [
+        *texts_of("numbers", 0, _TOLD),
+        *(text for p in asked for text in (p.prompt, p.answer)),
+    ]
     tokenizer = Tokenizer.train(texts, VOCABULARY, "single")
     tokenizer.save(folder / "tokenizer")
     return tokenizer
@@ -117,7 +122,9 @@ def texts_of(text: str, seed: int, count: int, start: int = 0) -> list[str]:
     """The stories of a text of TEXTS."""
     share, shuffled = TEXTS[text]
     stories = [s.text for s in generate(count, seed, start=start, numbers=share)]
-    return [shuffle_words(story, f"{seed}:{n}") for n, story in enumerate(stories)] if shuffled else stories
+    if not shuffled:
+        return stories
+    return [shuffle_words(story, f"{seed}:{n}") for n, story in enumerate(stories)]
 
 
 def shuffle_words(story: str, seed: str) -> str:
@@ -180,7 +187,9 @@ def _kept(folder: Path, shape: str, text: str, seed: int) -> Path:
     return folder / "models" / f"{shape}-{text}-{seed}".replace(" ", "-")
 
 
-def halves(subject: Subject, task: str, seed: int, fitting: list[Pair]) -> tuple[list[Pair], list[Pair]]:
+def halves(
+    subject: Subject, task: str, seed: int, fitting: list[Pair]
+) -> tuple[list[Pair], list[Pair]]:
     """The pairs that are shown and those that are held out, among the pairs that fit."""
     held = {p.i for p in fitting if p.split == "test"}
     if subject.held_out == "random":

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from minislm.baselines import HEURISTICS, DummyModel
-from minislm.config import SampleConfig, StudyConfig, TrainConfig
+from minislm.config import StudyConfig, TrainConfig
 from minislm.evaluation import answers, text_loss
 from minislm.finetune import on_pairs
 from minislm.subjects import (
@@ -51,8 +51,8 @@ def plan(config: StudyConfig) -> list[list[dict[str, Any]]]:
     """
     seeds = config.seeds or (2 if config.quick else 8)
     subjects = SUBJECTS[:3] if config.quick else SUBJECTS
-    subjects += tuple(each for source in config.models for each in of_model(source))
-    tasks = config.tasks or (("copy", "parity") if config.quick else tuple(TASKS))
+    subjects += tuple(each for source in config.beside for each in of_model(source))
+    tasks = config.only or (("copy", "parity") if config.quick else tuple(TASKS))
     steps = 60 if config.quick else 800
     starts = {
         (s.shape, s.text, pretrained_seed(s, seed))

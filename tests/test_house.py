@@ -15,20 +15,21 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # A room imports only from floors below its own.
 FLOORS = [
-    {"errors", "lexicon", "duplicates"},
+    {"errors", "lexicon", "duplicates", "intervals", "pictures"},
     {"config", "files", "teller", "hub", "cleaning"},
     {"synthetic", "plots", "tokenizer"},
-    {"reading", "workers", "pickles", "cache", "choice"},
-    {"model", "corpus", "stories", "device", "llama2c", "families"},
+    {"numerals", "reading", "workers", "pickles", "cache", "choice"},
+    {"model", "baselines", "corpus", "stories", "device", "llama2c", "families"},
     {"batches", "loss", "optimizer", "checkpoint", "pretrained", "packed"},
     {"engine"},
     {"batch", "beam"},
     {"sampler"},
-    {"evaluation", "peers"},
+    {"evaluation", "peers", "experiments"},
     {"training"},
-    {"pipeline"},
-    {"compare", "benchmark"},
-    {"console"},
+    {"pipeline", "finetune"},
+    {"compare", "benchmark", "subjects"},
+    {"console", "verdict", "findings", "classes", "amounts", "sweep"},
+    {"studies"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = {room for rooms in FLOORS[:3] for room in rooms} | {

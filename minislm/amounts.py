@@ -1,0 +1,177 @@
+"""How much text, and how good: size, noise and duplicates against loss, stories and transfer.
+
+A model learns from part of the stories, or from all of them with some spoilt, for the same number
+of steps; then it is measured on clean stories it has not seen, asked to tell some, and fine-tuned
+on pairs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from minislm import lexicon
+from minislm.batches import Batches
+from minislm.config import SampleConfig, StudyConfig, TrainConfig
+from minislm.evaluation import answers, text_loss
+from minislm.experiments import Row, table
+from minislm.finetune import fit, on_pairs
+from minislm.intervals import of_mean
+from minislm.pictures import dots, lines
+from minislm.sampler import Sampler
+from minislm.stories import generate
+from minislm.subjects import make_tokenizer, random_weights, tokens_of
+from minislm.synthetic import pairs
+from minislm.tokenizer import Tokenizer
+
+SHAPE, STORIES = "two blocks", 6000
+_NUMBERS = 0.7  # share of stories with numbers in use: without them nothing transfers
+SIZES = (0.01, 0.03, 0.1, 0.3, 1.0)
+QUALITIES: dict[str, dict[str, float]] = {
+    "half with broken agreement": {"agreement_errors": 0.5},
+    "all with broken agreement": {"agreement_errors": 1.0},
+    "half with shuffled sentences": {"shuffled": 0.5},
+    "all with shuffled sentences": {"shuffled": 1.0},
+    "half duplicates": {"duplicates": 0.5},
+    "nine in ten duplicates": {"duplicates": 0.9},
+}
+TASKS = ("copy", "reverse", "parity", "successor")
+_STEPS, _HELD_OUT, _TOLD = 400, 200, 60
+_FINE_TUNING = 300  # steps at most
+_RATES = dict(learning_rate=1e-3, matrix_rate=4e-3, batch_tokens=1024)
+
+
+def plan(config: StudyConfig) -> list[list[dict[str, Any]]]:
+    """The tokenizer, then every size and every quality for each seed."""
+    seeds = config.seeds or (2 if config.quick else 3)
+    made: list[tuple[str, float]] = [("clean", size) for size in SIZES]
+    made += [(quality, 1.0) for quality in QUALITIES]
+    if config.quick:
+        made = [("clean", 0.1), ("clean", 1.0), ("all with broken agreement", 1.0)]
+    steps, stories = (25, 800) if config.quick else (_STEPS, STORIES)
+    jobs = [{"kind": "train", "quality": quality, "size": size, "seed": seed, "steps": steps,
+             "stories": stories} for quality, size in made for seed in range(seeds)]  # fmt: skip
+    return [[{"kind": "tokenizer"}], jobs]
+
+
+def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Train one model and measure it; see the module."""
+    if job["kind"] == "tokenizer":
+        return {"vocabulary": make_tokenizer(folder).vocab_size}
+    tokenizer, seed = Tokenizer.load(folder / "tokenizer"), job["seed"]
+    count, spoilt = round(job["stories"] * job["size"]), QUALITIES.get(job["quality"], {})
+    texts = [s.text for s in generate(count, seed, numbers=_NUMBERS, **spoilt)]
+    stories = tokens_of(texts, tokenizer)
+    model = random_weights(SHAPE, seed, tokenizer)
+    batches = Batches(stories, [], context=model.config.context, batch_tokens=4096,
+                      eot_id=tokenizer.eot_id, seed=seed)  # fmt: skip
+    _, loss = fit(model, batches, TrainConfig(seed=seed), job["steps"], dtype=torch.bfloat16)
+    held_out = [s.text for s in generate(_HELD_OUT, 1_000_000, numbers=_NUMBERS)]
+    found = text_loss(model, tokens_of(held_out, tokenizer), tokenizer.eot_id)
+    row = {"tokens": stories.n_tokens, "train_loss": loss, "bits_per_byte": found.bits_per_byte,
+           "epochs": job["steps"] * 4096 / stories.n_tokens}  # fmt: skip
+    row["stories"] = _told(model, tokenizer, texts)
+    row["transfer"] = {task: _transferred(model, tokenizer, task, seed) for task in TASKS}
+    return row
+
+
+def _told(model: Any, tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, float]:
+    """Shares, of stories told from nothing: those that end by themselves; words that occur in clean
+    stories; runs of four words that no training story has."""
+    settings = SampleConfig(max_new_tokens=300, temperature=0.8)
+    prompts = [[tokenizer.eot_id]] * _TOLD
+    ids = Sampler(model, tokenizer).generate_ids(prompts, settings, seeds=range(_TOLD))
+    told = [tokenizer.decode([i for i in each if i != tokenizer.eot_id]) for each in ids]
+    words = [word for text in told for _, word in lexicon.tokens(text) if word.isalpha()]
+    clean = (story.text for story in generate(2000, 1_000_000, numbers=_NUMBERS))
+    known = {word for text in clean for _, word in lexicon.tokens(text)}
+    seen = {run for text in texts for run in _runs(text)}
+    runs = [run for text in told for run in _runs(text)]
+    return {
+        "ended": float(np.mean([tokenizer.eot_id in each for each in ids])),
+        "known words": float(np.mean([word in known for word in words] or [0.0])),
+        "new runs": float(np.mean([run not in seen for run in runs] or [0.0])),
+    }
+
+
+def _runs(text: str, length: int = 4) -> list[tuple[str, ...]]:
+    words = [word for _, word in lexicon.tokens(text)]
+    return list(zip(*(words[k:] for k in range(length))))
+
+
+def _transferred(model: Any, tokenizer: Tokenizer, task: str, seed: int) -> list[int]:
+    """Right answers on D_test and how many were asked, after fine-tuning a copy on D_train."""
+    own = copy.deepcopy(model)
+    config = TrainConfig(seed=seed, **_RATES)
+    on_pairs(own, tokenizer, pairs(task, "train"), config, _FINE_TUNING, dtype=torch.bfloat16)
+    asked = pairs(task, "test")
+    said = answers(own, tokenizer, asked)
+    return [sum(text == pair.answer for text, pair in zip(said, asked)), len(asked)]
+
+
+def report(rows: list[Row], folder: Path) -> str:
+    """Two tables, by size and by quality, and two pictures."""
+    groups: dict[tuple[str, float], list[dict]] = {}
+    for row in rows:
+        if row["job"]["kind"] == "train":
+            key = (row["job"]["quality"], row["job"]["size"])
+            groups.setdefault(key, []).append(row["result"])
+    sizes = {key: found for key, found in groups.items() if key[0] == "clean"}
+    full = {key: found for key, found in groups.items() if key[1] == 1.0}
+    curve = [(found[0]["tokens"], *_spread([r["bits_per_byte"] for r in found]))
+             for found in sizes.values()]  # fmt: skip
+    learned = [
+        (found[0]["tokens"], *_spread([_rate(r) for r in found])) for found in sizes.values()
+    ]
+    points = [(_name(key), *_spread([_rate(r) for r in found])) for key, found in full.items()]
+    return "\n".join((
+        f"Two blocks of width 128, {len(next(iter(groups.values())))} seeds, Student's intervals. "
+        f"Every model is trained for as many steps, so less text is read more often. Loss on clean "
+        f"stories that were held out; {_TOLD} stories told by each model, of which see "
+        f"the measures; transfer is exact match on D_test after fine-tuning on D_train "
+        f"({', '.join(TASKS)}).\n",
+        "## Size\n\n" + _table(sizes, "share of the text"),
+        lines({"held-out stories": curve}, "tokens", "bits per byte", folder / "sizes.png", True),
+        lines({"D_test after fine-tuning": learned}, "tokens", "right", folder / "transfer.png",
+              True),
+        "## Quality\n\n" + _table(full, "text"),
+        dots(points, "right on D_test after fine-tuning", folder / "qualities.png"),
+    ))  # fmt: skip
+
+
+def _name(key: tuple[str, float]) -> str:
+    quality, size = key
+    return f"{size:.0%}" if size < 1 else quality
+
+
+def _table(groups: dict[tuple[str, float], list[dict]], first: str) -> str:
+    measures = list(next(iter(groups.values()))[0]["stories"])
+    body = []
+    for key, found in groups.items():
+        bits, low, high = _spread([r["bits_per_byte"] for r in found])
+        rate, rate_low, rate_high = _spread([_rate(r) for r in found])
+        name = f"{key[1]:.0%}" if first.startswith("share") else key[0]
+        by_task = [f"{np.mean([r['transfer'][t][0] / r['transfer'][t][1] for r in found]):.0%}"
+                   for t in TASKS]  # fmt: skip
+        told = [f"{np.mean([r['stories'][m] for r in found]):.2f}" for m in measures]
+        body.append([name, f"{found[0]['tokens']:,}", f"{found[0]['epochs']:.1f}",
+                     f"{bits:.3f} ({low:.3f} to {high:.3f})", *told,
+                     f"{rate:.0%} ({max(0, rate_low):.0%} to {min(1, rate_high):.0%})",
+                     *by_task])  # fmt: skip
+    head = (first, "tokens", "epochs", "bits per byte", *measures, "transfer", *TASKS)
+    return table(head, body)
+
+
+def _rate(result: dict) -> float:
+    """Right answers on D_test over all tasks."""
+    right, asked = (sum(each) for each in zip(*result["transfer"].values()))
+    return right / asked
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float, float]:
+    return (float(np.mean(values)), *of_mean(values))

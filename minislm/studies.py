@@ -1,0 +1,49 @@
+"""The studies by name: each is a plan, a way to do one job of it, and a report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from minislm import amounts, classes, findings, sweep, verdict
+from minislm.config import DataConfig, StudyConfig
+from minislm.errors import UserError
+from minislm.experiments import Study, run
+from minislm.pipeline import say, task_names
+
+STUDIES = {
+    "verdict": Study(verdict.plan, verdict.work, findings.report),
+    "word-classes": Study(classes.plan, classes.work, classes.report),
+    "data": Study(amounts.plan, amounts.work, amounts.report),
+    "hyperparameters": Study(sweep.plan, sweep.work, sweep.report),
+}
+
+
+def study(config: StudyConfig, tasks: str, models: Sequence[str]) -> None:
+    """Run a study, or what is left of it, and print its report.
+
+    Args:
+        tasks: as --tasks has them; "auto": those that the study is about.
+        models: asked beside the study's own subjects.
+
+    Raises:
+        UserError: an unknown task, or tasks or models for a study that has none; a worker that was
+            killed; a folder that cannot be written to.
+    """
+    if config.study != "verdict" and (models or tasks != "auto"):
+        raise UserError(f"--study {config.study} takes neither --model nor --tasks")
+    if tasks != "auto":
+        config = replace(config, only=tuple(task_names(DataConfig(tasks=tasks))))
+    config = replace(config, beside=tuple(models))
+    command = "python eval.py " + shlex.join(_shown(sys.argv[1:]))
+    path = run(config.study, STUDIES[config.study], config, command)
+    print(path.read_text(encoding="utf-8"))
+    say(f"report: {path}")
+
+
+def _shown(arguments: list[str]) -> list[str]:
+    """A command line without the folders of this machine: what makes the same report elsewhere."""
+    return [each for k, each in enumerate(arguments)
+            if each != "--out" and arguments[k - 1 : k] != ["--out"]]  # fmt: skip
