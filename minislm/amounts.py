@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from minislm import lexicon
 from minislm.batches import Batches
 from minislm.config import SampleConfig, StudyConfig, TrainConfig
 from minislm.evaluation import answers, text_loss
 from minislm.experiments import Row, table
 from minislm.finetune import fit, on_pairs
+from minislm.grading import cut
 from minislm.intervals import of_mean
+from minislm.overlap import Library
 from minislm.pictures import dots, lines
 from minislm.sampler import Sampler
+from minislm.scores import DIMENSIONS, measure
 from minislm.stories import generate
 from minislm.subjects import make_tokenizer, random_weights, tokens_of
 from minislm.synthetic import pairs
@@ -81,27 +83,14 @@ def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _told(model: Any, tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, float]:
-    """Shares, of stories told from nothing: those that end by themselves; words that occur in clean
-    stories; runs of four words that no training story has."""
-    settings = SampleConfig(max_new_tokens=300, temperature=0.8)
-    prompts = [[tokenizer.eot_id]] * _TOLD
-    ids = Sampler(model, tokenizer).generate_ids(prompts, settings, seeds=range(_TOLD))
-    told = [tokenizer.decode([i for i in each if i != tokenizer.eot_id]) for each in ids]
-    words = [word for text in told for _, word in lexicon.tokens(text) if word.isalpha()]
-    clean = (story.text for story in generate(2000, 1_000_000, numbers=_NUMBERS))
-    known = {word for text in clean for _, word in lexicon.tokens(text)}
-    seen = {run for text in texts for run in _runs(text)}
-    runs = [run for text in told for run in _runs(text)]
-    return {
-        "ended": float(np.mean([tokenizer.eot_id in each for each in ids])),
-        "known words": float(np.mean([word in known for word in words] or [0.0])),
-        "new runs": float(np.mean([run not in seen for run in runs] or [0.0])),
-    }
-
-
-def _runs(text: str, length: int = 4) -> list[tuple[str, ...]]:
-    words = [word for _, word in lexicon.tokens(text)]
-    return list(zip(*(words[k:] for k in range(length))))
+    """The scores of how the model goes on from beginnings of stories it has not seen."""
+    beginnings = [cut(s.text)[0] for s in generate(_TOLD, 1_000_000)]
+    settings = SampleConfig(max_new_tokens=300, temperature=0.7)
+    told = Sampler(model, tokenizer).generate(beginnings, settings, seeds=range(_TOLD))
+    library = Library(texts)
+    measures = [measure(p, text, library.copied(text)) for p, text in zip(beginnings, told)]
+    found = {d: float(np.mean([getattr(m, d) for m in measures])) for d in DIMENSIONS[:3]}
+    return found | {"copied": float(np.mean([m.copied for m in measures]))}
 
 
 def _transferred(model: Any, tokenizer: Tokenizer, task: str, seed: int) -> list[int]:
@@ -131,10 +120,10 @@ def report(rows: list[Row], folder: Path) -> str:
     points = [(_name(key), *_spread([_rate(r) for r in found])) for key, found in full.items()]
     return "\n".join((
         f"Two blocks of width 128, {len(next(iter(groups.values())))} seeds, Student's intervals. "
-        f"Every model is trained for as many steps, so less text is read more often. Loss on clean "
-        f"stories that were held out; {_TOLD} stories told by each model, of which see "
-        f"the measures; transfer is exact match on D_test after fine-tuning on D_train "
-        f"({', '.join(TASKS)}).\n",
+        "Every model is trained for as many steps, so less text is read more often. Loss on clean "
+        f"stories that were held out; scores (see `eval.py --score`) and share copied of {_TOLD} "
+        "stories that each model goes on with; transfer is exact match on D_test after "
+        f"fine-tuning on D_train ({', '.join(TASKS)}).\n",
         "## Size\n\n" + _table(sizes, "share of the text"),
         lines({"held-out stories": curve}, "tokens", "bits per byte", folder / "sizes.png", True),
         lines({"D_test after fine-tuning": learned}, "tokens", "right", folder / "transfer.png",

@@ -282,6 +282,34 @@ class EvalConfig:
         check(self)
 
 
+@dataclass(frozen=True)
+class ScoreConfig:
+    """What --score does."""
+
+    score: bool = knob(False, "grade what models say: grammar, creativity, consistency and "
+                       "instruction-following, from 0 to 10")
+    completions: int = knob(200, "texts that each model is asked for", minimum=16)
+    prompts: str | None = knob(None, "beginnings to go on from, one a line (default: the "
+                               "project's own 44)")
+    grader: str | None = knob(None, "a model whose likelihood of the texts is told beside the "
+                              "scores")
+    human: str | None = knob(None, "a CSV file of texts that a person scored: hold the scores "
+                             "against it (needs --grader)")
+    sensitivity: bool = knob(False, "show what the scores do when texts are spoilt on purpose")
+    judge: str | None = knob(None, "URL of an OpenAI-compatible endpoint that judges too, such as "
+                             "http://localhost:8000/v1; its key is read from MINISLM_JUDGE_KEY")
+    judge_model: str | None = knob(None, "name of the judge's model")
+    judge_texts: int = knob(40, "texts of each model that the judge reads", minimum=1)
+    judge_budget: int = knob(200_000, "tokens after which the judge is asked no more", minimum=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if (self.judge is None) != (self.judge_model is None):
+            raise UserError("--judge and --judge-model go together; give both")
+        if self.human is not None and self.grader is None:
+            raise UserError("--human needs --grader: likelihood alone is one of the baselines")
+
+
 STUDIES = ("verdict", "word-classes", "data", "hyperparameters")
 
 

@@ -26,7 +26,7 @@ from minislm.synthetic import TASKS, Pair, pairs
 from minislm.tokenizer import Tokenizer
 
 STORIES = 6000  # that a model is pre-trained on
-HELD_OUT = 60  # plain stories that tell what fine-tuning makes it forget
+HELD_OUT = 20  # plain stories that tell what fine-tuning makes it forget
 VOCABULARY, _TOLD = 1024, 2000  # tokens of the tokenizer, and stories it is trained on
 _PRETRAINED_SEEDS = (
     4  # fine-tuning seeds share this many pre-trained models (fewer for slow shapes)
@@ -40,12 +40,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     "wide": _TWO_BLOCKS | {"width": 256},
     "tinystories-1m": PRESETS["tinystories-1m"],
 }
-_SLOW = {"tinystories-1m": 2}  # shape -> seeds that are pre-trained
+SLOW = {"tinystories-1m": 2}  # shape -> seeds that are pre-trained
 
 # text -> share of stories with numbers in use, and whether the words of each story are shuffled
 TEXTS = {"plain": (0.0, False), "numbers": (0.7, False), "shuffled": (0.7, True)}
 
-FEW = ("copy", "reverse", "parity", "successor")
+SHORT = tuple(task for task in TASKS if task not in ("unary", "count"))
+FEW = ("copy", "successor")  # of side questions
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Subject:
     shape: of SHAPES, or the folder or hub id of a model. text: of TEXTS, or "" for random weights
     (or the model's own). adapt: "fine-tuned" on 70 pairs, "few-shot" (five pairs in the prompt) or
     "zero-shot". held_out: "rule" (i mod 10 in {1, 3, 7}) or "random" (30 others, by seed). rate:
-    times the usual learning rates. trained: "all" weights, "blocks" or the "last block".
+    times the usual learning rates (three times higher for random weights). trained: "all" weights, "blocks" or the "last block".
     """
 
     name: str
@@ -67,22 +68,23 @@ class Subject:
     rate: float = 1.0
     trained: str = "all"
     loss_on: str = "completion"
-    tasks: tuple[str, ...] = tuple(TASKS)
+    tasks: tuple[str, ...] = SHORT
 
 
 SUBJECTS = (
-    Subject("scratch"),
+    Subject("scratch", tasks=tuple(TASKS)),
     Subject("plain stories", text="plain"),
-    Subject("transferred", text="numbers"),
+    Subject("transferred", text="numbers", tasks=("unary", *SHORT)),
     Subject("shuffled words", text="shuffled"),
-    Subject("reference, scratch", shape="tinystories-1m"),
-    Subject("reference, transferred", shape="tinystories-1m", text="numbers"),
+    Subject("reference, scratch", shape="tinystories-1m", tasks=("unary", "copy")),
+    Subject("reference, transferred", shape="tinystories-1m", text="numbers",
+            tasks=("unary", "copy")),
     Subject("all tasks together", together=True),
     Subject("one block, scratch", shape="one block"),
     Subject("one block, transferred", shape="one block", text="numbers"),
     Subject("four blocks, scratch", shape="four blocks", tasks=FEW),
     Subject("wide, scratch", shape="wide", tasks=FEW),
-    Subject("scratch, random 30 held out", held_out="random"),
+    Subject("scratch, random 30 held out", held_out="random", tasks=FEW),
     Subject("transferred, random 30 held out", text="numbers", held_out="random", tasks=FEW),
     Subject("scratch, loss on all", loss_on="all", tasks=FEW),
     Subject("transferred, loss on all", text="numbers", loss_on="all", tasks=FEW),
@@ -103,7 +105,7 @@ def of_model(source: str) -> tuple[Subject, ...]:
 
 def pretrained_seed(subject: Subject, seed: int) -> int:
     """Which pre-trained model a seed of a subject starts from."""
-    return seed % _SLOW.get(subject.shape, _PRETRAINED_SEEDS)
+    return seed % SLOW.get(subject.shape, _PRETRAINED_SEEDS)
 
 
 def make_tokenizer(folder: Path) -> Tokenizer:
@@ -148,7 +150,7 @@ def pretrain(shape: str, text: str, seed: int, steps: int, folder: Path) -> dict
     stories = tokens_of(texts_of(text, seed, STORIES), tokenizer)
     batches = Batches(
         stories, [], context=model.config.context, eot_id=tokenizer.eot_id, seed=seed,
-        batch_tokens=2048 if shape in _SLOW else 4096,
+        batch_tokens=2048 if shape in SLOW else 4096,
     )  # fmt: skip
     steps, loss = fit(model, batches, TrainConfig(seed=seed), steps, dtype=torch.bfloat16)
     pretrained.save_model(_kept(folder, shape, text, seed), model, tokenizer)

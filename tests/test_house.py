@@ -15,21 +15,21 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # A room imports only from floors below its own.
 FLOORS = [
-    {"errors", "lexicon", "duplicates", "intervals", "pictures"},
-    {"config", "files", "teller", "hub", "cleaning"},
-    {"synthetic", "plots", "tokenizer"},
+    {"errors", "lexicon", "duplicates", "intervals", "pictures", "overlap", "prompts"},
+    {"config", "files", "teller", "hub", "cleaning", "scores"},
+    {"synthetic", "plots", "tokenizer", "judge"},
     {"numerals", "reading", "workers", "pickles", "cache", "choice"},
     {"model", "baselines", "corpus", "stories", "device", "llama2c", "families"},
     {"batches", "loss", "optimizer", "checkpoint", "pretrained", "packed"},
     {"engine"},
     {"batch", "beam"},
     {"sampler"},
-    {"evaluation", "peers", "experiments"},
+    {"evaluation", "grading", "peers", "experiments"},
     {"training"},
     {"pipeline", "finetune"},
     {"compare", "benchmark", "subjects"},
     {"console", "verdict", "findings", "classes", "amounts", "sweep"},
-    {"studies"},
+    {"studies", "scoreboard"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = {room for rooms in FLOORS[:3] for room in rooms} | {

@@ -29,7 +29,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(subjects, "HELD_OUT", 3)
     monkeypatch.setattr(subjects, "_TOLD", 60)
     monkeypatch.setattr(verdict, "HELD_OUT", 3)
-    monkeypatch.setattr(verdict, "_STEPS", 4)
+    monkeypatch.setattr(verdict, "_MOST", 4)
     monkeypatch.setitem(
         subjects.SHAPES, "two blocks", dict(n_layer=2, width=32, n_head=2, n_kv_head=0)
     )
