@@ -70,7 +70,7 @@ def evaluate(
     for source in sources:
         name, model, tokenizer = open_model(source, machine)
         tasks = asked if config.tasks != "auto" else _trained_tasks(name)
-        text = _text(name, tokenizer, config)
+        text = measured_text(name, tokenizer, config)
         say(f"measuring {name}: {len(text):,} stories, {text.n_tokens:,} tokens")
         begin = time.perf_counter()
         nats = evaluation.story_losses(
@@ -102,7 +102,7 @@ def _trained_tasks(name: str) -> list[str]:
     return Settings.tasks(run) if (run / "run.json").is_file() else []
 
 
-def _text(name: str, tokenizer: Tokenizer, config: EvalConfig) -> TokenFile:
+def measured_text(name: str, tokenizer: Tokenizer, config: EvalConfig) -> TokenFile:
     """The text to measure on: --data, the run's own validation text, or generated stories."""
     run, cache = Path(name), DataConfig().cache
     if config.data is not None:

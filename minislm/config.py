@@ -283,6 +283,20 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class InspectConfig:
+    """What --inspect and --off do."""
+
+    inspect: str = knob("", "write a page that shows how a model reads this text: attention, "
+                        "losses, neurons")
+    page: str = knob("inspect.html", "the page's file; pictures are written beside it")
+    off: str | None = knob(None, "switch parts off, such as head:0.3,neuron:0.117 (block, then "
+                           "number), and see loss and text change; or inspect without them")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
 class ScoreConfig:
     """What --score does."""
 

@@ -26,14 +26,16 @@ from minislm.files import atomic_write
 ASKED = ("grammar", "creativity", "consistency")
 AGES = {"A": "3 or under", "B": "4-5", "C": "6-7", "D": "8-9", "E": "10-12", "F": "13-16"}
 KEY_VARIABLE = "MINISLM_JUDGE_KEY"
-_TASK = (
-    "A student was given the beginning of a story and had to finish it. The sign *** stands "
-    "between the given part and the student's. Think about the student's part only: is the "
-    "language right, does it go on from the beginning (also where that stops in the middle of a sentence), is it "
-    "imaginative, does the plot make sense?\n\n{prompt}***{text}\n\nAnswer with one line of JSON "
-    'and nothing else: {{"grammar": 0-10, "creativity": 0-10, "consistency": 0-10, "age": "A" to '
-    '"F"}}, where age is your best guess of the student\'s: {ages}.'
-)
+_TASK = """\
+A student was given the beginning of a story and had to finish it. The sign *** stands between the \
+given part and the student's. Think about the student's part only: is the language right, does it \
+go on from the beginning (also where that stops in the middle of a sentence), is it imaginative, \
+does the plot make sense?
+
+{prompt}***{text}
+
+Answer with one line of JSON and nothing else: {{"grammar": 0-10, "creativity": 0-10, \
+"consistency": 0-10, "age": "A" to "F"}}, where age is your best guess of the student's: {ages}."""
 
 
 @dataclass(frozen=True)

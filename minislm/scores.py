@@ -39,7 +39,8 @@ _SMALL = frozenset(
     can could day did do does down every for from get go got had has have he her him his how i if in
     into is it its just like little made make me more my no not now of off on one or our out
     over put said saw say see she so some soon that the their them then there they this time to
-    too up us very want was we went were what when where which who why will with would you your""".split()
+    too up us very want was we went were what when where which who why will with would
+    you your""".split()
 )
 _TWICE = frozenset("had that very so no ha bye yes many really big night".split())
 _PRONOUNS = frozenset("he she it they him her them his its their this that".split())

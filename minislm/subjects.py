@@ -56,7 +56,8 @@ class Subject:
     shape: of SHAPES, or the folder or hub id of a model. text: of TEXTS, or "" for random weights
     (or the model's own). adapt: "fine-tuned" on 70 pairs, "few-shot" (five pairs in the prompt) or
     "zero-shot". held_out: "rule" (i mod 10 in {1, 3, 7}) or "random" (30 others, by seed). rate:
-    times the usual learning rates (three times higher for random weights). trained: "all" weights, "blocks" or the "last block".
+    times the usual learning rates (three times higher for random weights). trained: "all" weights,
+    "blocks" or the "last block".
     """
 
     name: str

@@ -21,15 +21,15 @@ FLOORS = [
     {"numerals", "reading", "workers", "pickles", "cache", "choice"},
     {"model", "baselines", "corpus", "stories", "device", "llama2c", "families"},
     {"batches", "loss", "optimizer", "checkpoint", "pretrained", "packed"},
-    {"engine"},
-    {"batch", "beam"},
-    {"sampler"},
+    {"engine", "ablation"},
+    {"batch", "beam", "interpret"},
+    {"sampler", "page"},
     {"evaluation", "grading", "peers", "experiments"},
     {"training"},
     {"pipeline", "finetune"},
     {"compare", "benchmark", "subjects"},
     {"console", "verdict", "findings", "classes", "amounts", "sweep"},
-    {"studies", "scoreboard"},
+    {"studies", "scoreboard", "inside"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 WITHOUT_TORCH = {room for rooms in FLOORS[:3] for room in rooms} | {
