@@ -2,6 +2,7 @@
 
     config.json, model.safetensors, tokenizer.json, ...   the model kept: a Hugging Face folder
     train_state.pt                                        the last state, for --resume
+    states/step-N.pt                                      the last --keep states, if more than one
     metrics.jsonl                                         one JSON object per evaluation
 
 Everything is written beside and renamed, so a reader never meets half a file.
@@ -10,17 +11,21 @@ Everything is written beside and renamed, so a reader never meets half a file.
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from minislm.errors import CheckpointError, UserError
-from minislm.files import atomic_path, atomic_write
+from minislm.files import atomic_path, atomic_write, lock
 from minislm.pickles import read_pickle
 
 RUNS = Path("runs")
 STATE, METRICS, CONFIG = "train_state.pt", "metrics.jsonl", "config.json"
+STATES = "states"  # folder of earlier states
 
 
 def newest_run(runs: Path = RUNS) -> Path:
@@ -54,31 +59,76 @@ def _taken(run: Path) -> bool:
     return any((run / name).exists() for name in (CONFIG, STATE))
 
 
-def save_state(run: Path, state: dict[str, Any]) -> None:
-    """Write the training state: tensors and plain containers only."""
+@contextmanager
+def hold(run: Path) -> Iterator[None]:
+    """Keep a run's folder for this process, and clear away what a killed one left half-written.
+
+    Raises:
+        UserError: another process trains there, or the folder cannot be written to.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = open(run / ".lock", "ab")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {run}: {error.strerror or error}; choose another folder with --out"
+        ) from error
+    with file:
+        if not lock(file, wait=False):
+            raise UserError(f"another process trains in {run}; wait for it, or give another --out")
+        for half in (*run.glob(".*.tmp"), *run.glob(f"{STATES}/.*.tmp")):
+            half.unlink(missing_ok=True)
+        yield
+
+
+def save_state(run: Path, state: dict[str, Any], keep: int = 1) -> None:
+    """Write the training state (tensors and plain containers only) and keep the last `keep`.
+
+    The newest is always train_state.pt; older ones are dropped after it is on the disk.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written to; the last state is as it was.
+    """
     with atomic_path(run / STATE) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch's word for a disk that is full
+            raise OSError(str(error).splitlines()[0]) from error
+    if keep < 2:
+        return
+    with atomic_path(run / STATES / f"step-{state['step']:08d}.pt") as temporary:
+        os.link(run / STATE, temporary)  # the same bytes under a second name
+    for old in sorted((run / STATES).glob("step-*.pt"))[:-keep]:
+        old.unlink(missing_ok=True)
 
 
 def load_state(run: Path) -> dict[str, Any]:
     """The training state of a run; raises CheckpointError naming the file."""
     path = run / STATE
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing: there is no run to go on with; check --out")
+        raise CheckpointError(
+            f"{path} is missing: there is no state to go on with; check --out, or start a new run"
+        )
     try:
         state = read_pickle(path)
     except CheckpointError as error:
-        raise CheckpointError(
-            f"{path} is damaged or not a training state; start a new run with another --out"
-        ) from error
+        earlier = sorted((run / STATES).glob("step-*.pt"))
+        hint = f"copy {earlier[-1]} over it" if earlier else "start a new run with another --out"
+        raise CheckpointError(f"{path} is damaged or not a training state; {hint}") from error
     if not isinstance(state, dict) or "step" not in state:
         raise CheckpointError(f"{path} is not a training state; start a new run")
     return state
 
 
 def append_metrics(run: Path, record: dict[str, Any]) -> None:
-    with open(run / METRICS, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    """Add one line; raises UserError where the disk is full."""
+    try:
+        with open(run / METRICS, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {run / METRICS}: {error.strerror}; make space, then --resume"
+        ) from error
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -206,6 +206,8 @@ class TrainConfig:
                          above=0)  # fmt: skip
     clip: float = knob(1.0, "largest norm of the gradient", above=0)
     evals: int = knob(10, "how often the run is evaluated and saved", minimum=1)
+    keep: int = knob(1, "how many of the last states are kept (the best weights always are)",
+                     minimum=1)  # fmt: skip
     samples: int = knob(2, "how often a short sample is shown", minimum=0)
     seed: int = knob(0, "seed of everything random", minimum=0)
     device: str = knob("auto", "cpu, cuda, mps; auto: the best there is")

@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO
+
 
 import numpy as np
 import tokenizers
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from minislm.cleaning import Tally, admit, clean_stories, signatures
 from minislm.duplicates import Signatures
 from minislm.errors import UserError
-from minislm.files import atomic_path, atomic_write
+from minislm.files import atomic_path, atomic_write, lock
 from minislm.reading import TextError, fingerprint, read_stories, source_files
 from minislm.tokenizer import Tokenizer
 from minislm.workers import Shard, in_batches, make_shard, make_shards, token_type
@@ -246,20 +246,7 @@ def _alone(folder: Path) -> Iterator[None]:
             "choose a folder that can be written to and has space"
         ) from error
     with file:
-        _lock(file)
+        if not lock(file, wait=False):
+            print("waiting for another process that prepares the same text", file=sys.stderr)
+            lock(file)
         yield
-
-
-def _lock(file: IO[bytes]) -> None:
-    """Wait for a file's lock where there are such; elsewhere two that meet do the work twice."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print("waiting for another process that prepares the same text", file=sys.stderr)
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:  # some network file systems have none
-        pass

@@ -238,15 +238,42 @@ def _repeats(corpus: Corpus, share: float) -> int:
 
 
 def train(flags: argparse.Namespace) -> None:
-    """Run the training that the flags ask for, and print what came of it."""
+    """Run the training that the flags ask for, and print what came of it.
+
+    Raises:
+        UserError: what the flags ask for cannot be had, another process trains in the folder, the
+            disk or the memory is full, or the loss is no number; a run that was begun can be gone
+            on with.
+    """
     resume = build(TrainConfig, flags).resume
     run, settings = _resumed(flags) if resume else (None, settings_from(flags))
     set_threads(settings.train.threads)
     device = choose_device(settings.train.device)
-    dtype = choose_dtype(settings.train.dtype, device)
-    known = Tokenizer.load(run) if run and (run / "tokenizer.json").is_file() else None
     if run is None:
         run = checkpoint.new_run(settings.train.preset, settings.train.out)
+    with checkpoint.hold(run):
+        try:
+            _train(run, settings, resume, device)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            raise UserError(
+                "the memory is full; close other programs and give --resume, or start a new run "
+                f"with a smaller --batch-tokens than {settings.train.batch_tokens}"
+            ) from error
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """torch says it in several ways, some of them only in words."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        each in str(error) for each in words
+    )
+
+
+def _train(run: Path, settings: Settings, resume: bool, device: torch.device) -> None:
+    dtype = choose_dtype(settings.train.dtype, device)
+    known = Tokenizer.load(run) if resume and (run / "tokenizer.json").is_file() else None
     corpus = prepare_corpus(settings, known)
     torch.manual_seed(settings.train.seed)
     config = _with(settings.model, vocab_size=corpus.tokenizer.vocab_size)
@@ -284,7 +311,9 @@ def _resumed(flags: argparse.Namespace) -> tuple[Path, Settings]:
     typed = vars(flags)
     run = Path(typed["out"]) if typed.get("out") else checkpoint.newest_run()
     kept = Settings.read(run)
-    changeable = {"resume", "out", "steps", "minutes", "threads", "json", "evals", "samples"}
+    changeable = {
+        "resume", "out", "steps", "minutes", "threads", "json", "evals", "samples", "keep"
+    }  # fmt: skip
     all_kept = {**to_dict(kept.model), **to_dict(kept.data), **to_dict(kept.train)}
     for name, value in typed.items():
         if name not in changeable and all_kept[name] != value:

@@ -29,17 +29,17 @@ BASE: dict[str, Any] = dict(
 CHANGES: dict[str, tuple[Any, ...]] = {
     "learning_rate": (2e-3, 2e-2),
     "matrix_rate": (0.007, 0.06),
-    "batch_tokens": (1024, 2048, 8192),
-    "stories": (750, 1500, 3000),  # the fewer, the more epochs
+    "batch_tokens": (2048, 8192),
+    "stories": (750, 3000),  # the fewer, the more epochs
     "optimizer": ("adamw",),
     "weight_decay": (0.0, 0.5),
     "dropout": (0.1,),
     "n_layer": (2, 4),
     "width": (64, 256),
-    "n_head": (1, 2, 8),
+    "n_head": (1, 8),
     "vocabulary": (512, 2048),
 }
-_STEPS = 250  # of the base run
+_STEPS = 150  # of the base run
 _HELD_OUT = 200  # stories
 
 

@@ -204,7 +204,7 @@ class Trainer:
             signal.signal(signal.SIGINT, previous)
 
     def save(self) -> None:
-        checkpoint.save_state(self.run, self.state())
+        checkpoint.save_state(self.run, self.state(), self.config.keep)
 
     def state(self) -> dict[str, Any]:
         """All that the rest of the run depends on: plain containers and tensors."""

@@ -1,0 +1,198 @@
+"""A run whose disk fills up, whose memory is short, whose folder is taken, or that is killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, TINY
+
+from minislm import checkpoint, pretrained
+from minislm.errors import UserError
+
+RUN = [*TINY, "--stories", 40, "--samples", 0, "--tasks", "copy", "--evals", 6]
+
+
+def weights(run):
+    return checkpoint.load_state(Path(run))["model"]
+
+
+def assert_same(one, other):
+    one, other = weights(one), weights(other)
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")]
+)
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(run_script, monkeypatch, error):
+    real, calls = torch.save, []
+
+    def full(value, path, **more):
+        calls.append(path)
+        if len(calls) == 3:
+            Path(path).write_bytes(b"half")
+            raise error
+        return real(value, path, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        done = run_script("train.py", *RUN, "--steps", 12, "--out", "full")
+    assert done.code == 2 and "cannot write" in done.err and "Traceback" not in done.err
+    assert checkpoint.load_state(Path("full"))["step"] == 4
+    assert not list(Path("full").glob(".*.tmp"))
+    assert run_script("train.py", "--resume", "--out", "full").code == 0
+    run_script("train.py", *RUN, "--steps", 12, "--out", "whole")
+    assert_same("full", "whole")
+
+
+@pytest.mark.parametrize("words", ["DefaultCPUAllocator: can't allocate memory", None])
+def test_full_memory_is_one_line_and_the_run_goes_on(run_script, monkeypatch, words):
+    from minislm.training import Trainer
+
+    step = Trainer._step
+
+    def short(self, stream):
+        if self.progress.step == 9:
+            raise RuntimeError(words) if words else MemoryError()
+        step(self, stream)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", short)
+        done = run_script("train.py", *RUN, "--steps", 12, "--out", "short")
+    assert done.code == 2 and "memory is full" in done.err and "--batch-tokens" in done.err
+    assert run_script("train.py", "--resume", "--out", "short").code == 0
+
+
+def test_another_error_is_not_taken_for_full_memory(run_script, monkeypatch):
+    from minislm.training import Trainer
+
+    def broken(self, stream):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(Trainer, "_step", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        run_script("train.py", *RUN, "--steps", 2, "--out", "broken")
+
+
+def test_two_runs_in_one_folder(run_script):
+    run_script("train.py", *RUN, "--steps", 3, "--out", "taken")
+    with checkpoint.hold(Path("taken")):
+        done = run_script("train.py", "--resume", "--out", "taken", "--steps", 6)
+        assert done.code == 2 and "another process trains in taken" in done.err
+    assert run_script("train.py", "--resume", "--out", "taken", "--steps", 6).code == 0
+
+
+def test_what_a_killed_run_left_half_written_is_cleared_away(tmp_path):
+    (tmp_path / ".train_state.pt.123.tmp").write_bytes(b"half")
+    (tmp_path / "states").mkdir()
+    (tmp_path / "states" / ".step-00000001.pt.123.tmp").write_bytes(b"half")
+    with checkpoint.hold(tmp_path):
+        assert not [path for path in tmp_path.rglob("*.tmp")]
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UserError, match="cannot write to"), checkpoint.hold(file / "run"):
+        pass
+
+
+def test_the_last_states_are_kept_and_a_damaged_one_names_the_one_before(run_script):
+    run_script("train.py", *RUN, "--steps", 12, "--keep", 3, "--out", "kept")
+    names = sorted(path.name for path in Path("kept/states").iterdir())
+    assert names == ["step-00000008.pt", "step-00000010.pt", "step-00000012.pt"]
+    assert os.path.samefile("kept/states/step-00000012.pt", "kept/train_state.pt")
+    damaged = Path("kept/train_state.pt")
+    damaged.unlink()  # the other name of the same bytes stays whole
+    damaged.write_bytes(b"damaged")
+    done = run_script("train.py", "--resume", "--out", "kept")
+    assert done.code == 2 and "copy kept/states/step-00000012.pt over it" in done.err
+    damaged.write_bytes(Path("kept/states/step-00000008.pt").read_bytes())
+    assert run_script("train.py", "--resume", "--out", "kept").code == 0
+    run_script("train.py", *RUN, "--steps", 12, "--out", "whole")
+    assert_same("kept", "whole")
+
+
+# --- kill -9 --------------------------------------------------------------------------------------
+
+STEPS = 60
+KILLED = [*map(str, TINY), "--stories", "40", "--samples", "0", "--tasks", "copy", "--evals", "30",
+          "--keep", "2", "--seed", "3", "--steps", str(STEPS)]  # fmt: skip
+
+
+def start(folder: Path, *flags: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *flags], cwd=folder, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def readable(run: Path) -> int:
+    """Every checkpoint of a run that was killed can be read; the step it would go on from."""
+    for state in (run / "states").glob("step-*.pt"):
+        assert torch.load(state, weights_only=True)["step"] > 0
+    if (run / "config.json").exists():
+        pretrained.load(run)
+    for line in (run / "metrics.jsonl").read_text().splitlines()[:-1] if (
+            run / "metrics.jsonl").exists() else []:  # fmt: skip
+        json.loads(line)
+    return checkpoint.load_state(run)["step"] if (run / "train_state.pt").exists() else 0
+
+
+def kill_and_go_on(folder: Path, kills: int, seed: int) -> list[int]:
+    """Kill a run `kills` times, each time at a random moment after it has begun, go on, and let it
+    end; the steps it went on from."""
+    rng, run, found = random.Random(seed), folder / "killed", []
+    while len(found) < kills:
+        begun = (run / "train_state.pt").exists()
+        flags = ["--resume", "--out", str(run)] if begun else [*KILLED, "--out", str(run)]
+        process = start(folder, *flags)
+        while process.poll() is None and not (run / "run.json").exists():
+            time.sleep(0.01)
+        # Moments are spread over the start of a process and its first seconds of training.
+        time.sleep(rng.uniform(0.0, 1.0) if begun else rng.uniform(0.0, 0.6))
+        if begun and rng.random() < 0.7:
+            state = run / "train_state.pt"
+            last = state.stat().st_mtime_ns
+            while process.poll() is None and state.stat().st_mtime_ns == last:
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0.0, 0.15))  # it saves twice a second: often within a save
+        if process.poll() is not None:
+            assert process.returncode == 0, process.stderr.read()
+            break  # it came to its end before the next kill
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        found.append(readable(run))
+    if readable(run) < STEPS:
+        flags = ["--resume"] if (run / "train_state.pt").exists() else KILLED
+        process = start(folder, *flags, "--out", str(run))
+        _, told = process.communicate()
+        assert process.returncode == 0, told
+    return found
+
+
+def killed_as_often_as(kills: int, folder: Path) -> None:
+    whole = start(folder, *KILLED, "--out", str(folder / "whole"))
+    _, told = whole.communicate()
+    assert whole.returncode == 0, told
+    done, number = 0, 0
+    while done < kills:  # one run is over before it was killed a hundred times: then another
+        inside = folder / str(number)
+        inside.mkdir()
+        found = kill_and_go_on(inside, kills - done, seed=number)
+        assert found == sorted(found)  # nothing that was saved is lost
+        assert_same(inside / "killed", folder / "whole")
+        done, number = done + max(1, len(found)), number + 1
+
+
+def test_a_killed_run_loses_nothing(tmp_path):
+    killed_as_often_as(2, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_lose_nothing(tmp_path):
+    killed_as_often_as(100, tmp_path)
