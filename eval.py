@@ -12,6 +12,7 @@ from minislm.config import (
     ScoreConfig,
     StudyConfig,
     build,
+    only_with,
 )
 from minislm.errors import run_script
 
@@ -21,6 +22,9 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", help="run folders, model folders, hub ids, .bin")
     parser.add_argument("--prompt", action="append", help="go on from this text, side by side")
     flags = parser.parse_args()
+    only_with(flags, StudyConfig, "study")
+    only_with(flags, ScoreConfig, "score")
+    only_with(flags, InspectConfig, "inspect", "off")
     models, prompts = getattr(flags, "model", []), getattr(flags, "prompt", [])
     config, machine = build(EvalConfig, flags), build(MachineConfig, flags)
     if hasattr(flags, "study"):

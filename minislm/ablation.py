@@ -67,8 +67,7 @@ def switched_off(model: Transformer, parts: Sequence[Part]) -> Iterator[None]:
         try:
             yield
         finally:
-            # Backwards: where a part is named twice, the first copy is the true one.
-            for column, values in reversed(list(zip(columns, kept))):
+            for column, values in zip(columns, kept):
                 column.copy_(values)
 
 

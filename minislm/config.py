@@ -125,6 +125,13 @@ def _known(flag: str, value: str, choices: tuple[str, ...]) -> None:
             raise UserError(f"{flag} takes {', '.join(choices)} with commas, not {name!r}")
 
 
+def only_with(flags: argparse.Namespace, config: type, *leaders: str) -> None:
+    """Refuse flags of a config that were typed without the one that they belong to."""
+    typed = [each.name for each in dataclasses.fields(config) if hasattr(flags, each.name)]
+    if typed and not any(hasattr(flags, leader) for leader in leaders):
+        raise UserError(f"{flag_name(typed[0])} goes with {' or '.join(map(flag_name, leaders))}")
+
+
 def flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 

@@ -54,7 +54,10 @@ def run(name: str, study: Study, config: StudyConfig, command: str) -> Path:
         UserError: a worker was killed; the folder cannot be written to.
     """
     folder = Path(config.out or checkpoint.RUNS / "studies" / (name + "-quick" * config.quick))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {folder}: {error.strerror or error}; give a folder") from error
     phases = study.plan(config)
     done = {_key(row["job"]): row for row in read_rows(folder / RESULTS)}
     planned = [job for phase in phases for job in phase]
@@ -65,8 +68,7 @@ def run(name: str, study: Study, config: StudyConfig, command: str) -> Path:
             for row in _do(study.work, left, folder, config.processes or os.cpu_count() or 1):
                 row = json.loads(json.dumps(row))  # as it will be read again
                 done[_key(row["job"])] = row
-                with open(folder / RESULTS, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+                _keep(folder / RESULTS, row)
                 bar.update()
     rows = [done[_key(job)] for job in planned]
     minutes = sum(row["seconds"] for row in rows) / 60
@@ -91,6 +93,16 @@ def read_rows(path: Path) -> list[Row]:
         return [json.loads(line) for line in whole.decode().splitlines()]
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); delete it to begin again") from error
+
+
+def _keep(path: Path, row: Row) -> None:
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; make space and give the same command"
+        ) from error
 
 
 def _key(job: Job) -> str:
@@ -143,9 +155,11 @@ def _timed(work: Callable[[Job, Path], Any], job: Job, folder: Path) -> Row:
 
 def _commit() -> str:
     here = Path(__file__).parent
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True
-    )
+    try:
+        asked = ["git", "describe", "--always", "--dirty"]
+        found = subprocess.run(asked, cwd=here, capture_output=True, text=True)
+    except OSError:  # no git here
+        return "unknown"
     return found.stdout.strip() or "unknown"
 
 

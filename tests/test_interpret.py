@@ -132,6 +132,16 @@ def test_heads_are_sorted_by_what_they_do(tokenizer, stories):
     assert found[2].cost == pytest.approx(without - whole, abs=1e-6)
 
 
+def test_an_even_look_is_no_look_at_meaning():
+    classes = np.array([4, 0, 1, 0, 4])  # two nouns among five tokens
+    even = (torch.ones(5, 5).tril() / torch.arange(1, 6)[:, None])[None, None]
+    assert interpret._by_class(even, classes).abs().max() < 1e-6
+    at_second = torch.zeros(1, 1, 5, 5)
+    at_second[..., 0, 0] = at_second[..., 1:, 1] = 1  # all rows but the first read the first noun
+    due = (0 + 1 / 2 + 1 / 3 + 2 / 4 + 2 / 5) / 5
+    assert interpret._by_class(at_second, classes)[0, 0, 0] == pytest.approx(4 / 5 - due)
+
+
 def test_what_excites_a_neuron_is_what_a_loop_over_all_tokens_finds(tokenizer, stories):
     model = random_model(vocab_size=tokenizer.vocab_size)
     some = stories[:6]

@@ -47,6 +47,18 @@ def test_the_page_is_one_file_that_names_no_other(inspected):
     assert (inspected["plain"].parent / "plain-losses.png").stat().st_size > 1000
 
 
+def test_no_text_can_end_the_data(tmp_path):
+    """Neither a token nor a neuron's neighbours, whatever a tokenizer holds in one piece."""
+    pieces = ["", HOSTILE]
+    losses = np.array([np.nan, 1.0])
+    text = page.Text([0, 1], pieces, np.array([4, 4]), losses, [[], [(HOSTILE, 1.0)]])
+    peaks = [[[page.Peak(1.0, HOSTILE, HOSTILE, HOSTILE)]]]
+    about = {"model": HOSTILE, "off": "", "parameters": 1, "stories": 1, "validation": 1}
+    page.write_page(tmp_path / "p.html", about, text, torch.eye(2)[None, None], [], peaks)
+    data = (tmp_path / "p.html").read_text().split('id="data">')[1].split("</script>")[0]
+    assert "<" not in data and json.loads(data)["tokens"][1]["text"] == HOSTILE
+
+
 def test_packed_rows_are_the_maps():
     maps = torch.rand(2, 3, 40, 40).tril()
     maps /= maps.sum(-1, keepdim=True)

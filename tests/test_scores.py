@@ -104,7 +104,7 @@ def test_each_way_to_spoil_a_text_lowers_what_it_should_and_little_else(spoilt, 
     fall = {dimension: before[dimension] - after[dimension] for dimension in scores.DIMENSIONS}
     assert fall[meant] >= least
     for dimension, lost in fall.items():
-        assert dimension == meant or lost < 0.4 * fall[meant], dimension
+        assert dimension == meant or abs(lost) < 0.3 * fall[meant], dimension
 
 
 def test_spearman_is_the_correlation_of_ranks():

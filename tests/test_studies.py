@@ -265,6 +265,27 @@ def test_every_subject_is_one_line_and_can_be_made(monkeypatch, tmp_path):
     assert {n.split(".")[1] for n, w in model.named_parameters() if w.requires_grad} == {"7"}
 
 
+def test_any_model_is_asked_in_three_ways(monkeypatch, tiny_run, tmp_path):
+    monkeypatch.setattr(verdict, "HELD_OUT", 2)
+    monkeypatch.setattr(verdict, "_MOST", 2)
+    rows = {s.adapt: verdict._ask(s, ["parity"], 0, tmp_path)
+            for s in subjects.of_model(str(tiny_run))}  # fmt: skip
+    assert set(rows) == {"zero-shot", "few-shot", "fine-tuned"}
+    for row in rows.values():
+        assert row["tasks"]["parity"]["train"][1] == 70 and row["tasks"]["parity"]["test"][1] == 30
+    assert "after" in rows["fine-tuned"] and "after" not in rows["zero-shot"]
+    plan = verdict.plan(StudyConfig(quick=True, beside=(str(tiny_run),)))
+    names = [job["subject"]["name"] for job in plan[2]]
+    assert names.count(f"{tiny_run}, few-shot") == 2  # one for each task: no seed changes it
+
+
+def test_flags_of_a_study_without_one_are_refused(run_script):
+    for flag, leader in (("--quick", "--study"), ("--sensitivity", "--score"),
+                         ("--page", "--inspect")):  # fmt: skip
+        done = run_script("eval.py", flag, *(["x.html"] if flag == "--page" else []))
+        assert done.code == 2 and f"{flag} goes with {leader}" in done.err
+
+
 def test_eval_runs_a_study_and_refuses_what_it_does_not_know(run_script, tmp_path):
     refused = run_script("eval.py", "--study", "verdit")
     assert refused.code == 2 and "verdict" in refused.err
