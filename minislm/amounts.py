@@ -78,7 +78,8 @@ def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     row = {"tokens": stories.n_tokens, "train_loss": loss, "bits_per_byte": found.bits_per_byte,
            "epochs": job["steps"] * 4096 / stories.n_tokens}  # fmt: skip
     row["stories"] = _told(model, tokenizer, texts)
-    row["transfer"] = {task: _transferred(model, tokenizer, task, seed) for task in TASKS}
+    steps = min(_FINE_TUNING, 3 * job["steps"])
+    row["transfer"] = {task: _transferred(model, tokenizer, task, seed, steps) for task in TASKS}
     return row
 
 
@@ -93,11 +94,13 @@ def _told(model: Any, tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, f
     return found | {"copied": float(np.mean([m.copied for m in measures]))}
 
 
-def _transferred(model: Any, tokenizer: Tokenizer, task: str, seed: int) -> list[int]:
+def _transferred(
+    model: Any, tokenizer: Tokenizer, task: str, seed: int, steps: int
+) -> list[int]:
     """Right answers on D_test and how many were asked, after fine-tuning a copy on D_train."""
     own = copy.deepcopy(model)
     config = TrainConfig(seed=seed, **_RATES)
-    on_pairs(own, tokenizer, pairs(task, "train"), config, _FINE_TUNING, dtype=torch.bfloat16)
+    on_pairs(own, tokenizer, pairs(task, "train"), config, steps, dtype=torch.bfloat16)
     asked = pairs(task, "test")
     said = answers(own, tokenizer, asked)
     return [sum(text == pair.answer for text, pair in zip(said, asked)), len(asked)]

@@ -1,0 +1,139 @@
+"""Several processes that train one model: who is there, and what they tell one another.
+
+Every process reads its own rows of each batch; gradients are added up over all of them, so the
+weights stay the same in every process and are those of one process with the same batches. The
+processes are started by `torchrun --nproc-per-node N train.py` or by `train.py --processes N`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from minislm.errors import UserError
+
+_STORE = "MINISLM_STORE"  # a file through which the processes of --processes find one another
+_PATIENCE = timedelta(minutes=10)  # for a process that prepares data, or was suspended
+
+
+class Team:
+    """This process among others: `rank` of `world`; alone, everything is told to itself."""
+
+    def __init__(self) -> None:
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if self.world > 1 and not dist.is_initialized():
+            backend = "nccl" if torch.cuda.is_available() else "gloo"
+            store = os.environ.get(_STORE)
+            dist.init_process_group(
+                backend, init_method=f"file://{store}" if store else "env://", rank=self.rank,
+                world_size=self.world, timeout=_PATIENCE,
+            )  # fmt: skip
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the files and tells what happens."""
+        return self.rank == 0
+
+    def add_up(self, values: Sequence[float]) -> list[float]:
+        """The sum of each value over all processes."""
+        if self.world == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=_device())
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def add_up_gradients(self, weights: Iterable[Tensor]) -> None:
+        """Replace every gradient by its sum over all processes, in one message."""
+        if self.world == 1:
+            return
+        grads = [weight.grad for weight in weights if weight.grad is not None]
+        flat = torch.cat([grad.flatten() for grad in grads])
+        dist.all_reduce(flat)
+        for grad, part in zip(grads, flat.split([grad.numel() for grad in grads])):
+            grad.copy_(part.view_as(grad))
+
+    def agree(self, value: Any) -> Any:
+        """What the leader says; every process must ask at the same point."""
+        if self.world == 1:
+            return value
+        told = [value]
+        dist.broadcast_object_list(told, device=_device())
+        return told[0]
+
+    def leave(self) -> None:
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def started() -> bool:
+    """Whether this process is one of several already."""
+    return "RANK" in os.environ
+
+
+def start(processes: int, threads: int | None, command: Sequence[str]) -> int:
+    """Run a command in so many processes, which share the threads; the exit code of them all.
+
+    Only the first one prints. Ctrl-C is answered by each of them. When one is killed the others
+    are ended too.
+
+    Raises:
+        UserError: one of them was killed.
+    """
+    each = max(1, (threads or torch.get_num_threads()) // processes)
+    with tempfile.TemporaryDirectory() as folder:
+        workers = []
+        for rank in range(processes):
+            own = {"RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank),
+                   "OMP_NUM_THREADS": str(each), _STORE: os.path.join(folder, "store")}  # fmt: skip
+            quiet = None if rank == 0 else subprocess.DEVNULL
+            environment = os.environ | own | _LOOPBACK
+            workers.append(
+                subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+            )
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            return _wait(workers)
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+            signal.signal(signal.SIGINT, before)
+
+
+# The processes are on one machine and need nobody else's network.
+_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+
+
+def _wait(workers: Sequence[subprocess.Popen]) -> int:
+    """The first code that is not 0 (a mistake is told by the leader), or 0 when all are done."""
+    while True:
+        codes = [worker.poll() for worker in workers]
+        for rank, code in enumerate(codes):
+            if code is not None and code < 0:
+                raise UserError(
+                    f"process {rank} of {len(workers)} was killed ({signal.Signals(-code).name}); "
+                    "go on from the last state with --resume"
+                )
+        wrong = [code for code in codes if code]
+        if wrong:
+            time.sleep(0.5)  # the leader may be about to say why
+            first = workers[0].poll()
+            return first if first else wrong[0]
+        if None not in codes:
+            return 0
+        time.sleep(0.05)
