@@ -45,7 +45,8 @@ class Batches:
             says so), a longer story becomes several rows.
         batch_tokens: rows times row length of a batch, at most (one row at least).
         loss_on: "completion", or "all" to learn a pair's prompt too.
-        rank, world: this process takes every `world`-th batch, from `rank` on.
+        rank, world: of each batch this process takes every `world`-th row, from `rank` on; where
+            a batch has too few rows, its first one without a target.
     """
 
     def __init__(
@@ -107,7 +108,8 @@ class Batches:
             while self.state["batch"] < len(plan):
                 rows = plan[self.state["batch"]]
                 self.state["batch"] += 1  # before it is handed out: a saved state never repeats it
-                yield self._collate(rows)
+                own = rows[self.rank :: self.world]
+                yield self._collate(own) if len(own) else self._nothing(rows[:1])
             self.state |= {"pool": self.state["pool"] + 1, "batch": 0}
 
     def _plan(self, epoch: int, pool: int) -> list[np.ndarray] | None:
@@ -124,7 +126,7 @@ class Batches:
                 batches.append(rows[begin:end])
                 begin = end
         order = np.random.default_rng([self.seed, epoch, pool]).permutation(len(batches))
-        return [batches[i] for i in order][self.rank :: self.world]
+        return [batches[i] for i in order]
 
     def _collate(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         pairs = [self.row(r, bool((r + self.state["epoch"]) % 2)) for r in rows.tolist()]
@@ -135,6 +137,10 @@ class Batches:
             inputs_BT[b, : len(inputs)] = inputs
             targets_BT[b, : len(targets)] = targets
         return torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT)
+
+    def _nothing(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        inputs_BT, targets_BT = self._collate(rows)
+        return inputs_BT, torch.full_like(targets_BT, IGNORED)
 
 
 def _padded(length: int) -> int:

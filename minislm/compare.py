@@ -15,16 +15,9 @@ from minislm.errors import UserError
 from minislm.hub import find_text
 from minislm.model import Transformer
 from minislm.packed import pack
-from minislm.pipeline import (
-    HELD_OUT_STORIES,
-    Settings,
-    generated_tokens,
-    prepare_corpus,
-    say,
-    task_names,
-    write_json,
-)
+from minislm.pipeline import HELD_OUT_STORIES, generated_tokens, prepare_corpus, say, write_json
 from minislm.sampler import Sampler
+from minislm.settings import Settings, task_names
 from minislm.tokenizer import Tokenizer
 
 _CELL = 44  # characters of a column of text

@@ -221,6 +221,8 @@ class TrainConfig:
     dtype: str = knob("auto", "of the matrix products; auto: bfloat16 where the machine is fast",
                       choices=("auto", "float32", "bfloat16"))
     threads: int | None = knob(None, "CPU threads (default: torch's choice)", minimum=1)
+    processes: int = knob(1, "processes that train together and share the threads (as torchrun "
+                          "does it)", minimum=1)  # fmt: skip
     json: str | None = knob(None, "write the result to this JSON file")
 
     def __post_init__(self) -> None:

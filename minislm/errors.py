@@ -50,4 +50,5 @@ def run_script(main: Callable[[], None]) -> None:
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks for all
+        print(line, file=sys.stderr)

@@ -56,7 +56,7 @@ def _sync(folder: Path) -> None:
 
 
 def lock(file: IO[bytes], wait: bool = True) -> bool:
-    """Take a file's lock, which a process that is killed lets go; whether it was free or waited for.
+    """Take a file's lock, which a process that is killed lets go; False if another has it.
 
     Where there are no such locks (Windows, some network file systems) it counts as taken.
     """

@@ -93,7 +93,8 @@ def report(rows: list[Row], folder: Path) -> str:
     seeds = max(len(asked.runs) for tasks in found.subjects.values() for asked in tasks.values())
     pictures = _draw(found, folder)
     return "\n".join((
-        f"{seeds} seeds of every subject that is trained. D_train: the pairs with i mod 10 not in "
+        f"{seeds} seeds (0 to {seeds - 1}) of every subject that is trained. "
+        f"D_train: the pairs with i mod 10 not in "
         f"{{1, 3, 7}}; D_test: the others.\n\n{_confounds(found)}",
         "## The verdict\n\n" + RULE,
         "".join(f"- **{task}**: {verdict(found, task)}\n" for task in found.tasks),

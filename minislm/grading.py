@@ -18,7 +18,7 @@ import torch
 
 from minislm.config import SampleConfig
 from minislm.errors import UserError
-from minislm.intervals import bootstrap
+from minislm.intervals import bootstrap, wilson
 from minislm.lexicon import BOYS, GIRLS
 from minislm.model import Transformer
 from minislm.overlap import Library, distinct, self_bleu, words_of
@@ -57,6 +57,12 @@ class Graded:
         if dimension == "instruction":
             return self.instructions
         return [getattr(each, dimension) for each in self.measures]
+
+    def answered(self) -> tuple[float, float, float]:
+        """Questions answered right, from 0 to 10, with Wilson's interval; guessing gives 3.3."""
+        right, asked = (sum(each) for each in zip(*self.questions.values()))
+        low, high = wilson(right, asked)
+        return 10 * right / asked, 10 * low, 10 * high
 
 
 def grade(
@@ -282,21 +288,24 @@ def table(graded: Sequence[Graded], measured: dict[str, tuple[float, float, floa
     """The models by their mean score, best first; a dimension that is not shown has a dash."""
     show = shown(measured)
     width = max(len("model"), *(len(g.name) for g in graded))
-    lines = [f"{'model':<{width}}" + "".join(f"{d:>22}" for d in DIMENSIONS) + f"{'all':>8}"]
+    head = (*DIMENSIONS, "questions")
+    lines = [f"{'model':<{width}}" + "".join(f"{d:>20}" for d in head) + f"{'all':>7}"]
     for g in sorted(graded, key=lambda g: -overall(g, show)):
         cells = []
         for dimension in DIMENSIONS:
             values = g.values(dimension)
             low, high = bootstrap(values)
             told = f"{np.mean(values):.2f} ({low:.2f}-{high:.2f})" if show[dimension] else "-"
-            cells.append(f"{told:>22}")
-        lines.append(f"{g.name:<{width}}" + "".join(cells) + f"{overall(g, show):>8.2f}")
+            cells.append(f"{told:>20}")
+        told = "{:.2f} ({:.2f}-{:.2f})".format(*g.answered())
+        lines.append(f"{g.name:<{width}}" + "".join(cells) + f"{told:>20}{overall(g, show):>7.2f}")
     return "\n".join(lines)
 
 
 def overall(graded: Graded, show: dict[str, bool]) -> float:
-    """The mean of the scores that are shown."""
-    return float(np.mean([np.mean(graded.values(d)) for d in DIMENSIONS if show[d]]))
+    """The mean of the scores that are shown and of the questions."""
+    scores = [float(np.mean(graded.values(d))) for d in DIMENSIONS if show[d]]
+    return float(np.mean([*scores, graded.answered()[0]]))
 
 
 def raw_table(graded: Sequence[Graded]) -> str:

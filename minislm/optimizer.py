@@ -15,14 +15,17 @@ from minislm.config import TrainConfig
 from minislm.model import Transformer
 
 
-def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
+def orthogonalize(
+    matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16
+) -> Tensor:
     """The matrix with its singular values moved close to 1, by a Newton-Schulz iteration.
 
     The quintic's coefficients are those of Jordan et al.: they trade exactness (the values end
-    between about 0.7 and 1.2) for steps. Products only, so bfloat16 is enough and it is fast.
+    between about 0.7 and 1.2) for steps. Products only, so bfloat16 is enough and it is fast;
+    in float32 a difference in the last digit of a gradient stays one.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix.bfloat16()
+    x = matrix.to(dtype)
     tall = x.shape[0] > x.shape[1]
     x = x.t().contiguous() if tall else x  # the products are over the shorter side
     x = x / (x.norm() + 1e-7)  # all singular values at most 1
@@ -40,7 +43,14 @@ class Muon(torch.optim.Optimizer):
     on what it puts out, whatever its shape (Bernstein 2024).
     """
 
-    def __init__(self, groups: list[dict], lr: float, momentum: float = 0.95):
+    def __init__(
+        self,
+        groups: list[dict],
+        lr: float,
+        momentum: float = 0.95,
+        dtype: torch.dtype = torch.bfloat16,
+    ):
+        self.dtype = dtype  # of the iteration
         super().__init__(groups, dict(lr=lr, momentum=momentum, weight_decay=0.0, parts=None))
 
     @torch.no_grad()
@@ -56,11 +66,16 @@ class Muon(torch.optim.Optimizer):
                 parts = group["parts"] or [len(weight)]
                 for part, direction in zip(weight.split(parts), ahead.split(parts)):
                     scale = max(1.0, part.shape[0] / part.shape[1]) ** 0.5
-                    part.add_(orthogonalize(direction), alpha=-group["lr"] * scale)
+                    direction = orthogonalize(direction, dtype=self.dtype)
+                    part.add_(direction, alpha=-group["lr"] * scale)
 
 
-def make_optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    model: Transformer, config: TrainConfig, dtype: torch.dtype = torch.bfloat16
+) -> list[torch.optim.Optimizer]:
     """The optimizers of a run; only matrices decay, never norms and biases.
+
+    dtype: of the products of Muon's iteration.
 
     Every group keeps its peak rate as "peak": the schedule multiplies it.
     """
@@ -78,7 +93,7 @@ def make_optimizers(model: Transformer, config: TrainConfig) -> list[torch.optim
             for name, weight in model.blocks.named_parameters()
             if weight.ndim == 2
         ]
-        optimizers.append(Muon(groups, lr=config.matrix_rate))
+        optimizers.append(Muon(groups, lr=config.matrix_rate, dtype=dtype))
         blocks = []
     groups = [
         {"params": blocks + others, "weight_decay": decay},

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,89 +18,30 @@ import torch
 from minislm import checkpoint, evaluation, pretrained
 from minislm.batches import Batches, Example
 from minislm.config import (
-    PRESETS,
-    DataConfig,
     ModelConfig,
     SampleConfig,
     TrainConfig,
     build,
-    from_dict,
     to_dict,
 )
 from minislm.corpus import TokenFile, learn_tokenizer, prepare
+from minislm.distributed import Team, start, started
 from minislm.device import choose_device, choose_dtype, set_threads
-from minislm.errors import CheckpointError, UserError
+from minislm.errors import UserError
 from minislm.files import atomic_write
 from minislm.hub import find_text
 from minislm.model import Transformer
 from minislm.sampler import Sampler
+from minislm.settings import Settings, changed, settings_from, task_names
 from minislm.stories import generate
-from minislm.synthetic import TASKS, encode_pair, fits, pair, pairs
+from minislm.synthetic import encode_pair, fits, pairs
 from minislm.tokenizer import Tokenizer
 from minislm.training import Trainer, plot_losses
 
-UNARY_CONTEXT = 1536  # the longest unary pair fits, where digits merge
 HELD_OUT_STORIES = 400  # generated for validation, beyond those that are trained on
 # What one block with rotary positions cannot learn: to stop counting it would have to compare its
 # number with the prompt's, whose digits it cannot tell from the digits of its own answer.
 _NEEDS_TWO_BLOCKS = {"count"}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything a run was asked for; kept in its folder as run.json."""
-
-    model: ModelConfig
-    data: DataConfig
-    train: TrainConfig
-
-    def as_dict(self) -> dict[str, Any]:
-        return {name: to_dict(config) for name, config in vars(self).items()}
-
-    @classmethod
-    def read(cls, run: Path) -> Settings:
-        """The settings in a run folder; raises CheckpointError naming the file."""
-        path = run / "run.json"
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            parts = (("model", ModelConfig), ("data", DataConfig), ("train", TrainConfig))
-            return cls(**{name: from_dict(config, values[name]) for name, config in parts})
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{path} is missing: {run} is no run of train.py") from error
-        except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError,
-                RecursionError) as error:  # fmt: skip
-            raise CheckpointError(f"{path} is damaged ({error}); train again") from error
-
-    @staticmethod
-    def tasks(run: Path) -> list[str]:
-        """The tasks whose pairs a run was trained on."""
-        try:
-            names = json.loads((run / "run.json").read_text(encoding="utf-8"))["tasks"]
-            return [name for name in names if TASKS[name]]
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"{run / 'run.json'} is damaged; train again") from error
-
-
-def settings_from(flags: argparse.Namespace) -> Settings:
-    """The settings of a new run: preset, then flags; what is left open is decided here."""
-    data, train = build(DataConfig, flags), build(TrainConfig, flags)
-    base = dict(PRESETS[train.preset])
-    named = task_names(data) if data.tasks not in ("auto", "all", "none") else []
-    if "unary" in named:
-        base.setdefault("context", UNARY_CONTEXT)
-    if data.stories is None:
-        data = _with(data, stories=2 if named else 6_000)
-    if data.vocab is None:  # the generator knows fewer words than people do
-        data = _with(data, vocab=4096 if data.data else 2048)
-    if data.digits == "auto":
-        data = _with(data, digits="merged" if "unary" in named else "single")
-    if train.steps is None and train.minutes is None:
-        train = _with(train, minutes=3.5)
-    return Settings(build(ModelConfig, flags, base), data, train)
-
-
-def _with(config: Any, **changes: Any) -> Any:
-    return type(config)(**(to_dict(config) | changes))
 
 
 def generated_tokens(
@@ -112,18 +55,6 @@ def generated_tokens(
 
 def generated(count: int, seed: int, start: int = 0) -> list[str]:
     return [story.text for story in generate(count, seed, start=start)]
-
-
-def task_names(data: DataConfig) -> list[str]:
-    """The tasks that --tasks stands for; raises UserError for an unknown one."""
-    if data.tasks == "none" or (data.tasks == "auto" and data.data):
-        return []
-    if data.tasks in ("auto", "all"):
-        return list(TASKS)
-    names = [name.strip() for name in data.tasks.split(",")]
-    for name in names:
-        pair(name, 1)
-    return names
 
 
 @dataclass(frozen=True)
@@ -165,9 +96,9 @@ def _with_files(settings: Settings) -> Settings:
     data = settings.data
     if data.data:
         text, its_valid = find_text(data.data)
-        data = _with(data, data=text, valid=data.valid or its_valid)
+        data = changed(data, data=text, valid=data.valid or its_valid)
     if data.valid:
-        data = _with(data, valid=find_text(data.valid)[0])
+        data = changed(data, valid=find_text(data.valid)[0])
     return Settings(settings.model, data, settings.train)
 
 
@@ -245,15 +176,20 @@ def train(flags: argparse.Namespace) -> None:
             disk or the memory is full, or the loss is no number; a run that was begun can be gone
             on with.
     """
-    resume = build(TrainConfig, flags).resume
+    config = build(TrainConfig, flags)
+    resume = config.resume
     run, settings = _resumed(flags) if resume else (None, settings_from(flags))
     set_threads(settings.train.threads)
     device = choose_device(settings.train.device)
-    if run is None:
+    if config.processes > 1 and not started():
+        sys.exit(start(config.processes, config.threads, [sys.executable, *sys.argv]))
+    team = Team()
+    if run is None and team.leads:
         run = checkpoint.new_run(settings.train.preset, settings.train.out)
-    with checkpoint.hold(run):
+    run = team.agree(run)
+    with checkpoint.hold(run) if team.leads else nullcontext():
         try:
-            _train(run, settings, resume, device)
+            _train(run, settings, resume, device, team)
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
@@ -271,12 +207,18 @@ def _out_of_memory(error: Exception) -> bool:
     )
 
 
-def _train(run: Path, settings: Settings, resume: bool, device: torch.device) -> None:
+def _train(
+    run: Path, settings: Settings, resume: bool, device: torch.device, team: Team
+) -> None:
     dtype = choose_dtype(settings.train.dtype, device)
     known = Tokenizer.load(run) if resume and (run / "tokenizer.json").is_file() else None
+    if not team.leads:
+        team.agree(None)  # the leader makes the token files, the others find them
     corpus = prepare_corpus(settings, known)
+    if team.leads:
+        team.agree(None)
     torch.manual_seed(settings.train.seed)
-    config = _with(settings.model, vocab_size=corpus.tokenizer.vocab_size)
+    config = changed(settings.model, vocab_size=corpus.tokenizer.vocab_size)
     model = Transformer(config).to(device)
     batches = Batches(
         corpus.train,
@@ -287,14 +229,16 @@ def _train(run: Path, settings: Settings, resume: bool, device: torch.device) ->
         repeats=_repeats(corpus, settings.data.pair_share),
         loss_on=settings.data.loss_on,
         seed=settings.train.seed,
+        rank=team.rank,
+        world=team.world,
     )
     kept = settings.as_dict() | {"tasks": corpus.tasks}
     trainer = Trainer(
-        run, model, corpus.tokenizer, batches, corpus.valid, settings.train, dtype, kept
+        run, model, corpus.tokenizer, batches, corpus.valid, settings.train, dtype, kept, team
     )
     if resume:
         trainer.restore(checkpoint.load_state(run))
-    else:
+    elif team.leads:
         atomic_write(run / "run.json", json.dumps(kept, indent=2) + "\n")
     say(_introduction(run, settings, corpus, model, device, dtype))
     begin = time.perf_counter()
@@ -302,6 +246,9 @@ def _train(run: Path, settings: Settings, resume: bool, device: torch.device) ->
     if trainer.stopped:
         say(f"stopped at step {progress.step}; go on with: python train.py --resume --out {run}")
         raise KeyboardInterrupt
+    team.leave()
+    if not team.leads:
+        return
     say(f"trained for {(time.perf_counter() - begin) / 60:.1f} minutes; measuring what it kept")
     report(run, corpus, progress, settings, device)
 
@@ -312,7 +259,8 @@ def _resumed(flags: argparse.Namespace) -> tuple[Path, Settings]:
     run = Path(typed["out"]) if typed.get("out") else checkpoint.newest_run()
     kept = Settings.read(run)
     changeable = {
-        "resume", "out", "steps", "minutes", "threads", "json", "evals", "samples", "keep"
+        "resume", "out", "steps", "minutes", "threads", "json", "evals", "samples", "keep",
+        "processes",
     }  # fmt: skip
     all_kept = {**to_dict(kept.model), **to_dict(kept.data), **to_dict(kept.train)}
     for name, value in typed.items():
@@ -385,5 +333,6 @@ def write_json(path: str, value: dict[str, Any]) -> None:
 
 
 def say(text: str) -> None:
-    """Progress goes to stderr; stdout is for results."""
-    print(text, file=sys.stderr, flush=True)
+    """Progress goes to stderr; stdout is for results. Of several processes the leader tells it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)

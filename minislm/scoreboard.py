@@ -15,9 +15,10 @@ from minislm.hub import find_text
 from minislm.intervals import bootstrap
 from minislm.judge import AGES, ASKED, Judge, Verdict
 from minislm.overlap import Library
-from minislm.pipeline import Settings, generated, say, write_json
+from minislm.pipeline import generated, say, write_json
 from minislm.prompts import BEGINNINGS
 from minislm.reading import read_stories
+from minislm.settings import Settings
 
 _READ = 20_000  # stories of the training text that are searched for what was copied
 _CACHE = Path("runs/cache/judge.jsonl")

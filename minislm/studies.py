@@ -11,7 +11,8 @@ from minislm import amounts, classes, findings, sweep, verdict
 from minislm.config import DataConfig, StudyConfig
 from minislm.errors import UserError
 from minislm.experiments import Study, run
-from minislm.pipeline import say, task_names
+from minislm.pipeline import say
+from minislm.settings import task_names
 
 STUDIES = {
     "verdict": Study(verdict.plan, verdict.work, findings.report),

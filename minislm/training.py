@@ -26,8 +26,9 @@ from minislm import checkpoint, pretrained
 from minislm.batches import Batches
 from minislm.config import SampleConfig, TrainConfig
 from minislm.corpus import TokenFile
+from minislm.distributed import Team
 from minislm.errors import UserError
-from minislm.evaluation import text_loss
+from minislm.evaluation import TextLoss, text_loss
 from minislm.loss import training_loss
 from minislm.model import Transformer
 from minislm.optimizer import make_optimizers
@@ -74,11 +75,13 @@ class Trainer:
         config: TrainConfig,
         dtype: torch.dtype,
         settings: dict[str, Any],
+        team: Team | None = None,
     ):
         self.run, self.model, self.tokenizer, self.config = run, model, tokenizer, config
         self.batches, self.dtype, self.settings = batches, dtype, settings
         self.device = model.embedding.weight.device
-        self.optimizers = make_optimizers(model, config)
+        self.optimizers = make_optimizers(model, config, dtype)
+        self.team = team or Team()
         self.valid = glance(valid)
         self.progress = Progress()
         self.stopped = False
@@ -102,12 +105,13 @@ class Trainer:
         next_sample = (math.floor(self.done() * samples) + 1) / samples if samples else math.inf
         stream = iter(self.batches)
         with self._interrupts(), tqdm(
-            total=100, unit="%", bar_format=_BAR, dynamic_ncols=True, disable=None
-        ) as bar:
+            total=100, unit="%", bar_format=_BAR, dynamic_ncols=True,
+            disable=None if self.team.leads else True,
+        ) as bar:  # fmt: skip
             while self.done() < 1 and not self.stopped:
                 begin = time.perf_counter()
                 self._step(stream)
-                self.progress.seconds += time.perf_counter() - begin
+                self._agree(time.perf_counter() - begin)
                 self._show(bar)
                 if self.done() * evals >= self.progress.evaluations + 1 or self.done() >= 1:
                     self._evaluate(bar)
@@ -118,16 +122,30 @@ class Trainer:
                 self.save()
         return self.progress
 
+    def _agree(self, seconds: float) -> None:
+        """One clock, the leader's, and a stop for all where one was asked to stop."""
+        told = [seconds if self.team.leads else 0.0, float(self.stopped)]
+        seconds, stopped = self.team.add_up(told)
+        self.progress.seconds += seconds
+        self.stopped = stopped > 0
+
     def _step(self, stream: Iterator) -> None:
         """One optimizer step on `accumulate` batches."""
         share, total = schedule(self.done(), self.config.warmup, self.config.decay), 0.0
         for _ in range(self.config.accumulate):
             inputs_BT, targets_BT = next(stream)
             inputs_BT, targets_BT = inputs_BT.to(self.device), targets_BT.to(self.device)
+            own = int((targets_BT >= 0).sum())
+            (everybodys,) = self.team.add_up([own])
+            # Without a row of this batch, any target will do: the loss counts nothing.
+            targets_BT = targets_BT if own else inputs_BT
             loss = training_loss(self.model, inputs_BT, targets_BT, self.dtype)
-            (loss / self.config.accumulate).backward()
-            total += loss.item() / self.config.accumulate
-            self.progress.tokens += int((targets_BT >= 0).sum())
+            loss = loss * (own / everybodys / self.config.accumulate)  # the mean over all processes
+            loss.backward()
+            total += loss.item()
+            self.progress.tokens += int(everybodys)
+        (total,) = self.team.add_up([total])
+        self.team.add_up_gradients(self.model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         if not math.isfinite(total) or not math.isfinite(norm):
             raise UserError(
@@ -147,7 +165,7 @@ class Trainer:
         """A glance at the validation text, a line of metrics, and the state on disk."""
         p = self.progress
         p.evaluations = math.floor(self.done() * self.config.evals)
-        found = text_loss(self.model, self.valid, self.tokenizer.eot_id, dtype=self.dtype)
+        found = self._valid_loss()
         record = {
             "step": p.step,
             "tokens": p.tokens,
@@ -160,8 +178,11 @@ class Trainer:
         # Held-out stories say nothing about pairs: a run that learns pairs keeps its last weights.
         if found.bits_per_byte < p.best or self.batches.examples:
             p.best = found.bits_per_byte
-            pretrained.save_model(self.run, self.model, self.tokenizer)
+            if self.team.leads:
+                pretrained.save_model(self.run, self.model, self.tokenizer)
         self.save()
+        if not self.team.leads:
+            return
         checkpoint.append_metrics(self.run, record)
         bar.write(
             f"{self.done():4.0%}  step {p.step:>6,}  train loss {p.loss:.3f}  valid loss "
@@ -169,7 +190,19 @@ class Trainer:
             file=sys.stderr,
         )
 
+    def _valid_loss(self) -> TextLoss:
+        """The loss on the glance, to which each process adds its own stories."""
+        team, own = self.team, self.valid
+        if team.world > 1:
+            numbers = range(team.rank, len(self.valid), team.world)
+            own = TokenFile.from_ids([self.valid.story(i).tolist() for i in numbers], 0)
+        nats = text_loss(self.model, own, self.tokenizer.eot_id, dtype=self.dtype).nats
+        (nats,) = team.add_up([nats])
+        return TextLoss(nats, self.valid.n_tokens, self.valid.bytes)
+
     def _sample(self, bar: tqdm) -> None:
+        if not self.team.leads:
+            return
         settings = SampleConfig(max_new_tokens=48, temperature=0.8, seed=self.config.seed)
         text = Sampler(self.model, self.tokenizer).generate([""], settings)[0]
         self.model.train()
@@ -204,7 +237,8 @@ class Trainer:
             signal.signal(signal.SIGINT, previous)
 
     def save(self) -> None:
-        checkpoint.save_state(self.run, self.state(), self.config.keep)
+        if self.team.leads:
+            checkpoint.save_state(self.run, self.state(), self.config.keep)
 
     def state(self) -> dict[str, Any]:
         """All that the rest of the run depends on: plain containers and tensors."""
@@ -226,7 +260,8 @@ class Trainer:
             optimizer.load_state_dict(saved)
         self.batches.state = dict(state["batches"])
         torch.set_rng_state(state["random"])
-        checkpoint.rewind_metrics(self.run, self.progress.step)
+        if self.team.leads:
+            checkpoint.rewind_metrics(self.run, self.progress.step)
 
 
 _BAR = "{percentage:3.0f}%|{bar}| {elapsed} {postfix}"

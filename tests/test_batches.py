@@ -106,10 +106,14 @@ def test_epochs_and_seeds_differ_in_order():
     assert first != other
 
 
-def test_two_processes_share_an_epoch_without_overlap():
-    whole = [inputs.tolist() for inputs, _ in one_epoch(make())]
-    shares = [[i.tolist() for i, _ in one_epoch(make(rank=r, world=2))] for r in (0, 1)]
-    assert sorted(map(str, shares[0] + shares[1])) == sorted(map(str, whole))
+@pytest.mark.parametrize("world", [2, 5])
+def test_processes_share_the_rows_of_the_same_batches(world):
+    whole = one_epoch(make())
+    shares = [one_epoch(make(rank=r, world=world)) for r in range(world)]
+    assert {len(share) for share in shares} == {len(whole)}
+    for k, (_, targets) in enumerate(whole):
+        counted = [t[t >= 0].tolist() for share in shares for t in share[k][1]]
+        assert sorted(filter(None, counted)) == sorted(t[t >= 0].tolist() for t in targets)
 
 
 def test_an_example_longer_than_the_context_is_never_cut():

@@ -20,7 +20,7 @@ FLOORS = [
     {"synthetic", "plots", "tokenizer", "judge"},
     {"numerals", "reading", "workers", "pickles", "cache", "choice"},
     {"model", "baselines", "corpus", "stories", "device", "llama2c", "families"},
-    {"batches", "loss", "optimizer", "checkpoint", "pretrained", "packed"},
+    {"settings", "distributed", "batches", "loss", "optimizer", "checkpoint", "pretrained", "packed"},
     {"engine", "ablation"},
     {"batch", "beam", "interpret"},
     {"sampler", "page"},

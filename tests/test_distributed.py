@@ -1,0 +1,113 @@
+"""Several processes train as one does, stop as one does, and end together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, TINY
+
+from minislm import checkpoint
+
+RUN = [*map(str, TINY), "--stories", "40", "--samples", "0", "--tasks", "copy", "--evals", "5",
+       "--dtype", "float32", "--seed", "1"]  # fmt: skip
+
+
+def train(folder: Path, *flags: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+    command = [sys.executable, *launcher, str(ROOT / "train.py"), *map(str, flags)]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def done(process: subprocess.Popen) -> tuple[str, str]:
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    return out, err
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    done(train(folder, *RUN, "--steps", 50, "--out", "run"))
+    return folder / "run"
+
+
+def assert_trained_alike(one: Path, other: Path) -> None:
+    """Losses to 1e-4, and weights close to one another."""
+    first, second = (checkpoint.read_metrics(run) for run in (one, other))
+    assert [r["step"] for r in first] == [r["step"] for r in second]
+    assert [r["tokens"] for r in first] == [r["tokens"] for r in second]
+    for a, b in zip(first, second):
+        for name in ("train_loss", "valid_loss", "bits_per_byte"):
+            assert a[name] == pytest.approx(b[name], abs=1e-4), (a["step"], name)
+    weights = [checkpoint.load_state(run)["model"] for run in (one, other)]
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], atol=2e-3, rtol=0)
+
+
+def test_two_processes_train_as_one_does(alone, tmp_path):
+    """50 steps with the default optimizer, Muon; one of them tells what happens, once."""
+    out, err = done(train(tmp_path, *RUN, "--steps", 50, "--out", "run", "--processes", 2))
+    assert_trained_alike(alone, tmp_path / "run")
+    assert out.count("exact match") == 1 and err.count("run     run") == 1
+
+
+def test_torchrun_does_the_same(alone, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+    out, _ = done(train(tmp_path, *RUN, "--steps", 50, "--out", "run", launcher=launcher))
+    assert_trained_alike(alone, tmp_path / "run")
+    assert out.count("exact match") == 1
+
+
+def test_a_killed_process_ends_the_others_with_one_line_and_the_run_goes_on(alone, tmp_path):
+    state = tmp_path / "run" / "train_state.pt"
+    process = train(tmp_path, *RUN, "--steps", 50, "--out", "run", "--processes", 2)
+    while process.poll() is None and not state.exists():
+        time.sleep(0.01)
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
+    ).stdout.split()
+    assert len(children) == 2
+    os.kill(int(children[1]), signal.SIGKILL)
+    begin = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 20 and process.returncode == 2
+    assert "was killed (SIGKILL)" in err and "--resume" in err
+    for child in children:
+        assert not Path(f"/proc/{child}").exists()
+    done(train(tmp_path, "--resume", "--out", "run", "--processes", 2))
+    assert_trained_alike(alone, tmp_path / "run")
+
+
+def test_ctrl_c_stops_all_at_the_same_step_and_one_process_can_go_on(alone, tmp_path):
+    state = tmp_path / "run" / "train_state.pt"
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *RUN, "--steps", "50", "--out", "run",
+         "--processes", "2"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    while process.poll() is None and not state.exists():
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.count("go on with") == 1, err
+    done(train(tmp_path, "--resume", "--out", "run", "--processes", 1))
+    assert_trained_alike(alone, tmp_path / "run")
+
+
+def test_a_mistake_is_told_once(tmp_path):
+    process = train(tmp_path, "--width", "30", "--n-head", "7", "--processes", 2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and err.count("error:") == 1
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps({}))
+    process = train(tmp_path, *RUN, "--steps", 2, "--out", "run", "--processes", 2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and err.count("error:") == 1 and "holds a run already" in err
