@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from minislm.batches import Batches
 from minislm.config import SampleConfig, StudyConfig, TrainConfig
 from minislm.evaluation import answers, text_loss
 from minislm.experiments import Row, table
-from minislm.finetune import fit, on_pairs
+from minislm.finetune import on_pairs, on_stories
 from minislm.grading import cut
 from minislm.intervals import of_mean
 from minislm.overlap import Library
@@ -70,9 +68,7 @@ def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     texts = [s.text for s in generate(count, seed, numbers=_NUMBERS, **spoilt)]
     stories = tokens_of(texts, tokenizer)
     model = random_weights(SHAPE, seed, tokenizer)
-    batches = Batches(stories, [], context=model.config.context, batch_tokens=4096,
-                      eot_id=tokenizer.eot_id, seed=seed)  # fmt: skip
-    _, loss = fit(model, batches, TrainConfig(seed=seed), job["steps"], dtype=torch.bfloat16)
+    loss = on_stories(model, tokenizer, stories, TrainConfig(seed=seed), job["steps"])
     held_out = [s.text for s in generate(_HELD_OUT, 1_000_000, numbers=_NUMBERS)]
     found = text_loss(model, tokens_of(held_out, tokenizer), tokenizer.eot_id)
     row = {"tokens": stories.n_tokens, "train_loss": loss, "bits_per_byte": found.bits_per_byte,
@@ -100,7 +96,7 @@ def _transferred(
     """Right answers on D_test and how many were asked, after fine-tuning a copy on D_train."""
     own = copy.deepcopy(model)
     config = TrainConfig(seed=seed, **_RATES)
-    on_pairs(own, tokenizer, pairs(task, "train"), config, steps, dtype=torch.bfloat16)
+    on_pairs(own, tokenizer, pairs(task, "train"), config, steps)
     asked = pairs(task, "test")
     said = answers(own, tokenizer, asked)
     return [sum(text == pair.answer for text, pair in zip(said, asked)), len(asked)]
@@ -115,12 +111,12 @@ def report(rows: list[Row], folder: Path) -> str:
             groups.setdefault(key, []).append(row["result"])
     sizes = {key: found for key, found in groups.items() if key[0] == "clean"}
     full = {key: found for key, found in groups.items() if key[1] == 1.0}
-    curve = [(found[0]["tokens"], *_spread([r["bits_per_byte"] for r in found]))
+    curve = [(found[0]["tokens"], *of_mean([r["bits_per_byte"] for r in found]))
              for found in sizes.values()]  # fmt: skip
     learned = [
-        (found[0]["tokens"], *_spread([_rate(r) for r in found])) for found in sizes.values()
+        (found[0]["tokens"], *of_mean([_rate(r) for r in found])) for found in sizes.values()
     ]
-    points = [(_name(key), *_spread([_rate(r) for r in found])) for key, found in full.items()]
+    points = [(_name(key), *of_mean([_rate(r) for r in found])) for key, found in full.items()]
     return "\n".join((
         f"Two blocks of width 128, {len(next(iter(groups.values())))} seeds, Student's intervals. "
         "Every model is trained for as many steps, so less text is read more often. Loss on clean "
@@ -145,8 +141,8 @@ def _table(groups: dict[tuple[str, float], list[dict]], first: str) -> str:
     measures = list(next(iter(groups.values()))[0]["stories"])
     body = []
     for key, found in groups.items():
-        bits, low, high = _spread([r["bits_per_byte"] for r in found])
-        rate, rate_low, rate_high = _spread([_rate(r) for r in found])
+        bits, low, high = of_mean([r["bits_per_byte"] for r in found])
+        rate, rate_low, rate_high = of_mean([_rate(r) for r in found])
         name = f"{key[1]:.0%}" if first.startswith("share") else key[0]
         by_task = [f"{np.mean([r['transfer'][t][0] / r['transfer'][t][1] for r in found]):.0%}"
                    for t in TASKS]  # fmt: skip
@@ -163,7 +159,3 @@ def _rate(result: dict) -> float:
     """Right answers on D_test over all tasks."""
     right, asked = (sum(each) for each in zip(*result["transfer"].values()))
     return right / asked
-
-
-def _spread(values: Sequence[float]) -> tuple[float, float, float]:
-    return (float(np.mean(values)), *of_mean(values))

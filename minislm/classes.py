@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from minislm.batches import Batches
 from minislm.config import StudyConfig, TrainConfig
 from minislm.experiments import Row, table
-from minislm.finetune import fit, on_pairs
+from minislm.finetune import on_pairs, on_stories
 from minislm.intervals import of_mean
 from minislm.lexicon import WORD_CLASSES, classify
 from minislm.model import Transformer
@@ -57,11 +56,8 @@ def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     tokenizer, seed = Tokenizer.load(folder / "tokenizer"), job["seed"]
     stories = chosen(job["balance"], job["stories"], seed)
     model = random_weights(SHAPE, seed, tokenizer)
-    batches = Batches(
-        tokens_of((s.text for s in stories), tokenizer), [], context=model.config.context,
-        batch_tokens=4096, eot_id=tokenizer.eot_id, seed=seed,
-    )  # fmt: skip
-    fit(model, batches, TrainConfig(seed=seed), job["steps"], dtype=torch.bfloat16)
+    tokens = tokens_of((s.text for s in stories), tokenizer)
+    on_stories(model, tokenizer, tokens, TrainConfig(seed=seed), job["steps"])
     trained = [class_ids(story, tokenizer) for story in stories]
     held_out = list(generate(_HELD_OUT, 1_000_000))
     row = {
@@ -69,7 +65,7 @@ def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         "stories": by_class(model, tokenizer, held_out),
     }
     on_pairs(model, tokenizer, pairs("sentence", "train"), TrainConfig(seed=seed, **_RATES),
-             _FINE_TUNING, dtype=torch.bfloat16)  # fmt: skip
+             _FINE_TUNING)  # fmt: skip
     return row | {split: pairs_by_class(model, tokenizer, split) for split in ("train", "test")}
 
 
@@ -167,7 +163,7 @@ def report(rows: list[Row], folder: Path) -> str:
     base = next(iter(groups))
     parts.append(_reading(groups, base))
     series = {
-        name: [_spread([r["stories"][c][0] / r["stories"][c][1] for r in results])
+        name: [of_mean([r["stories"][c][0] / r["stories"][c][1] for r in results])
                for c in WORD_CLASSES] for name, results in groups.items()
     }  # fmt: skip
     label = "nats per token, held-out stories"
@@ -182,16 +178,13 @@ def _by_class_table(groups: dict[str, list[dict]], key: str) -> str:
             if not results[0][key][c][1]:
                 cells.append("-")
                 continue
-            nats, low, high = _spread([r[key][c][0] / r[key][c][1] for r in results])
+            nats, low, high = of_mean([r[key][c][0] / r[key][c][1] for r in results])
             right = np.mean([r[key][c][2] / r[key][c][1] for r in results])
             cells.append(f"{nats:.3f} ({low:.3f} to {high:.3f}), {right:.0%}")
         lines.append([name, *cells])
     counts = [f"{results[0][key][c][1]:,.0f}" for c in WORD_CLASSES]
     return table(("balance", *WORD_CLASSES), [["tokens measured", *counts], *lines])
 
-
-def _spread(values: Sequence[float]) -> tuple[float, float, float]:
-    return (float(np.mean(values)), *of_mean(values))
 
 
 def _share(results: list[dict], word_class: str) -> float:
@@ -206,8 +199,8 @@ def _reading(groups: dict[str, list[dict]], base: str) -> str:
             continue
         better, worse = [], []
         for c in WORD_CLASSES:
-            old = _spread([r["stories"][c][0] / r["stories"][c][1] for r in groups[base]])
-            new = _spread([r["stories"][c][0] / r["stories"][c][1] for r in results])
+            old = of_mean([r["stories"][c][0] / r["stories"][c][1] for r in groups[base]])
+            new = of_mean([r["stories"][c][0] / r["stories"][c][1] for r in results])
             better += [c] if new[2] < old[1] else []
             worse += [c] if new[1] > old[2] else []
         told = [f"{word}: {', '.join(found)}" for word, found in

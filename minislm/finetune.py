@@ -57,6 +57,21 @@ def fit(
     return step + 1, smooth
 
 
+def on_stories(
+    model: Transformer, tokenizer: Tokenizer, stories: TokenFile, config: TrainConfig, steps: int
+) -> float:
+    """Train in place on stories, with products in bfloat16: the smoothed loss at the end."""
+    batches = Batches(
+        stories,
+        [],
+        context=model.config.context,
+        batch_tokens=config.batch_tokens,
+        eot_id=tokenizer.eot_id,
+        seed=config.seed,
+    )
+    return fit(model, batches, config, steps, dtype=torch.bfloat16)[1]
+
+
 def on_pairs(
     model: Transformer,
     tokenizer: Tokenizer,
@@ -66,9 +81,9 @@ def on_pairs(
     *,
     until: float = 0.01,
     loss_on: str = "completion",
-    dtype: torch.dtype = torch.float32,
 ) -> tuple[int, float]:
-    """Fine-tune in place on pairs, all of which fit the context: `fit`'s result."""
+    """Fine-tune in place on pairs, all of which fit the context, with products in bfloat16:
+    `fit`'s result."""
     batches = Batches(
         TokenFile.from_ids([], 0),
         [Example(*encode_pair(tokenizer, pair)) for pair in shown],
@@ -78,4 +93,4 @@ def on_pairs(
         loss_on=loss_on,
         seed=config.seed,
     )
-    return fit(model, batches, config, steps, dtype=dtype, until=until)
+    return fit(model, batches, config, steps, dtype=torch.bfloat16, until=until)

@@ -27,14 +27,14 @@ def wilson(right: int, asked: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def of_mean(values: Sequence[float]) -> tuple[float, float]:
-    """Student's interval of a mean; a single value says nothing of its spread: (-inf, inf)."""
-    n = len(values)
+def of_mean(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean and Student's interval; one value says nothing of its spread: -inf to inf."""
+    n, mean = len(values), float(np.mean(values))
     if n < 2:
-        return -math.inf, math.inf
-    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
+        return mean, -math.inf, math.inf
+    deviation = float(np.std(values, ddof=1))
     half = (_T[n - 2] if n - 2 < len(_T) else _Z) * deviation / math.sqrt(n)
-    return mean - half, mean + half
+    return mean, mean - half, mean + half
 
 
 def of_rates(right: Sequence[int], asked: Sequence[int]) -> tuple[float, float, float]:
@@ -47,8 +47,8 @@ def of_rates(right: Sequence[int], asked: Sequence[int]) -> tuple[float, float, 
     rates = [r / a for r, a in zip(right, asked, strict=True)]
     low, high = wilson(sum(right), sum(asked))
     if len(rates) > 1:
-        student = of_mean(rates)
-        low, high = min(low, student[0]), max(high, student[1])
+        _, lowest, highest = of_mean(rates)
+        low, high = min(low, lowest), max(high, highest)
     return float(np.mean(rates)), max(0.0, low), min(1.0, high)
 
 

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 
 from minislm import pretrained
-from minislm.batches import Batches
 from minislm.config import PRESETS, ModelConfig, TrainConfig
 from minislm.corpus import TokenFile
 from minislm.evaluation import text_loss
-from minislm.finetune import fit
+from minislm.finetune import on_stories
 from minislm.model import Transformer
 from minislm.stories import generate
 from minislm.synthetic import TASKS, Pair, pairs
@@ -149,11 +148,8 @@ def pretrain(shape: str, text: str, seed: int, steps: int, folder: Path) -> dict
     tokenizer = Tokenizer.load(folder / "tokenizer")
     model = random_weights(shape, seed, tokenizer)
     stories = tokens_of(texts_of(text, seed, STORIES), tokenizer)
-    batches = Batches(
-        stories, [], context=model.config.context, eot_id=tokenizer.eot_id, seed=seed,
-        batch_tokens=2048 if shape in SLOW else 4096,
-    )  # fmt: skip
-    steps, loss = fit(model, batches, TrainConfig(seed=seed), steps, dtype=torch.bfloat16)
+    config = TrainConfig(seed=seed, batch_tokens=2048 if shape in SLOW else 4096)
+    loss = on_stories(model, tokenizer, stories, config, steps)
     pretrained.save_model(_kept(folder, shape, text, seed), model, tokenizer)
     held_out = tokens_of(texts_of(text, 1_000_000 + seed, HELD_OUT), tokenizer)
     found = text_loss(model, held_out, tokenizer.eot_id)

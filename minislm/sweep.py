@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 
-from minislm.batches import Batches
 from minislm.config import ModelConfig, StudyConfig, TrainConfig
 from minislm.evaluation import text_loss
 from minislm.experiments import Row, table
-from minislm.finetune import fit
+from minislm.finetune import on_stories
 from minislm.intervals import of_mean
 from minislm.model import Transformer
 from minislm.pictures import dots
@@ -64,9 +63,7 @@ def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     names = ("learning_rate", "matrix_rate", "optimizer", "weight_decay", "batch_tokens")
     config = TrainConfig(seed=seed, **{name: s[name] for name in names})
     stories = tokens_of(texts, tokenizer)
-    batches = Batches(stories, [], context=model.config.context, eot_id=tokenizer.eot_id,
-                      batch_tokens=config.batch_tokens, seed=seed)  # fmt: skip
-    _, loss = fit(model, batches, config, steps, dtype=torch.bfloat16)
+    loss = on_stories(model, tokenizer, stories, config, steps)
     held_out = tokens_of(texts_of("plain", 0, _HELD_OUT, start=1_000_000), tokenizer)
     found = text_loss(model, held_out, tokenizer.eot_id)
     return {"bits_per_byte": found.bits_per_byte, "train_loss": loss, "steps": steps,
@@ -98,13 +95,13 @@ def report(rows: list[Row], folder: Path) -> str:
     lines, points, winners = [], [], []
     for (knob, value), group in sorted(found.items(), key=lambda item: item[0][0] != "base"):
         values = [row["result"]["bits_per_byte"] for row in group]
-        low, high = of_mean(values)
+        mean, low, high = of_mean(values)
         name = "base" if knob == "base" else f"{knob} {value}"
         last = group[-1]["result"]
-        lines.append([name, f"{_mean(group):.4f}", f"{low:.4f} to {high:.4f}",
-                      f"{_mean(group) - base:+.4f}", f"{last['steps']:,}",
+        lines.append([name, f"{mean:.4f}", f"{low:.4f} to {high:.4f}",
+                      f"{mean - base:+.4f}", f"{last['steps']:,}",
                       f"{last['epochs']:.1f}", f"{last['parameters']:,}"])  # fmt: skip
-        points.append((name, _mean(group), low, high))
+        points.append((name, mean, low, high))
     for knob in dict.fromkeys(knob for knob, _ in found if knob != "base"):
         tried = {value: _mean(group) for (k, value), group in found.items() if k == knob}
         tried[BASE[knob]] = base

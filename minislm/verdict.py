@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 
 from minislm.baselines import HEURISTICS, DummyModel
 from minislm.config import StudyConfig, TrainConfig
@@ -122,7 +121,6 @@ def _ask(subject: Subject, tasks: Sequence[str], seed: int, folder: Path) -> dic
             model, tokenizer, [p for shown, _ in split.values() for p in shown],
             TrainConfig(seed=seed, **rates), steps, loss_on=subject.loss_on,
             until=_UNTIL.get(name, _LOSS) if subject.loss_on == "completion" else 0.0,
-            dtype=torch.bfloat16,
         )  # fmt: skip
         row["after"] = text_loss(model, stories, tokenizer.eot_id).bits_per_byte
     row["tasks"] = {

@@ -52,6 +52,7 @@ def assert_trained_alike(one: Path, other: Path) -> None:
         torch.testing.assert_close(weights[0][name], weights[1][name], atol=2e-3, rtol=0)
 
 
+@pytest.mark.slow  # the next test but one holds the same against a run that was killed
 def test_two_processes_train_as_one_does(alone, tmp_path):
     """50 steps with the default optimizer, Muon; one of them tells what happens, once."""
     out, err = done(train(tmp_path, *RUN, "--steps", 50, "--out", "run", "--processes", 2))
@@ -86,6 +87,7 @@ def test_a_killed_process_ends_the_others_with_one_line_and_the_run_goes_on(alon
     assert_trained_alike(alone, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_at_the_same_step_and_one_process_can_go_on(alone, tmp_path):
     state = tmp_path / "run" / "train_state.pt"
     process = subprocess.Popen(

@@ -189,8 +189,8 @@ def test_rebalanced_stories_hold_more_of_the_class():
 
 
 def test_intervals_against_their_formulas():
-    low, high = of_mean([1.0, 2.0, 3.0])  # mean 2, deviation 1: 2 -+ 4.303 / sqrt(3)
-    assert (low, high) == pytest.approx((2 - 2.4843, 2 + 2.4843), abs=1e-3)
+    mean, low, high = of_mean([1.0, 2.0, 3.0])  # mean 2, deviation 1: 2 -+ 4.303 / sqrt(3)
+    assert (mean, low, high) == pytest.approx((2, 2 - 2.4843, 2 + 2.4843), abs=1e-3)
     mean, low, high = of_rates([0, 0, 0], [30, 30, 30])  # seeds agree: Wilson's is the wider
     assert mean == 0 and (low, high) == wilson(0, 90)
     mean, low, high = of_rates([0, 30], [30, 30])  # seeds do not: Student's, cut at 0 and 1
