@@ -78,7 +78,12 @@ def hold(run: Path) -> Iterator[None]:
             raise UserError(f"another process trains in {run}; wait for it, or give another --out")
         for half in (*run.glob(".*.tmp"), *run.glob(f"{STATES}/.*.tmp")):
             half.unlink(missing_ok=True)
-        yield
+        try:
+            yield
+        finally:  # a run that was refused before it began leaves no folder
+            if [path.name for path in run.iterdir()] == [".lock"]:
+                (run / ".lock").unlink()
+                run.rmdir()
 
 
 def save_state(run: Path, state: dict[str, Any], keep: int = 1) -> None:
