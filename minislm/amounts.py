@@ -17,7 +17,7 @@ import numpy as np
 from minislm.config import SampleConfig, StudyConfig, TrainConfig
 from minislm.evaluation import answers, text_loss
 from minislm.experiments import Row, table
-from minislm.finetune import on_pairs, on_stories
+from minislm.finetune import RATES, on_pairs, on_stories
 from minislm.grading import cut
 from minislm.intervals import of_mean
 from minislm.overlap import Library
@@ -43,7 +43,6 @@ QUALITIES: dict[str, dict[str, float]] = {
 TASKS = ("copy", "successor")
 _STEPS, _HELD_OUT, _TOLD = 300, 200, 60
 _FINE_TUNING = 300  # steps at most
-_RATES = dict(learning_rate=1e-3, matrix_rate=4e-3, batch_tokens=1024)
 
 
 def plan(config: StudyConfig) -> list[list[dict[str, Any]]]:
@@ -68,11 +67,12 @@ def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     texts = [s.text for s in generate(count, seed, numbers=_NUMBERS, **spoilt)]
     stories = tokens_of(texts, tokenizer)
     model = random_weights(SHAPE, seed, tokenizer)
-    loss = on_stories(model, tokenizer, stories, TrainConfig(seed=seed), job["steps"])
+    config = TrainConfig(seed=seed)
+    loss = on_stories(model, tokenizer, stories, config, job["steps"])
     held_out = [s.text for s in generate(_HELD_OUT, 1_000_000, numbers=_NUMBERS)]
     found = text_loss(model, tokens_of(held_out, tokenizer), tokenizer.eot_id)
     row = {"tokens": stories.n_tokens, "train_loss": loss, "bits_per_byte": found.bits_per_byte,
-           "epochs": job["steps"] * 4096 / stories.n_tokens}  # fmt: skip
+           "epochs": job["steps"] * config.batch_tokens / stories.n_tokens}  # fmt: skip
     row["stories"] = _told(model, tokenizer, texts)
     steps = min(_FINE_TUNING, 3 * job["steps"])
     row["transfer"] = {task: _transferred(model, tokenizer, task, seed, steps) for task in TASKS}
@@ -95,7 +95,7 @@ def _transferred(
 ) -> list[int]:
     """Right answers on D_test and how many were asked, after fine-tuning a copy on D_train."""
     own = copy.deepcopy(model)
-    config = TrainConfig(seed=seed, **_RATES)
+    config = TrainConfig(seed=seed, **RATES)
     on_pairs(own, tokenizer, pairs(task, "train"), config, steps)
     asked = pairs(task, "test")
     said = answers(own, tokenizer, asked)
@@ -109,14 +109,14 @@ def report(rows: list[Row], folder: Path) -> str:
         if row["job"]["kind"] == "train":
             key = (row["job"]["quality"], row["job"]["size"])
             groups.setdefault(key, []).append(row["result"])
-    sizes = {key: found for key, found in groups.items() if key[0] == "clean"}
-    full = {key: found for key, found in groups.items() if key[1] == 1.0}
+    sizes = {f"{size:.0%}": r for (quality, size), r in groups.items() if quality == "clean"}
+    full = {quality: r for (quality, size), r in groups.items() if size == 1.0}
     curve = [(found[0]["tokens"], *of_mean([r["bits_per_byte"] for r in found]))
              for found in sizes.values()]  # fmt: skip
     learned = [
         (found[0]["tokens"], *of_mean([_rate(r) for r in found])) for found in sizes.values()
     ]
-    points = [(_name(key), *of_mean([_rate(r) for r in found])) for key, found in full.items()]
+    points = [(name, *of_mean([_rate(r) for r in found])) for name, found in full.items()]
     return "\n".join((
         f"Two blocks of width 128, {len(next(iter(groups.values())))} seeds, Student's intervals. "
         "Every model is trained for as many steps, so less text is read more often. Loss on clean "
@@ -132,18 +132,12 @@ def report(rows: list[Row], folder: Path) -> str:
     ))  # fmt: skip
 
 
-def _name(key: tuple[str, float]) -> str:
-    quality, size = key
-    return f"{size:.0%}" if size < 1 else quality
-
-
-def _table(groups: dict[tuple[str, float], list[dict]], first: str) -> str:
+def _table(groups: dict[str, list[dict]], first: str) -> str:
     measures = list(next(iter(groups.values()))[0]["stories"])
     body = []
-    for key, found in groups.items():
+    for name, found in groups.items():
         bits, low, high = of_mean([r["bits_per_byte"] for r in found])
         rate, rate_low, rate_high = of_mean([_rate(r) for r in found])
-        name = f"{key[1]:.0%}" if first.startswith("share") else key[0]
         by_task = [f"{np.mean([r['transfer'][t][0] / r['transfer'][t][1] for r in found]):.0%}"
                    for t in TASKS]  # fmt: skip
         told = [f"{np.mean([r['stories'][m] for r in found]):.2f}" for m in measures]

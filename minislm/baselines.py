@@ -21,8 +21,8 @@ from minislm.synthetic import TASKS, Pair, encode_pair, pairs
 from minislm.tokenizer import Tokenizer
 
 
-class Speller(nn.Module):
-    """Spells `answer(pair)` to each prompt it knows, then the end of text; it knows no other text.
+class Baseline(nn.Module):
+    """What all of them are given.
 
     Args:
         known: the pairs it can be asked (default: all pairs of all tasks).
@@ -38,16 +38,25 @@ class Speller(nn.Module):
         context: int = 512,
     ):
         super().__init__()
-        self.config = ModelConfig(context=context, vocab_size=tokenizer.vocab_size)
-        known = [p for task in TASKS for p in pairs(task)] if known is None else list(known)
-        shown = [p for p in known if p.split == "train"] if shown is None else list(shown)
         self.tokenizer = tokenizer
-        self.shown: dict[str, list[Pair]] = {}
-        for pair in shown:
-            self.shown.setdefault(pair.task, []).append(pair)
-        self._known = {tuple(tokenizer.prompt_ids(pair.prompt)): pair for pair in known}
-        self._lengths = sorted({len(ids) for ids in self._known}, reverse=True)
+        self.config = ModelConfig(context=context, vocab_size=tokenizer.vocab_size)
+        self.known = [p for task in TASKS for p in pairs(task)] if known is None else list(known)
+        own = (p for p in self.known if p.split == "train")
+        self.shown = list(own if shown is None else shown)
+
+
+class Speller(Baseline):
+    """Spells `answer(pair)` to each prompt it knows, then the end of text; it knows no other."""
+
+    def __init__(self, tokenizer: Tokenizer, *of_baseline, **more):
+        super().__init__(tokenizer, *of_baseline, **more)
+        self._asked = {tuple(tokenizer.prompt_ids(pair.prompt)): pair for pair in self.known}
+        self._lengths = sorted({len(ids) for ids in self._asked}, reverse=True)
         self._spelt: dict[Pair, list[int]] = {}
+
+    def of_task(self, task: str) -> list[Pair]:
+        """The pairs of a task that it was shown."""
+        return [pair for pair in self.shown if pair.task == task]
 
     def answer(self, pair: Pair) -> str:
         """What to say to `pair.prompt`; only a model that cheats on purpose reads `pair.answer`."""
@@ -64,10 +73,10 @@ class Speller(nn.Module):
         """The token that should follow each token of a row: of no interest inside the prompt."""
         eot = self.tokenizer.eot_id
         lengths = (n for n in self._lengths if n <= len(row))
-        begin = next((n for n in lengths if tuple(row[:n]) in self._known), None)
+        begin = next((n for n in lengths if tuple(row[:n]) in self._asked), None)
         if begin is None:
             return [eot] * len(row)
-        spelt = self._spelling(self._known[tuple(row[:begin])])
+        spelt = self._spelling(self._asked[tuple(row[:begin])])
         said, following = row[begin:], [eot] * (begin - 1)
         for n in range(len(said) + 1):
             follows = n < len(spelt) and said[:n] == spelt[:n]
@@ -94,7 +103,7 @@ class DummyModel(Speller):
         draw = random.Random(f"{self.seed}:{pair.task}:{pair.prompt}")
         if draw.random() < self.accuracy:
             return pair.answer
-        others = {each.answer for each in self._known.values() if each.task == pair.task}
+        others = {each.answer for each in self.known if each.task == pair.task}
         return draw.choice(sorted(others - {pair.answer}))
 
 
@@ -102,7 +111,7 @@ class Majority(Speller):
     """Knows only which answer was the commonest."""
 
     def answer(self, pair: Pair) -> str:
-        return _commonest(self.shown[pair.task])
+        return _commonest(self.of_task(pair.task))
 
 
 class LastDigit(Speller):
@@ -110,9 +119,9 @@ class LastDigit(Speller):
 
     def answer(self, pair: Pair) -> str:
         digit = number_in(pair.prompt) % 10
-        shown = {number_in(each.prompt) % 10 for each in self.shown[pair.task]}
+        shown = {number_in(each.prompt) % 10 for each in self.of_task(pair.task)}
         nearest = min(shown, key=lambda other: (abs(other - digit), other))
-        return _commonest(p for p in self.shown[pair.task] if number_in(p.prompt) % 10 == nearest)
+        return _commonest(p for p in self.of_task(pair.task) if number_in(p.prompt) % 10 == nearest)
 
 
 class NearestNumber(Speller):
@@ -121,7 +130,7 @@ class NearestNumber(Speller):
     def answer(self, pair: Pair) -> str:
         asked = number_in(pair.prompt)
         near = lambda each: (abs(number_in(each.prompt) - asked), each.i)  # noqa: E731
-        return min(self.shown[pair.task], key=near).answer
+        return min(self.of_task(pair.task), key=near).answer
 
 
 class NearestPrompt(Speller):
@@ -129,7 +138,7 @@ class NearestPrompt(Speller):
 
     def answer(self, pair: Pair) -> str:
         near = lambda each: (edit_distance(each.prompt, pair.prompt), each.i)  # noqa: E731
-        return min(self.shown[pair.task], key=near).answer
+        return min(self.of_task(pair.task), key=near).answer
 
 
 class CopyPrompt(Speller):
@@ -139,25 +148,15 @@ class CopyPrompt(Speller):
         return f" {number_in(pair.prompt)}"
 
 
-class Ngram(nn.Module):
+class Ngram(Baseline):
     """Knows which token came after the last `order - 1` tokens (of fewer, where these are new)."""
 
     order = 2
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        known: Iterable[Pair] | None = None,
-        shown: Iterable[Pair] | None = None,
-        context: int = 512,
-    ):
-        super().__init__()
-        self.config = ModelConfig(context=context, vocab_size=tokenizer.vocab_size)
-        if shown is None:
-            known = [p for task in TASKS for p in pairs(task)] if known is None else known
-            shown = [p for p in known if p.split == "train"]
+    def __init__(self, tokenizer: Tokenizer, *of_baseline, **more):
+        super().__init__(tokenizer, *of_baseline, **more)
         self.counts: dict[tuple[int, ...], Counter[int]] = {}
-        for pair in shown:
+        for pair in self.shown:
             prompt, completion = encode_pair(tokenizer, pair)
             ids = prompt + completion
             for end in range(1, len(ids)):
@@ -191,7 +190,7 @@ class Trigram(Ngram):
     order = 3
 
 
-HEURISTICS: dict[str, type[nn.Module]] = {
+HEURISTICS: dict[str, type[Baseline]] = {
     "majority": Majority,
     "last digit": LastDigit,
     "nearest number": NearestNumber,

@@ -25,11 +25,12 @@ from tqdm import tqdm
 
 from minislm import pretrained
 from minislm.config import SHAPES, BenchmarkConfig, MachineConfig, ModelConfig
-from minislm.errors import UserError
+from minislm.errors import UserError, say
 from minislm.files import atomic_path
 from minislm.model import Transformer
 from minislm.peers import ENGINES, Worker, installed
-from minislm.pipeline import say, write_json
+from minislm.pictures import plotting
+from minislm.pipeline import write_json
 from minislm.tokenizer import Tokenizer
 
 PROMPT = 16  # tokens in a prompt
@@ -260,13 +261,8 @@ def _ratio(row: Row, rows: list[Row], peer: str) -> str:
 
 def chart(rows: list[Row], path: Path) -> None:
     """Bars by batch size, an engine a colour, as a PNG; raises UserError without matplotlib."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise UserError("--chart needs matplotlib: pip install -e '.[plot]'") from error
+    if (pyplot := plotting()) is None:
+        raise UserError("--chart needs matplotlib: pip install -e '.[plot]'")
     modes = list(dict.fromkeys(row.mode for row in rows))
     batches = sorted({row.batch for row in rows})
     kinds = list(dict.fromkeys((row.engine, row.dtype) for row in rows))
@@ -284,7 +280,7 @@ def chart(rows: list[Row], path: Path) -> None:
                 places,
                 [r.tokens_per_s for r in of_kind],
                 width,
-                color=matplotlib.colormaps[shades[engine]](depth),
+                color=pyplot.colormaps[shades[engine]](depth),
                 label=f"{engine} {dtype}",
             )
         panel.set_xticks(range(len(batches)), [str(batch) for batch in batches])

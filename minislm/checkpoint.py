@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from minislm.errors import CheckpointError, UserError
-from minislm.files import atomic_path, atomic_write, lock
+from minislm.files import append_line, atomic_path, atomic_write, cannot, lock
 from minislm.pickles import read_pickle
 
 RUNS = Path("runs")
@@ -70,9 +70,7 @@ def hold(run: Path) -> Iterator[None]:
         run.mkdir(parents=True, exist_ok=True)
         file = open(run / ".lock", "ab")
     except OSError as error:
-        raise UserError(
-            f"cannot write to {run}: {error.strerror or error}; choose another folder with --out"
-        ) from error
+        raise cannot(f"write to {run}", error, "choose another folder with --out") from error
     with file:
         if not lock(file, wait=False):
             raise UserError(f"another process trains in {run}; wait for it, or give another --out")
@@ -127,13 +125,7 @@ def load_state(run: Path) -> dict[str, Any]:
 
 def append_metrics(run: Path, record: dict[str, Any]) -> None:
     """Add one line; raises UserError where the disk is full."""
-    try:
-        with open(run / METRICS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {run / METRICS}: {error.strerror}; make space, then --resume"
-        ) from error
+    append_line(run / METRICS, json.dumps(record), "give --resume")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

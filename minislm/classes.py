@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from minislm.config import StudyConfig, TrainConfig
 from minislm.experiments import Row, table
-from minislm.finetune import on_pairs, on_stories
+from minislm.finetune import RATES, on_pairs, on_stories
+from minislm.interpret import class_of_characters
 from minislm.intervals import of_mean
 from minislm.lexicon import WORD_CLASSES, classify
 from minislm.model import Transformer
@@ -33,7 +34,6 @@ SHAPE = "one block"
 BALANCES = ("as they come", "more adjectives", "more numbers", "more nouns", "numbers in use")
 _STORIES, _HELD_OUT, _STEPS = 4000, 300, 400
 _FINE_TUNING = 300  # steps at most
-_RATES = dict(learning_rate=1e-3, matrix_rate=4e-3, batch_tokens=1024)
 
 
 def plan(config: StudyConfig) -> list[list[dict[str, Any]]]:
@@ -64,7 +64,7 @@ def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         "trained": _counts(np.concatenate(trained)),
         "stories": by_class(model, tokenizer, held_out),
     }
-    on_pairs(model, tokenizer, pairs("sentence", "train"), TrainConfig(seed=seed, **_RATES),
+    on_pairs(model, tokenizer, pairs("sentence", "train"), TrainConfig(seed=seed, **RATES),
              _FINE_TUNING)  # fmt: skip
     return row | {split: pairs_by_class(model, tokenizer, split) for split in ("train", "test")}
 
@@ -89,9 +89,7 @@ def class_ids(story: Story, tokenizer: Tokenizer) -> np.ndarray:
 
 def _class_ids(pieces: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> np.ndarray:
     text = "".join(piece for piece, _ in pieces)
-    of_character = np.repeat(
-        [WORD_CLASSES.index(name) for _, name in pieces], [len(piece) for piece, _ in pieces]
-    )
+    of_character = class_of_characters(pieces)
     ends = [end for _, end in tokenizer.backend.encode(text, add_special_tokens=False).offsets]
     return np.append(of_character[np.array(ends) - 1], WORD_CLASSES.index("other"))
 
@@ -184,7 +182,6 @@ def _by_class_table(groups: dict[str, list[dict]], key: str) -> str:
         lines.append([name, *cells])
     counts = [f"{results[0][key][c][1]:,.0f}" for c in WORD_CLASSES]
     return table(("balance", *WORD_CLASSES), [["tokens measured", *counts], *lines])
-
 
 
 def _share(results: list[dict], word_class: str) -> float:

@@ -11,11 +11,11 @@ from minislm import checkpoint, evaluation, pretrained
 from minislm.config import DataConfig, EvalConfig, MachineConfig, SampleConfig
 from minislm.corpus import TokenFile, prepare
 from minislm.device import choose_device, set_threads
-from minislm.errors import UserError
+from minislm.errors import UserError, say
 from minislm.hub import find_text
 from minislm.model import Transformer
 from minislm.packed import pack
-from minislm.pipeline import HELD_OUT_STORIES, generated_tokens, prepare_corpus, say, write_json
+from minislm.pipeline import HELD_OUT_STORIES, generated_tokens, prepare_corpus, write_json
 from minislm.sampler import Sampler
 from minislm.settings import Settings, task_names
 from minislm.tokenizer import Tokenizer

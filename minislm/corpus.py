@@ -25,7 +25,7 @@ from tqdm import tqdm
 from minislm.cleaning import Tally, admit, clean_stories, signatures
 from minislm.duplicates import Signatures
 from minislm.errors import UserError
-from minislm.files import atomic_path, atomic_write, lock
+from minislm.files import atomic_path, atomic_write, cannot, lock
 from minislm.reading import TextError, fingerprint, read_stories, source_files
 from minislm.tokenizer import Tokenizer
 from minislm.workers import Shard, in_batches, make_shard, make_shards, token_type
@@ -241,10 +241,7 @@ def _alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / "lock", "ab")
     except OSError as error:
-        raise UserError(
-            f"cannot write {folder}: {error.strerror or error}; "
-            "choose a folder that can be written to and has space"
-        ) from error
+        raise cannot(f"write {folder}", error) from error
     with file:
         if not lock(file, wait=False):
             print("waiting for another process that prepares the same text", file=sys.stderr)

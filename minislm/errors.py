@@ -40,15 +40,16 @@ def run_script(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except UserError as error:
-        _tell(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        _tell("interrupted")
+        say("interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of our output (head, less) has left: nothing to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _tell(line: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks for all
-        print(line, file=sys.stderr)
+def say(line: str) -> None:
+    """Progress and mistakes go to stderr; of several processes one speaks for all."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from minislm import checkpoint
 from minislm.config import StudyConfig
 from minislm.errors import UserError
-from minislm.files import atomic_write
+from minislm.files import append_line, atomic_write
 
 Job = dict[str, Any]
 Row = dict[str, Any]  # {"job": the job, "result": what it gave, "seconds": how long it took}
@@ -68,7 +69,7 @@ def run(name: str, study: Study, config: StudyConfig, command: str) -> Path:
             for row in _do(study.work, left, folder, config.processes or os.cpu_count() or 1):
                 row = json.loads(json.dumps(row))  # as it will be read again
                 done[_key(row["job"])] = row
-                _keep(folder / RESULTS, row)
+                append_line(folder / RESULTS, json.dumps(row), "give the same command")
                 bar.update()
     rows = [done[_key(job)] for job in planned]
     minutes = sum(row["seconds"] for row in rows) / 60
@@ -93,16 +94,6 @@ def read_rows(path: Path) -> list[Row]:
         return [json.loads(line) for line in whole.decode().splitlines()]
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); delete it to begin again") from error
-
-
-def _keep(path: Path, row: Row) -> None:
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; make space and give the same command"
-        ) from error
 
 
 def _key(job: Job) -> str:
@@ -137,8 +128,6 @@ def _do(
 
 
 def _ignore_interrupts() -> None:
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked for jobs
 
 

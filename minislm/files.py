@@ -30,10 +30,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; "
-            "choose a folder that can be written to and has space"
-        ) from error
+        raise cannot(f"write {path}", error) from error
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
@@ -43,6 +40,28 @@ def atomic_write(path: str | Path, data: bytes | str) -> None:
     """Write `data` (text as UTF-8) to `path`, whole or not at all; raises UserError."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def cannot(
+    do: str,
+    error: OSError,
+    advice: str = "choose a folder that can be written to and has space",
+) -> UserError:
+    """What the system refused, as a mistake told in one line."""
+    return UserError(f"cannot {do}: {error.strerror or error}; {advice}")
+
+
+def append_line(path: str | Path, line: str, advice: str) -> None:
+    """Add one line to a file; `advice` is what to do once there is space.
+
+    Raises:
+        UserError: the disk is full, or the file cannot be written to.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise cannot(f"write {path}", error, f"make space, then {advice}") from error
 
 
 def _sync(folder: Path) -> None:

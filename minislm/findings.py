@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,16 @@ SHOWN = ("scratch", "plain stories", "shuffled words", "transferred")
 _PROBES = {"wording": "other wording", "spaces": "double spaces", "beyond": "101 to 200"}
 
 
+Rate = tuple[float, float, float]  # mean and interval
+
+
 @dataclass
 class Asked:
     """All runs of one subject on one task."""
 
     runs: list[dict[str, Any]] = field(default_factory=list)
 
-    def rate(self, group: str) -> tuple[float, float, float] | None:
+    def rate(self, group: str) -> Rate | None:
         """Mean and interval of the right answers of a group; None if nothing fitted."""
         counts = [run[group] for run in self.runs if group in run and run[group][1]]
         return of_rates(*zip(*counts)) if counts else None
@@ -72,6 +75,10 @@ class Found:
         asked = next(iter(found.baselines.values()), {})
         found.tasks = [task for task in TASKS if task in asked]
         return found
+
+    def rate(self, subject: str, task: str, group: str) -> Rate | None:
+        """Mean and interval of a subject's right answers; None where it was not asked."""
+        return self.subjects.get(subject, {}).get(task, Asked()).rate(group)
 
     def agreement(self, subject: str, task: str) -> dict[str, float]:
         """For each heuristic: what share of the answers on D_test are its wrong ones."""
@@ -122,11 +129,14 @@ def verdict(found: Found, task: str) -> str:
     parts = [f"{name} {_judged(found, name, task)}" for name in ("scratch", "transferred")
              if task in found.subjects.get(name, {})]  # fmt: skip
     if len(parts) == 2:
-        parts.append(_compared(found, task, "transferred", "scratch", "the stories"))
-    for control, meaning in (("plain stories", "numbers in the stories"),
-                             ("shuffled words", "the order of the words")):  # fmt: skip
+        parts.append(_compared(found, task, "scratch", "the stories", "help"))
+    controls = (
+        ("plain stories", "numbers in the stories", "help"),
+        ("shuffled words", "the order of the words", "matters"),
+    )
+    for control, what, helps in controls:
         if {control, "transferred"} <= {n for n, t in found.subjects.items() if task in t}:
-            parts.append(_compared(found, task, "transferred", control, meaning))
+            parts.append(_compared(found, task, control, what, helps))
     control = "scratch, random 30 held out"
     if task in found.subjects.get(control, {}):
         rate = found.subjects[control][task].rate("test")
@@ -153,30 +163,30 @@ def _judged(found: Found, subject: str, task: str) -> str:
     return f"leans on something shallow ({_span(test)}) that no heuristic here describes"
 
 
-def _compared(found: Found, task: str, one: str, other: str, what: str) -> str:
-    a, b = (found.subjects[name][task].rate("test") for name in (one, other))
+def _compared(found: Found, task: str, without: str, what: str, helps: str) -> str:
+    """Whether the transferred subject is better than one `without` something."""
+    a, b = (found.rate(name, task, "test") for name in ("transferred", without))
     if a is None or b is None:
         return f"{what}: not asked"
-    if a[1] > b[2]:
-        return (
-            f"{what} help ({b[0]:.0%} without)"
-            if what != "the order of the words"
-            else (f"{what} matters ({b[0]:.0%} without)")
-        )
-    if a[2] < b[1]:
+    if _above(a, b):
+        return f"{what} {helps} ({b[0]:.0%} without)"
+    if _above(b, a):
         return f"{what} harm ({b[0]:.0%} without)"
     return f"{what}: no difference that can be told ({b[0]:.0%} without)"
 
 
+def _above(one: Rate, other: Rate) -> bool:
+    """Whether the whole interval of one lies above the other's."""
+    return one[1] > other[2]
+
+
 def _count_transfers(found: Found) -> str:
-    names = {"scratch", "transferred"}
-    if not names <= set(found.subjects):
+    if not {"scratch", "transferred"} <= set(found.subjects):
         return ""
     better = []
     for task in found.tasks:
-        a, b = (found.subjects[name].get(task, Asked()).rate("test") for name in
-                ("transferred", "scratch"))  # fmt: skip
-        if a and b and a[1] > b[2]:
+        a, b = (found.rate(name, task, "test") for name in ("transferred", "scratch"))
+        if a and b and _above(a, b):
             better.append(task)
     return (
         f"Transferred beats scratch on D_test, with intervals that do not touch, on {len(better)} "
@@ -222,7 +232,7 @@ def _rates(found: Found, group: str) -> str:
     for name, tasks in found.subjects.items():
         cells = []
         for task in found.tasks:
-            rate = tasks[task].rate(group) if task in tasks else None
+            rate = found.rate(name, task, group)
             if rate is None:
                 cells.append("-")
             elif group == "train":
@@ -300,13 +310,13 @@ def _draw(found: Found, folder: Path) -> list[str]:
     pictures = []
     for file, names in (("verdict.png", SHOWN), ("subjects.png", others)):
         series = {
-            name: [tasks[t].rate("test") if t in tasks else None for t in found.tasks]
-            for name in names if (tasks := found.subjects.get(name))
+            name: [found.rate(name, task, "test") for task in found.tasks]
+            for name in names if name in found.subjects
         }  # fmt: skip
         if series:
             pictures.append(bars(found.tasks, series, "right on D_test", folder / file))
     return pictures
 
 
-def _span(rate: tuple[float, float, float] | Sequence[float]) -> str:
+def _span(rate: Rate) -> str:
     return f"{rate[0]:.0%} [{rate[1]:.0%}, {rate[2]:.0%}]"

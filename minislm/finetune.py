@@ -15,11 +15,13 @@ from minislm.config import TrainConfig
 from minislm.corpus import TokenFile
 from minislm.loss import training_loss
 from minislm.model import Transformer
-from minislm.optimizer import make_optimizers
+from minislm.optimizer import advance, make_optimizers
 from minislm.synthetic import Pair, encode_pair
 from minislm.tokenizer import Tokenizer
 from minislm.training import schedule
 
+# What a model that was trained before is fine-tuned with: slower, so that it forgets less.
+RATES = dict(learning_rate=1e-3, matrix_rate=4e-3, batch_tokens=1024)
 _SMOOTH = 0.8  # weight of the past in the loss that says when to end
 
 
@@ -28,28 +30,22 @@ def fit(
     batches: Batches,
     config: TrainConfig,
     steps: int,
-    *,
-    dtype: torch.dtype = torch.float32,
     until: float = 0.0,
 ) -> tuple[int, float]:
     """Train in place for `steps` steps, or until the smoothed loss is below `until`.
 
-    Only weights that require a gradient are changed. Returns the steps made and the smoothed loss
-    in nats per token.
+    Products are in bfloat16. Only weights that require a gradient are changed. Returns the steps
+    made and the smoothed loss in nats per token.
     """
     optimizers, stream, smooth = make_optimizers(model, config), iter(batches), None
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     model.train()
     for step in range(steps):
         share = schedule(step / steps, config.warmup, config.decay)
-        loss = training_loss(model, *next(stream), dtype)
+        loss = training_loss(model, *next(stream), torch.bfloat16)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, config.clip)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * share
-            optimizer.step()
-            optimizer.zero_grad()
+        advance(optimizers, share)
         smooth = loss.item() if smooth is None else _SMOOTH * smooth + (1 - _SMOOTH) * loss.item()
         if smooth < until:
             break
@@ -60,7 +56,7 @@ def fit(
 def on_stories(
     model: Transformer, tokenizer: Tokenizer, stories: TokenFile, config: TrainConfig, steps: int
 ) -> float:
-    """Train in place on stories, with products in bfloat16: the smoothed loss at the end."""
+    """Train in place on stories: the smoothed loss at the end."""
     batches = Batches(
         stories,
         [],
@@ -69,7 +65,7 @@ def on_stories(
         eot_id=tokenizer.eot_id,
         seed=config.seed,
     )
-    return fit(model, batches, config, steps, dtype=torch.bfloat16)[1]
+    return fit(model, batches, config, steps)[1]
 
 
 def on_pairs(
@@ -82,8 +78,7 @@ def on_pairs(
     until: float = 0.01,
     loss_on: str = "completion",
 ) -> tuple[int, float]:
-    """Fine-tune in place on pairs, all of which fit the context, with products in bfloat16:
-    `fit`'s result."""
+    """Fine-tune in place on pairs, all of which fit the context: `fit`'s result."""
     batches = Batches(
         TokenFile.from_ids([], 0),
         [Example(*encode_pair(tokenizer, pair)) for pair in shown],
@@ -93,4 +88,4 @@ def on_pairs(
         loss_on=loss_on,
         seed=config.seed,
     )
-    return fit(model, batches, config, steps, dtype=torch.bfloat16, until=until)
+    return fit(model, batches, config, steps, until)

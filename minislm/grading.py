@@ -92,9 +92,10 @@ def grade(
     said = Sampler(model, tokenizer).generate(everything, settings, seeds=range(len(everything)))
     texts = list(zip(everything, said))
     stories = [(p, t) for p, t in texts if p not in set(headers)]
+    said_to = dict(texts)
     followed = [
-        instruction(story.required, _decidable(header, story), text)
-        for (header, story) in asked for prompt, text in texts if prompt == header
+        instruction(story.required, _decidable(header, story), said_to[header])
+        for header, story in asked if header in said_to
     ]  # fmt: skip
     copied = [library.copied(text) if library else 0.0 for _, text in stories]
     return Graded(
@@ -251,8 +252,8 @@ def sensitivity(count: int = 200, seed: int = 3_000_000) -> dict[str, dict[str, 
 
 def cut(text: str) -> tuple[str, str]:
     """A story's first three sentences, and the rest."""
-    third = sentences(text)[min(3, len(sentences(text)) - 1)]
-    place = text.index(third)
+    told = sentences(text)
+    place = text.index(told[min(3, len(told) - 1)])
     return text[:place], text[place:]
 
 

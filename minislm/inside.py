@@ -10,10 +10,9 @@ from tqdm import tqdm
 from minislm import ablation, interpret
 from minislm.compare import measured_text, open_model
 from minislm.config import EvalConfig, InspectConfig, MachineConfig, SampleConfig
-from minislm.errors import UserError
+from minislm.errors import UserError, say
 from minislm.model import Transformer
 from minislm.page import draw, write_page
-from minislm.pipeline import say
 from minislm.sampler import Sampler
 from minislm.tokenizer import Tokenizer
 
@@ -35,15 +34,13 @@ def look_inside(
     stories = _stories(name, tokenizer, evaluated, _EXCITING)
     with ablation.switched_off(model, ablation.parse(config.off) if config.off else []):
         text, maps = interpret.read(model, tokenizer, config.inspect)
-        with tqdm(total=len(ablation.heads(model)), unit="head", disable=None, leave=False) as bar:
-            heads = interpret.sort_heads(
-                model, tokenizer, stories[:_STORIES], lambda done: bar.update()
-            )
+        parts = tqdm(ablation.heads(model), unit="head", disable=None, leave=False)
+        heads = interpret.sort_heads(model, tokenizer, stories[:_STORIES], parts)
         neurons = interpret.excite(model, tokenizer, stories)
     path = Path(config.page)
     about = {
         "model": Path(name).name, "off": config.off or "", "parameters": model.n_parameters(),
-        "stories": len(stories), "validation": min(_STORIES, len(stories)),
+        "stories": len(stories),
     }  # fmt: skip
     write_page(path, about, text, maps, heads, neurons)
     drawn = draw(path.parent, path.stem, text, maps, heads)

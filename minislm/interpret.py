@@ -8,16 +8,19 @@ put there. A head is of the kind whose share is the larger.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
-from minislm.ablation import heads, switched_off
+from minislm.ablation import Part, heads, switched_off
+from minislm.corpus import TokenFile
+from minislm.evaluation import text_loss
 from minislm.lexicon import WORD_CLASSES, classify
 from minislm.model import Attention, Transformer, attention_weights, visible
 from minislm.tokenizer import StreamDecoder, Tokenizer
@@ -70,16 +73,25 @@ def pieces_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
     return pieces
 
 
+def class_of_characters(words: Sequence[tuple[str, str]]) -> np.ndarray:
+    """Of (piece of text, its class) side by side: the class of each character, as a place in
+    WORD_CLASSES."""
+    places = [WORD_CLASSES.index(name) for _, name in words]
+    return np.repeat(places, [len(piece) for piece, _ in words])
+
+
 def classes_of(pieces: Sequence[str]) -> np.ndarray:
     """The word class of each token, by the word its last character stands in: [T]."""
-    text = "".join(pieces)
-    of_character = np.repeat(
-        [WORD_CLASSES.index(name) for _, name in classify(text)],
-        [len(piece) for piece, _ in classify(text)],
-    )
+    of_character = class_of_characters(classify("".join(pieces)))
     ends = np.cumsum([len(piece) for piece in pieces])
     other = WORD_CLASSES.index("other")
     return np.array([of_character[e - 1] if p else other for e, p in zip(ends, pieces)], int)
+
+
+def _begun(model: Transformer, tokenizer: Tokenizer, text: str) -> tuple[list[int], list[str]]:
+    """The ids of a text behind an end of text, cut to the context, and their pieces."""
+    ids = ([tokenizer.eot_id] + tokenizer.encode(text))[: model.config.context]
+    return ids, ["", *pieces_of(tokenizer, ids[1:])]
 
 
 @torch.inference_mode()
@@ -89,11 +101,10 @@ def read(model: Transformer, tokenizer: Tokenizer, text: str) -> tuple[Text, Ten
     The text stands behind an end of text, as a story does in training; row t of a map is what
     token t reads. A text longer than the context is cut.
     """
-    ids = ([tokenizer.eot_id] + tokenizer.encode(text))[: model.config.context]
-    device = model.embedding.weight.device
-    tokens = torch.tensor([ids], device=device)
-    with watched(model) as maps:
-        logits_TV = model(tokens)[0].float()
+    ids, pieces = _begun(model, tokenizer, text)
+    maps_LHTT, features_TC = attention_of(model, ids)
+    tokens = torch.tensor([ids], device=features_TC.device)
+    logits_TV = model.head(features_TC).float()
     logprobs_TV = logits_TV[:-1].log_softmax(-1)
     losses = -logprobs_TV.gather(1, tokens[0, 1:, None])[:, 0]
     values, best = logprobs_TV.exp().topk(min(ALTERNATIVES, logprobs_TV.shape[1]))
@@ -101,18 +112,17 @@ def read(model: Transformer, tokenizer: Tokenizer, text: str) -> tuple[Text, Ten
         [(tokenizer.decode([i]) or "(end)", p) for i, p in zip(row, probabilities)]
         for row, probabilities in zip(best.tolist(), values.tolist())
     ]
-    pieces = ["", *pieces_of(tokenizer, ids[1:])]
     found = Text(
         ids, pieces, classes_of(pieces), np.append(np.nan, losses.cpu().numpy()),
         [[], *alternatives],
     )  # fmt: skip
-    return found, torch.stack([maps[layer] for layer in range(model.config.n_layer)])[:, 0].cpu()
+    return found, maps_LHTT
 
 
-@contextmanager
-def watched(model: Transformer) -> Iterator[dict[int, Tensor]]:
-    """Inside, each run of the model without a cache fills in the attention of its layers
-    [B, H, T, T], in float32; every row sums to 1."""
+@torch.inference_mode()
+def attention_of(model: Transformer, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Every head's attention over one text [L, H, T, T], in float32 on the CPU, every row of which
+    sums to 1; and the text's features [T, C]."""
     maps: dict[int, Tensor] = {}
 
     def look(attention: Attention, inputs: tuple, options: dict) -> None:
@@ -123,32 +133,40 @@ def watched(model: Transformer) -> Iterator[dict[int, Tensor]]:
         mask = visible(torch.arange(T, device=x_BTC.device), T, attention.window)
         maps[attention.layer] = attention_weights(q_BHTD, k_BHTD, mask, attention.scale)
 
-    hooks = [
+    hooks = (
         block.attention.register_forward_pre_hook(look, with_kwargs=True) for block in model.blocks
-    ]
-    try:
-        yield maps
-    finally:
+    )
+    with _hooked(hooks):
+        features_BTC = model.features(torch.tensor([ids], device=model.embedding.weight.device))
+    return torch.cat([maps[layer] for layer in range(model.config.n_layer)]).cpu(), features_BTC[0]
+
+
+@contextmanager
+def _hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Inside, hooks are in place; afterwards they are not."""
+    with ExitStack() as stack:
         for hook in hooks:
-            hook.remove()
+            stack.callback(hook.remove)
+        yield
 
 
 def sort_heads(
     model: Transformer,
     tokenizer: Tokenizer,
     stories: Sequence[str],
-    report: Callable[[int], None] = lambda done: None,
+    parts: Iterable[Part] | None = None,
 ) -> list[Head]:
-    """Every head's kind and cost, measured on stories."""
+    """The kind and cost of `parts` (default: every head), measured on stories."""
     c = model.config
     at_distance = torch.zeros(c.n_layer, c.n_head, DISTANCES)
     on_class = torch.zeros(c.n_layer, c.n_head, len(WORD_CLASSES))
     for story in stories:
-        text, maps_LHTT = read(model, tokenizer, story)
+        ids, pieces = _begun(model, tokenizer, story)
+        maps_LHTT, _ = attention_of(model, ids)
         at_distance += _by_distance(maps_LHTT) / len(stories)
-        on_class += _by_class(maps_LHTT, text.classes) / len(stories)
+        on_class += _by_class(maps_LHTT, classes_of(pieces)) / len(stories)
     whole, found = mean_loss(model, tokenizer, stories), []
-    for done, part in enumerate(heads(model)):
+    for part in heads(model) if parts is None else parts:
         with switched_off(model, [part]):
             cost = mean_loss(model, tokenizer, stories) - whole
         near, named = (x[part.layer, part.number] for x in (at_distance, on_class))
@@ -157,7 +175,6 @@ def sort_heads(
             part.layer, part.number, kind, int(near.argmax()), float(near.max()),
             WORD_CLASSES[int(named.argmax())], float(named.max()), cost,
         ))  # fmt: skip
-        report(done + 1)
     return found
 
 
@@ -176,18 +193,11 @@ def _by_class(maps_LHTT: Tensor, classes: np.ndarray) -> Tensor:
     return ((maps_LHTT - even_TT) @ one_hot_TK).mean(2)
 
 
-@torch.inference_mode()
 def mean_loss(model: Transformer, tokenizer: Tokenizer, stories: Sequence[str]) -> float:
     """Nats per token over stories, each behind an end of text and cut to the context."""
-    nats = count = 0.0
-    device = model.embedding.weight.device
-    for story in stories:
-        ids = [tokenizer.eot_id] + tokenizer.encode(story) + [tokenizer.eot_id]
-        tokens = torch.tensor([ids[: model.config.context]], device=device)
-        logits = model(tokens)[0, :-1].float()
-        nats += F.cross_entropy(logits, tokens[0, 1:], reduction="sum").item()
-        count += tokens.shape[1] - 1
-    return nats / max(1, count)
+    longest = model.config.context - 1
+    ids = [[*tokenizer.encode(story), tokenizer.eot_id][:longest] for story in stories]
+    return text_loss(model, TokenFile.from_ids(ids, 0), tokenizer.eot_id).nats_per_token
 
 
 @torch.inference_mode()
@@ -203,8 +213,8 @@ def excite(
     place = torch.zeros(c.n_layer, most, c.mlp_hidden, dtype=torch.int64)
     texts = []
     for number, story in enumerate(stories):
-        ids = ([tokenizer.eot_id] + tokenizer.encode(story))[: c.context]
-        texts.append(["", *pieces_of(tokenizer, ids[1:])])
+        ids, pieces = _begun(model, tokenizer, story)
+        texts.append(pieces)
         with _activations(model) as seen:
             model.features(torch.tensor([ids], device=model.embedding.weight.device))
         for layer in range(c.n_layer):
@@ -240,12 +250,9 @@ def _activations(model: Transformer) -> Iterator[dict[int, Tensor]]:
 
         return hook
 
-    hooks = [
+    hooks = (
         block.mlp.down.register_forward_pre_hook(keep(layer))
         for layer, block in enumerate(model.blocks)
-    ]
-    try:
+    )
+    with _hooked(hooks):
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()

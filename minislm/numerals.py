@@ -8,28 +8,33 @@ holds both).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from minislm import lexicon as lex
 from minislm.lexicon import plural
 from minislm.synthetic import is_test, number_words
-from minislm.teller import Tale, begin, begin_pair, lesson, meet
+from minislm.teller import Person, Tale, begin, begin_pair, lesson, meet
 
 _SMALL = tuple(i for i in range(1, 101) if not is_test(i))
 
 
-def _number(t: Tale) -> int:
-    return t.pick(_SMALL) if t.chance(0.3) else t.between(101, 990)
+def _numbers(t: Tale) -> Iterator[int]:
+    """The four to seven numbers of a story, each drawn when the one before has been told."""
+    for _ in range(t.between(4, 7)):
+        yield t.pick(_SMALL) if t.chance(0.3) else t.between(101, 990)
+
+
+def _open(t: Tale, hero: Person, friend: Person, likes: str = "") -> None:
+    begin(t, hero, likes=likes)
+    t.paragraph()
+    meet(t, hero, friend)
 
 
 def houses(t: Tale) -> str:
     """Houses in a row: each number is one more than the one before."""
     hero, friend = t.cast()
-    begin(t, hero)
-    t.paragraph()
-    meet(t, hero, friend)
-    for _ in range(t.between(4, 7)):
-        n = _number(t)
+    _open(t, hero, friend)
+    for n in _numbers(t):
         big = t.between(101, 990)
         row = ", ".join(str(big + k) for k in range(t.between(3, 5)))
         t.tell(
@@ -45,15 +50,12 @@ def houses(t: Tale) -> str:
 def mirrors(t: Tale) -> str:
     """A mirror turns the digits round."""
     hero, friend = t.cast()
-    begin(t, hero)
-    t.paragraph()
-    meet(t, hero, friend)
+    _open(t, hero, friend)
     t.tell(
         f"{hero} had a magic mirror. It turned all numbers around.",
         f"{friend} gave {hero} a funny mirror that turned numbers around.",
     )
-    for _ in range(t.between(4, 7)):
-        n = _number(t)
+    for n in _numbers(t):
         turned = str(n)[::-1]
         t.tell(
             f"{hero} showed it {n}, and the mirror showed {turned}.",
@@ -69,11 +71,8 @@ def partners(t: Tale) -> str:
     """Things are laid out two by two: one is left over where the number is odd."""
     hero, friend = t.cast()
     things = plural(t.pick(lex.FINDS))
-    begin(t, hero, likes=things)
-    t.paragraph()
-    meet(t, hero, friend)
-    for _ in range(t.between(4, 7)):
-        n = _number(t)
+    _open(t, hero, friend, likes=things)
+    for n in _numbers(t):
         kind = "odd" if n % 2 else "even"
         left = "one was left alone" if n % 2 else "none was left alone"
         t.tell(
@@ -89,11 +88,8 @@ def partners(t: Tale) -> str:
 def signs(t: Tale) -> str:
     """Numbers are read aloud and written down."""
     hero, friend = t.cast()
-    begin(t, hero)
-    t.paragraph()
-    meet(t, hero, friend)
-    for _ in range(t.between(4, 7)):
-        n = _number(t)
+    _open(t, hero, friend)
+    for n in _numbers(t):
         words = number_words(n)
         t.tell(
             f"the sign said {n}. {hero} read aloud: {words}.",
@@ -110,8 +106,7 @@ def notes(t: Tale) -> str:
     hero, friend = t.cast()
     begin_pair(t, hero, friend)
     t.paragraph()
-    for _ in range(t.between(4, 7)):
-        n = _number(t)
+    for n in _numbers(t):
         t.tell(
             f"{hero} wrote {n}, and {friend} wrote {n} too.",
             f"the number on the box was {n}. {friend} made a copy: {n}.",

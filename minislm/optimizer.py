@@ -8,6 +8,8 @@ speed, not only the few that dominate the gradient. Embeddings, norms and biases
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -105,3 +107,12 @@ def make_optimizers(
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]
     return optimizers
+
+
+def advance(optimizers: Sequence[torch.optim.Optimizer], share: float) -> None:
+    """One step of each at this share of its peak rates; the gradients are spent."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * share
+        optimizer.step()
+        optimizer.zero_grad()

@@ -5,7 +5,6 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const [L, H, T, K] = data.attention.shape;
 const places = unpack(data.attention.places), weights = unpack(data.attention.weights);
 const $ = (id) => document.getElementById(id);
-const dark = matchMedia("(prefers-color-scheme: dark)");
 const state = { token: Math.min(1, T - 1), head: 0, paint: "loss" };
 
 function unpack(base64) {
@@ -137,12 +136,11 @@ function caption(place) {
 }
 
 function choose(change) {
-  const last = state.head;
   Object.assign(state, change);
   paintTokens();
   showToken();
   drawChosen();
-  if (state.head !== last || change.head !== undefined) {
+  if (change.head !== undefined) {
     document.querySelectorAll(".head").forEach((button) =>
       button.setAttribute("aria-pressed", String(Number(button.dataset.head) === state.head)));
   }
@@ -294,4 +292,3 @@ $("about").textContent = `${data.parameters.toLocaleString("en")} parameters, ${
 setPaint("loss");
 choose({ head: 0 });
 list(false);
-dark.addEventListener("change", () => choose({}));

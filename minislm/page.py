@@ -19,6 +19,7 @@ from torch import Tensor
 from minislm.files import atomic_write
 from minislm.interpret import Head, Peak, Text
 from minislm.lexicon import WORD_CLASSES
+from minislm.pictures import plotting
 
 KEPT = 24  # weights of a row that a long text's page holds; a text of up to WHOLE tokens has all
 WHOLE = 128
@@ -82,12 +83,7 @@ def draw(
     folder: Path, stem: str, text: Text, maps_LHTT: Tensor, heads: Sequence[Head]
 ) -> list[Path]:
     """Pictures of every head's map and of the tokens' losses; none without matplotlib."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
+    if (pyplot := plotting()) is None:
         return []
     L, H = maps_LHTT.shape[:2]
     figure, grid = pyplot.subplots(L, H, figsize=(1.7 * H, 1.9 * L), squeeze=False,

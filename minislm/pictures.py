@@ -1,5 +1,6 @@
-"""Pictures of a study's figures. Each function draws a file and returns the Markdown that shows it,
-or, where matplotlib is not installed, says so.
+"""Pictures: matplotlib where it is installed, and the figures of a study.
+
+Each function of a study draws a file and returns the Markdown that shows it, or says what it needs.
 """
 
 from __future__ import annotations
@@ -12,14 +13,21 @@ _COLORS = ("#2f6f9f", "#d1602b", "#4f9d69", "#8a5a9e", "#b8973a", "#7d7d7d")
 _NONE = "(The picture needs matplotlib: pip install -e '.[plot]'.)\n"
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any] | None:
-    """A figure and its axes, or None without matplotlib."""
+def plotting() -> Any | None:
+    """matplotlib.pyplot, drawing into files, or None where matplotlib is not installed."""
     try:
         import matplotlib
 
         matplotlib.use("Agg")
         from matplotlib import pyplot
     except ImportError:
+        return None
+    return pyplot
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any] | None:
+    """A figure and its axes, or None without matplotlib."""
+    if (pyplot := plotting()) is None:
         return None
     figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
     axes.spines[["top", "right"]].set_visible(False)
@@ -29,10 +37,8 @@ def _figure(width: float, height: float) -> tuple[Any, Any] | None:
 
 
 def _save(figure: Any, path: Path) -> str:
-    from matplotlib import pyplot
-
     figure.savefig(path, dpi=140)
-    pyplot.close(figure)
+    plotting().close(figure)
     return f"![{path.stem}]({path.name})\n"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 import time
 from contextlib import nullcontext
@@ -27,7 +26,7 @@ from minislm.config import (
 from minislm.corpus import TokenFile, learn_tokenizer, prepare
 from minislm.distributed import Team, start, started
 from minislm.device import choose_device, choose_dtype, set_threads
-from minislm.errors import UserError
+from minislm.errors import UserError, say
 from minislm.files import atomic_write
 from minislm.hub import find_text
 from minislm.model import Transformer
@@ -330,9 +329,3 @@ def report(
 
 def write_json(path: str, value: dict[str, Any]) -> None:
     atomic_write(path, json.dumps(value, indent=2) + "\n")
-
-
-def say(text: str) -> None:
-    """Progress goes to stderr; stdout is for results. Of several processes the leader tells it."""
-    if os.environ.get("RANK", "0") == "0":
-        print(text, file=sys.stderr, flush=True)

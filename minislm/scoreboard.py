@@ -11,11 +11,13 @@ import numpy as np
 from minislm import grading, scores
 from minislm.compare import open_model
 from minislm.config import EvalConfig, MachineConfig, ScoreConfig
+from minislm.console import read_prompts
+from minislm.errors import say
 from minislm.hub import find_text
 from minislm.intervals import bootstrap
 from minislm.judge import AGES, ASKED, Judge, Verdict
 from minislm.overlap import Library
-from minislm.pipeline import generated, say, write_json
+from minislm.pipeline import generated, write_json
 from minislm.prompts import BEGINNINGS
 from minislm.reading import read_stories
 from minislm.settings import Settings
@@ -45,7 +47,7 @@ def score(
     judge = None
     if config.judge:
         judge = Judge(config.judge, config.judge_model, _CACHE, budget=config.judge_budget)
-    prompts = _prompts(config.prompts) if config.prompts else BEGINNINGS
+    prompts = read_prompts([], config.prompts) if config.prompts else BEGINNINGS
     graded, judged = [], {}
     for source in sources or [None]:
         name, model, tokenizer = open_model(source, machine)
@@ -65,12 +67,6 @@ def score(
         print("\n" + judge_table(graded, judged))
     if machine.json:
         write_json(machine.json, {"models": {g.name: _entry(g) for g in graded}})
-
-
-def _prompts(path: str) -> list[str]:
-    from minislm.console import read_prompts
-
-    return read_prompts([], path)
 
 
 def _library(name: str, data: str | None) -> Library | None:

@@ -116,7 +116,8 @@ def _story(
         knobs = random.Random(f"{seed}:{number}:knobs")
     rng = random.Random(f"{seed}:{number}")
     tale = Tale(rng)
-    plots = NUMBER_PLOTS if random.Random(f"{seed}:{number}:plots").random() < numbers else PLOTS
+    counts = numbers and random.Random(f"{seed}:{number}:plots").random() < numbers
+    plots = NUMBER_PLOTS if counts else PLOTS
     summary = _MARKED.sub(r"\1\2", rng.choice(plots)(tale))
     if knobs.random() < shuffled:
         tale.shuffle(knobs)

@@ -9,9 +9,8 @@ from dataclasses import replace
 
 from minislm import amounts, classes, findings, sweep, verdict
 from minislm.config import DataConfig, StudyConfig
-from minislm.errors import UserError
+from minislm.errors import UserError, say
 from minislm.experiments import Study, run
-from minislm.pipeline import say
 from minislm.settings import task_names
 
 STUDIES = {

@@ -27,9 +27,7 @@ from minislm.tokenizer import Tokenizer
 STORIES = 6000  # that a model is pre-trained on
 HELD_OUT = 20  # plain stories that tell what fine-tuning makes it forget
 VOCABULARY, _TOLD = 1024, 2000  # tokens of the tokenizer, and stories it is trained on
-_PRETRAINED_SEEDS = (
-    4  # fine-tuning seeds share this many pre-trained models (fewer for slow shapes)
-)
+_PRETRAINED_SEEDS = 4  # pre-trained models that fine-tuning seeds share (SLOW shapes: fewer)
 _TWO_BLOCKS = dict(n_layer=2, width=128, n_head=4, n_kv_head=0)
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -31,7 +31,8 @@ from minislm.errors import UserError
 from minislm.evaluation import TextLoss, text_loss
 from minislm.loss import training_loss
 from minislm.model import Transformer
-from minislm.optimizer import make_optimizers
+from minislm.optimizer import advance, make_optimizers
+from minislm.pictures import plotting
 from minislm.sampler import Sampler
 from minislm.tokenizer import Tokenizer
 
@@ -152,11 +153,7 @@ class Trainer:
                 f"the loss is not a finite number any more (step {self.progress.step + 1}); "
                 "use a smaller --learning-rate and --matrix-rate"
             )
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * share
-            optimizer.step()
-            optimizer.zero_grad()
+        advance(self.optimizers, share)
         self.progress.step += 1
         before = self.progress.loss
         self.progress.loss = total if math.isnan(before) else 0.98 * before + 0.02 * total
@@ -283,14 +280,8 @@ def glance(stories: TokenFile) -> TokenFile:
 def plot_losses(run: Path) -> Path | None:
     """Draw loss.png from metrics.jsonl, where matplotlib is installed; the path, or None."""
     records = checkpoint.read_metrics(run)
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
-        return None
-    if not records:
+    pyplot = plotting()
+    if pyplot is None or not records:
         return None
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     tokens = np.array([record["tokens"] for record in records]) / 1e6

@@ -17,7 +17,7 @@ from typing import Any
 from minislm.baselines import HEURISTICS, DummyModel
 from minislm.config import StudyConfig, TrainConfig
 from minislm.evaluation import answers, text_loss
-from minislm.finetune import on_pairs
+from minislm.finetune import RATES, on_pairs
 from minislm.subjects import (
     HELD_OUT,
     SHAPES,
@@ -46,7 +46,6 @@ _UNTIL = {"unary": 0.002}
 _STEPS = {"unary": 400, "*": 600}
 _LOSS, _MOST = 0.01, 300  # for any other task
 _PRETRAINING = {"tinystories-1m": 1200}  # steps, of half as many tokens
-_RATES = dict(learning_rate=1e-3, matrix_rate=4e-3, batch_tokens=1024)
 _SHOTS = 5  # pairs in a few-shot prompt
 
 
@@ -114,7 +113,7 @@ def _ask(subject: Subject, tasks: Sequence[str], seed: int, folder: Path) -> dic
     if subject.adapt == "fine-tuned":
         freeze(model, subject.trained)
         faster = subject.rate * (1 if subject.text or subject.shape not in SHAPES else 3)
-        rates = {k: v * faster if "rate" in k else v for k, v in _RATES.items()}
+        rates = {k: v * faster if "rate" in k else v for k, v in RATES.items()}
         name = "*" if subject.together else tasks[0]
         steps = min(_STEPS.get(name, _MOST), _MOST if subject.shape in SLOW else 1000)
         row["steps"], row["loss"] = on_pairs(
