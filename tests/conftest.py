@@ -15,6 +15,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 import torch
 
+from minislm import compare, pipeline
 from minislm.config import ModelConfig
 from minislm.model import Transformer
 from minislm.stories import generate
@@ -58,6 +59,15 @@ def tokenizer(stories) -> Tokenizer:
     return Tokenizer.train(stories, vocab_size=400)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_held_out_stories():
+    """A run in these tests is over in a second; measuring it on 400 stories would take two."""
+    with pytest.MonkeyPatch.context() as patch:
+        for room in (compare, pipeline):
+            patch.setattr(room, "HELD_OUT_STORIES", 20)
+        yield
+
+
 @dataclass
 class Outcome:
     code: int
@@ -91,14 +101,11 @@ TINY = (
 ).split()
 
 
-@pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory) -> Path:
-    """A run folder made by train.py: a few steps of a very small model on generated stories."""
-    folder = tmp_path_factory.mktemp("project")
+def train_in(folder: Path, *flags: object) -> None:
+    """A whole run of train.py in this process, for fixtures that several tests look at."""
     here, argv = os.getcwd(), sys.argv
     os.chdir(folder)
-    sys.argv = ["train.py", *TINY, "--stories", "60", "--steps", "6", "--evals", "2", "--samples",
-                "1", "--tasks", "copy,parity", "--out", "runs/tiny"]  # fmt: skip
+    sys.argv = ["train.py", *map(str, flags)]
     try:
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     except SystemExit as end:
@@ -106,4 +113,21 @@ def tiny_run(tmp_path_factory) -> Path:
     finally:
         os.chdir(here)
         sys.argv = argv
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> Path:
+    """A run folder made by train.py: a few steps of a very small model on generated stories."""
+    folder = tmp_path_factory.mktemp("project")
+    train_in(folder, *TINY, "--stories", 60, "--steps", 6, "--evals", 2, "--samples", 1,
+             "--tasks", "copy,parity", "--out", "runs/tiny")  # fmt: skip
     return folder / "runs" / "tiny"
+
+
+@pytest.fixture(scope="session")
+def few_stories(tmp_path_factory) -> Path:
+    """A text to validate on, for runs in processes of their own."""
+    path = tmp_path_factory.mktemp("text") / "valid.txt"
+    texts = [story.text for story in generate(10, seed=99)]
+    path.write_text("".join(f"{text}\n<|endoftext|>\n" for text in texts))
+    return path

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, train_in
 
 from minislm import checkpoint
 
-RUN = [*map(str, TINY), "--stories", "40", "--samples", "0", "--tasks", "copy", "--evals", "5",
+RUN = [*TINY, "--stories", "40", "--samples", "0", "--tasks", "copy", "--evals", "5",
        "--dtype", "float32", "--seed", "1"]  # fmt: skip
 
 
@@ -33,9 +33,14 @@ def done(process: subprocess.Popen) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> Path:
+def asked(few_stories) -> list[object]:
+    return [*RUN, "--valid", few_stories, "--steps", 50, "--out", "run"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, asked) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    done(train(folder, *RUN, "--steps", 50, "--out", "run"))
+    train_in(folder, *asked)
     return folder / "run"
 
 
@@ -53,23 +58,23 @@ def assert_trained_alike(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow  # the next test but one holds the same against a run that was killed
-def test_two_processes_train_as_one_does(alone, tmp_path):
+def test_two_processes_train_as_one_does(alone, asked, tmp_path):
     """50 steps with the default optimizer, Muon; one of them tells what happens, once."""
-    out, err = done(train(tmp_path, *RUN, "--steps", 50, "--out", "run", "--processes", 2))
+    out, err = done(train(tmp_path, *asked, "--processes", 2))
     assert_trained_alike(alone, tmp_path / "run")
     assert out.count("exact match") == 1 and err.count("run     run") == 1
 
 
-def test_torchrun_does_the_same(alone, tmp_path):
+def test_torchrun_does_the_same(alone, asked, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
-    out, _ = done(train(tmp_path, *RUN, "--steps", 50, "--out", "run", launcher=launcher))
+    out, _ = done(train(tmp_path, *asked, launcher=launcher))
     assert_trained_alike(alone, tmp_path / "run")
     assert out.count("exact match") == 1
 
 
-def test_a_killed_process_ends_the_others_with_one_line_and_the_run_goes_on(alone, tmp_path):
+def test_a_killed_process_ends_the_others_with_one_line_and_the_run_goes_on(alone, asked, tmp_path):
     state = tmp_path / "run" / "train_state.pt"
-    process = train(tmp_path, *RUN, "--steps", 50, "--out", "run", "--processes", 2)
+    process = train(tmp_path, *asked, "--processes", 2)
     while process.poll() is None and not state.exists():
         time.sleep(0.01)
     children = subprocess.run(
@@ -88,11 +93,11 @@ def test_a_killed_process_ends_the_others_with_one_line_and_the_run_goes_on(alon
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_all_at_the_same_step_and_one_process_can_go_on(alone, tmp_path):
+def test_ctrl_c_stops_all_at_the_same_step_and_one_process_can_go_on(alone, asked, tmp_path):
     state = tmp_path / "run" / "train_state.pt"
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *RUN, "--steps", "50", "--out", "run",
-         "--processes", "2"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, str(ROOT / "train.py"), *map(str, asked), "--processes",
+         "2"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     while process.poll() is None and not state.exists():

@@ -11,12 +11,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, train_in
 
 from minislm import checkpoint, pretrained
 from minislm.errors import UserError
 
 RUN = [*TINY, "--stories", 40, "--samples", 0, "--tasks", "copy", "--evals", 6]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    train_in(folder, *RUN, "--steps", 12, "--out", "run")
+    return folder / "run"
+
+
+def start(folder: Path, *flags: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *flags], cwd=folder, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
 
 
 def weights(run):
@@ -31,7 +46,7 @@ def assert_same(one, other):
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")]
 )
-def test_a_full_disk_is_one_line_and_the_run_goes_on_later(run_script, monkeypatch, error):
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(run_script, monkeypatch, whole, error):
     real, calls = torch.save, []
 
     def full(value, path, **more):
@@ -48,8 +63,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(run_script, monkeypat
     assert checkpoint.load_state(Path("full"))["step"] == 4
     assert not list(Path("full").glob(".*.tmp"))
     assert run_script("train.py", "--resume", "--out", "full").code == 0
-    run_script("train.py", *RUN, "--steps", 12, "--out", "whole")
-    assert_same("full", "whole")
+    assert_same("full", whole)
 
 
 @pytest.mark.parametrize("words", ["DefaultCPUAllocator: can't allocate memory", None])
@@ -101,7 +115,7 @@ def test_what_a_killed_run_left_half_written_is_cleared_away(tmp_path):
         pass
 
 
-def test_the_last_states_are_kept_and_a_damaged_one_names_the_one_before(run_script):
+def test_the_last_states_are_kept_and_a_damaged_one_names_the_one_before(run_script, whole):
     run_script("train.py", *RUN, "--steps", 12, "--keep", 3, "--out", "kept")
     names = sorted(path.name for path in Path("kept/states").iterdir())
     assert names == ["step-00000008.pt", "step-00000010.pt", "step-00000012.pt"]
@@ -113,8 +127,7 @@ def test_the_last_states_are_kept_and_a_damaged_one_names_the_one_before(run_scr
     assert done.code == 2 and "copy kept/states/step-00000012.pt over it" in done.err
     damaged.write_bytes(Path("kept/states/step-00000008.pt").read_bytes())
     assert run_script("train.py", "--resume", "--out", "kept").code == 0
-    run_script("train.py", *RUN, "--steps", 12, "--out", "whole")
-    assert_same("kept", "whole")
+    assert_same("kept", whole)
 
 
 # --- kill -9 --------------------------------------------------------------------------------------
@@ -122,13 +135,6 @@ def test_the_last_states_are_kept_and_a_damaged_one_names_the_one_before(run_scr
 STEPS = 60
 KILLED = [*map(str, TINY), "--stories", "40", "--samples", "0", "--tasks", "copy", "--evals", "30",
           "--keep", "2", "--seed", "3", "--steps", str(STEPS)]  # fmt: skip
-
-
-def start(folder: Path, *flags: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, ROOT / "train.py", *flags], cwd=folder, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
 
 
 def readable(run: Path) -> int:
@@ -143,13 +149,13 @@ def readable(run: Path) -> int:
     return checkpoint.load_state(run)["step"] if (run / "train_state.pt").exists() else 0
 
 
-def kill_and_go_on(folder: Path, kills: int, seed: int) -> list[int]:
+def kill_and_go_on(folder: Path, asked: list[str], kills: int, seed: int) -> list[int]:
     """Kill a run `kills` times, each time at a random moment after it has begun, go on, and let it
     end; the steps it went on from."""
     rng, run, found = random.Random(seed), folder / "killed", []
     while len(found) < kills:
         begun = (run / "train_state.pt").exists()
-        flags = ["--resume", "--out", str(run)] if begun else [*KILLED, "--out", str(run)]
+        flags = ["--resume", "--out", str(run)] if begun else [*asked, "--out", str(run)]
         process = start(folder, *flags)
         while process.poll() is None and not (run / "run.json").exists():
             time.sleep(0.01)
@@ -160,7 +166,7 @@ def kill_and_go_on(folder: Path, kills: int, seed: int) -> list[int]:
             last = state.stat().st_mtime_ns
             while process.poll() is None and state.stat().st_mtime_ns == last:
                 time.sleep(0.002)
-            time.sleep(rng.uniform(0.0, 0.15))  # it saves twice a second: often within a save
+            time.sleep(rng.uniform(0.0, 0.15))  # often within the next save
         if process.poll() is not None:
             assert process.returncode == 0, process.stderr.read()
             break  # it came to its end before the next kill
@@ -168,31 +174,32 @@ def kill_and_go_on(folder: Path, kills: int, seed: int) -> list[int]:
         process.wait()
         found.append(readable(run))
     if readable(run) < STEPS:
-        flags = ["--resume"] if (run / "train_state.pt").exists() else KILLED
+        flags = ["--resume"] if (run / "train_state.pt").exists() else asked
         process = start(folder, *flags, "--out", str(run))
         _, told = process.communicate()
         assert process.returncode == 0, told
     return found
 
 
-def killed_as_often_as(kills: int, folder: Path) -> None:
-    whole = start(folder, *KILLED, "--out", str(folder / "whole"))
+def killed_as_often_as(kills: int, folder: Path, valid: Path) -> None:
+    asked = [*KILLED, "--valid", str(valid)]
+    whole = start(folder, *asked, "--out", str(folder / "whole"))
     _, told = whole.communicate()
     assert whole.returncode == 0, told
     done, number = 0, 0
     while done < kills:  # one run is over before it was killed a hundred times: then another
         inside = folder / str(number)
         inside.mkdir()
-        found = kill_and_go_on(inside, kills - done, seed=number)
+        found = kill_and_go_on(inside, asked, kills - done, seed=number)
         assert found == sorted(found)  # nothing that was saved is lost
         assert_same(inside / "killed", folder / "whole")
         done, number = done + max(1, len(found)), number + 1
 
 
-def test_a_killed_run_loses_nothing(tmp_path):
-    killed_as_often_as(2, tmp_path)
+def test_a_killed_run_loses_nothing(tmp_path, few_stories):
+    killed_as_often_as(2, tmp_path, few_stories)
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_lose_nothing(tmp_path):
-    killed_as_often_as(100, tmp_path)
+def test_a_hundred_kills_lose_nothing(tmp_path, few_stories):
+    killed_as_often_as(100, tmp_path, few_stories)
