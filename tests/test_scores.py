@@ -107,6 +107,15 @@ def test_each_way_to_spoil_a_text_lowers_what_it_should_and_little_else(spoilt, 
         assert dimension == meant or abs(lost) < 0.3 * fall[meant], dimension
 
 
+def test_a_text_told_twice_is_out_of_order_no_more_than_told_once():
+    prompt = "Once upon a time, there was a girl named Sue."
+    text = " She saw a dog. The dog ran to her. Sue was glad. They learned that dogs are kind."
+    assert scores.measure(prompt, text).ordered == 1
+    assert scores.measure(prompt, text + text).ordered == 1
+    backwards = " They learned that dogs are kind. Sue was glad. The dog ran to her. She saw a dog."
+    assert scores.measure(prompt, backwards).ordered < 0.5
+
+
 def test_spearman_is_the_correlation_of_ranks():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 5, 40), rng.integers(0, 5, 40)
