@@ -6,7 +6,13 @@ from minislm.errors import run_script
 
 def main() -> None:
     parser = Parser(__doc__, DataConfig, TrainConfig, ModelConfig)
+    parser.add_argument("--benchmark", action="store_true", help="measure the speed of training "
+                        "beside a plain loop's")  # fmt: skip
     flags = parser.parse_args()
+    if "benchmark" in flags:
+        from minislm.pace import benchmark
+
+        return benchmark(flags)
     from minislm.pipeline import train  # torch takes a second to import: --help need not wait
 
     train(flags)

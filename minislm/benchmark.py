@@ -12,7 +12,6 @@ import random
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +23,13 @@ from tokenizers import models
 from tqdm import tqdm
 
 from minislm import pretrained
+from minislm.apart import Apart, limits_shown, machine_limits
 from minislm.config import SHAPES, BenchmarkConfig, MachineConfig, ModelConfig
 from minislm.errors import UserError, say
-from minislm.files import atomic_path
+from minislm.files import atomic_path, write_json
 from minislm.model import Transformer
-from minislm.peers import ENGINES, Worker, installed
+from minislm.peers import ENGINES, installed
 from minislm.pictures import plotting
-from minislm.pipeline import write_json
 from minislm.tokenizer import Tokenizer
 
 PROMPT = 16  # tokens in a prompt
@@ -77,7 +76,7 @@ def run(source: str | None, config: BenchmarkConfig, machine: MachineConfig) -> 
         folder = _model_folder(source, config.shape, Path(temporary))
         shape = pretrained.load(folder)[0]
         limits = machine_limits(threads)
-        say(f"limits of the machine: {_shown_limits(limits)}")
+        say(f"limits of the machine: {limits_shown(limits)}")
         rows: list[Row] = []
         for batch in config.batch_sizes:
             rows += _measure_batch(folder, batch, config, threads, shape.config.vocab_size)
@@ -122,7 +121,7 @@ def _measure_batch(
     prompts = [[numbers.randrange(1, vocab_size - 1) for _ in range(PROMPT)] for _ in range(batch)]
     workers, rows = [], []
     for engine, precision in _wanted(config):
-        worker = Worker(engine, precision, folder, threads)
+        worker = Apart(ENGINES[engine][2], folder, precision, threads)
         for mode in config.modes.split(","):
             rows.append((worker, Row(engine, precision, mode, batch, failure=worker.failure)))
         workers.append(worker)
@@ -135,7 +134,7 @@ def _measure_batch(
 
 
 def _wanted(config: BenchmarkConfig) -> Iterable[tuple[str, str]]:
-    for engine, (module, precisions) in ENGINES.items():
+    for engine, (module, precisions, _) in ENGINES.items():
         if engine != "minislm" and not config.peers:
             continue
         if not installed(engine):
@@ -145,7 +144,7 @@ def _wanted(config: BenchmarkConfig) -> Iterable[tuple[str, str]]:
 
 
 def _measure_once(
-    worker: Worker, row: Row, prompts: list[list[int]], new_tokens: int, warm_up: bool
+    worker: Apart, row: Row, prompts: list[list[int]], new_tokens: int, warm_up: bool
 ) -> None:
     if row.failure:
         return
@@ -158,44 +157,6 @@ def _measure_once(
         row.rates.append(len(prompts) * new_tokens / whole["seconds"])
         row.first.append(first["seconds"])
         row.memory_mb = max(row.memory_mb, whole["memory_mb"])
-
-
-def machine_limits(threads: int) -> dict[str, float]:
-    """What the machine can do at best: GFLOP/s of matrix products, GB/s from memory."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    limits = {}
-    with torch.inference_mode():
-        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-            x, weight = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-            packed = torch.ops.mkldnn._reorder_linear_weight(weight, 512)
-            arguments = (x, packed, None, "none", [], "")
-            seconds = _best(lambda a=arguments: torch.ops.mkldnn._linear_pointwise(*a))
-            limits[f"gflops_{name}"] = 2 * 512 * 1024 * 1024 / seconds / 1e9
-        numbers = torch.ones(64 << 20)  # 256 MB: beyond every cache
-        limits["memory_gb_s"] = numbers.numel() * 4 / _best(lambda: numbers.sum(), 5) / 1e9
-        few = torch.ones(512 << 10)  # 2 MB: what a small model's weights are read from
-        limits["cache_gb_s"] = few.numel() * 4 / _best(lambda: few.sum(), 50) / 1e9
-    torch.set_num_threads(before)
-    return limits
-
-
-def _best(work: Any, repeats: int = 20) -> float:
-    work()
-    seconds = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds)
-
-
-def _shown_limits(limits: dict[str, float]) -> str:
-    return (
-        f"{limits['gflops_float32']:.0f} GFLOP/s in float32, {limits['gflops_bfloat16']:.0f} in "
-        f"bfloat16; {limits['memory_gb_s']:.0f} GB/s from memory, {limits['cache_gb_s']:.0f} GB/s "
-        "from the caches"
-    )
 
 
 def roofline(

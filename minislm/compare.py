@@ -12,10 +12,11 @@ from minislm.config import DataConfig, EvalConfig, MachineConfig, SampleConfig
 from minislm.corpus import TokenFile, prepare
 from minislm.device import choose_device, set_threads
 from minislm.errors import UserError, say
+from minislm.files import write_json
 from minislm.hub import find_text
 from minislm.model import Transformer
 from minislm.packed import pack
-from minislm.pipeline import HELD_OUT_STORIES, generated_tokens, prepare_corpus, write_json
+from minislm.pipeline import HELD_OUT_STORIES, generated_tokens, prepare_corpus
 from minislm.sampler import Sampler
 from minislm.settings import Settings, task_names
 from minislm.tokenizer import Tokenizer

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from minislm.compare import open_model
 from minislm.config import MachineConfig, SampleConfig
+from minislm.distributed import Team, started
 from minislm.errors import UserError
-from minislm.pipeline import write_json
+from minislm.files import write_json
 from minislm.sampler import Sampler
 
 
@@ -37,21 +38,31 @@ def tell(
 ) -> None:
     """Print the continuations of every prompt: one alone as it comes, several when all are done.
 
+    Under torchrun the prompts are dealt out, and the first process prints.
+
     Raises:
         UserError: a prompt that does not fit, or fewer than one sample.
     """
     if samples < 1:
         raise UserError(f"--samples must be at least 1, not {samples}")
+    team = Team()
     name, sampler = _open(source, machine)
     asked = [prompt for prompt in prompts for _ in range(samples)]
     found = []
-    if len(asked) == 1 and settings.beams == 1 and not settings.logprobs:
+    if team.world == len(asked) == settings.beams == 1 and not settings.logprobs:
         text = "".join(_shown(asked[0], sampler.stream(asked[0], settings)))
         found.append({"prompt": asked[0], "text": text})
     else:
         seeds = [settings.seed + k for _ in prompts for k in range(samples)]
         ids = [sampler.tokenizer.prompt_ids(prompt) for prompt in asked]
-        results = sampler.continuations(ids, settings, seeds, progress=True)
+        results = team.collect(
+            lambda: sampler.continuations(
+                team.share(ids), settings, team.share(seeds), progress=team.leads
+            )
+        )
+        team.leave()
+        if not team.leads:
+            return
         for k, (prompt, before, result) in enumerate(zip(asked, ids, results), 1):
             text = sampler.text(before, result.ids, settings)
             print(f"--- {k} ---\n{prompt}{text}\n")
@@ -65,6 +76,8 @@ def tell(
 
 def interact(source: str | None, settings: SampleConfig, machine: MachineConfig) -> None:
     """A prompt, its continuation, and again, until Ctrl-D; a bad prompt only costs a line."""
+    if started():
+        raise UserError("--interactive talks with one process; run it without torchrun")
     _, sampler = _open(source, machine)
     print("Type the beginning of a story; Ctrl-D ends.", file=sys.stderr)
     while True:

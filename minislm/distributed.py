@@ -1,8 +1,9 @@
-"""Several processes that train one model: who is there, and what they tell one another.
+"""Several processes that do one job: who is there, and what they tell one another.
 
-Every process reads its own rows of each batch; gradients are added up over all of them, so the
-weights stay the same in every process and are those of one process with the same batches. The
-processes are started by `torchrun --nproc-per-node N train.py` or by `train.py --processes N`.
+To train, every process reads its own rows of each batch; gradients are added up over all of them,
+so the weights stay the same in every process and are those of one process with the same batches.
+The processes are started by `torchrun --nproc-per-node N train.py` or by `train.py --processes N`.
+To sample, `torchrun --nproc-per-node N sample.py`, every process goes on from its own prompts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -70,6 +71,32 @@ class Team:
         told = [value]
         dist.broadcast_object_list(told, device=_device())
         return told[0]
+
+    def share(self, items: Sequence) -> Sequence:
+        """This process's part of a list: every `world`-th item, from its rank on."""
+        return items[self.rank :: self.world]
+
+    def collect(self, work: Callable[[], Sequence]) -> list:
+        """What every process makes of its share, in the order of the whole list, for all of them.
+
+        Raises:
+            UserError: in all of them, if one of them raised it.
+        """
+        if self.world == 1:
+            return list(work())
+        try:
+            own: Any = list(work())
+        except UserError as error:
+            own = error
+        told: list[Any] = [None] * self.world
+        dist.all_gather_object(told, own)
+        for each in told:
+            if isinstance(each, UserError):
+                raise each
+        whole = [None] * sum(map(len, told))
+        for rank, part in enumerate(told):
+            whole[rank :: self.world] = part
+        return whole
 
     def leave(self) -> None:
         if self.world > 1 and dist.is_initialized():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import sys
 import time
 from contextlib import nullcontext
@@ -27,7 +26,7 @@ from minislm.corpus import TokenFile, learn_tokenizer, prepare
 from minislm.distributed import Team, start, started
 from minislm.device import choose_device, choose_dtype, set_threads
 from minislm.errors import UserError, say
-from minislm.files import atomic_write
+from minislm.files import write_json
 from minislm.hub import find_text
 from minislm.model import Transformer
 from minislm.sampler import Sampler
@@ -238,7 +237,7 @@ def _train(
     if resume:
         trainer.restore(checkpoint.load_state(run))
     elif team.leads:
-        atomic_write(run / "run.json", json.dumps(kept, indent=2) + "\n")
+        write_json(run / "run.json", kept)
     say(_introduction(run, settings, corpus, model, device, dtype))
     begin = time.perf_counter()
     progress = trainer.fit()
@@ -325,7 +324,3 @@ def report(
         entry = evaluation.as_json(model, loss, scores)
         entry |= {"steps": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
         write_json(settings.train.json, {"models": {str(run): entry}})
-
-
-def write_json(path: str, value: dict[str, Any]) -> None:
-    atomic_write(path, json.dumps(value, indent=2) + "\n")

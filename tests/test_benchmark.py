@@ -6,10 +6,11 @@ import pytest
 from conftest import random_model
 
 from minislm import benchmark
+from minislm.apart import Apart
 from minislm.benchmark import Row, roofline, table
 from minislm.config import BenchmarkConfig, MachineConfig
 from minislm.errors import UserError
-from minislm.peers import Worker, installed
+from minislm.peers import ENGINES, installed
 
 LIMITS = {
     "gflops_float32": 100.0, "gflops_bfloat16": 200.0, "memory_gb_s": 10.0, "cache_gb_s": 50.0,
@@ -72,7 +73,7 @@ def test_a_whole_benchmark(monkeypatch, tmp_path, capsys):
 
 
 def test_an_engine_that_cannot_open_the_model_says_why(tmp_path):
-    worker = Worker("minislm", "float32", tmp_path / "nothing", 1)
+    worker = Apart(ENGINES["minislm"][2], tmp_path / "nothing", "float32", 1)
     assert "UserError" in worker.failure
     worker.close()
 

@@ -18,8 +18,13 @@ RUN = [*TINY, "--stories", "40", "--samples", "0", "--tasks", "copy", "--evals",
        "--dtype", "float32", "--seed", "1"]  # fmt: skip
 
 
-def train(folder: Path, *flags: object, launcher: tuple[str, ...] = ()) -> subprocess.Popen:
-    command = [sys.executable, *launcher, str(ROOT / "train.py"), *map(str, flags)]
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+
+
+def start(
+    folder: Path, *flags: object, launcher: tuple[str, ...] = (), script: str = "train.py"
+) -> subprocess.Popen:
+    command = [sys.executable, *launcher, str(ROOT / script), *map(str, flags)]
     return subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -60,21 +65,20 @@ def assert_trained_alike(one: Path, other: Path) -> None:
 @pytest.mark.slow  # the next test but one holds the same against a run that was killed
 def test_two_processes_train_as_one_does(alone, asked, tmp_path):
     """50 steps with the default optimizer, Muon; one of them tells what happens, once."""
-    out, err = done(train(tmp_path, *asked, "--processes", 2))
+    out, err = done(start(tmp_path, *asked, "--processes", 2))
     assert_trained_alike(alone, tmp_path / "run")
     assert out.count("exact match") == 1 and err.count("run     run") == 1
 
 
 def test_torchrun_does_the_same(alone, asked, tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
-    out, _ = done(train(tmp_path, *asked, launcher=launcher))
+    out, _ = done(start(tmp_path, *asked, launcher=TORCHRUN))
     assert_trained_alike(alone, tmp_path / "run")
     assert out.count("exact match") == 1
 
 
 def test_a_killed_process_ends_the_others_with_one_line_and_the_run_goes_on(alone, asked, tmp_path):
     state = tmp_path / "run" / "train_state.pt"
-    process = train(tmp_path, *asked, "--processes", 2)
+    process = start(tmp_path, *asked, "--processes", 2)
     while process.poll() is None and not state.exists():
         time.sleep(0.01)
     children = subprocess.run(
@@ -88,7 +92,7 @@ def test_a_killed_process_ends_the_others_with_one_line_and_the_run_goes_on(alon
     assert "was killed (SIGKILL)" in err and "--resume" in err
     for child in children:
         assert not Path(f"/proc/{child}").exists()
-    done(train(tmp_path, "--resume", "--out", "run", "--processes", 2))
+    done(start(tmp_path, "--resume", "--out", "run", "--processes", 2))
     assert_trained_alike(alone, tmp_path / "run")
 
 
@@ -105,16 +109,30 @@ def test_ctrl_c_stops_all_at_the_same_step_and_one_process_can_go_on(alone, aske
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err.count("go on with") == 1, err
-    done(train(tmp_path, "--resume", "--out", "run", "--processes", 1))
+    done(start(tmp_path, "--resume", "--out", "run", "--processes", 1))
     assert_trained_alike(alone, tmp_path / "run")
 
 
 def test_a_mistake_is_told_once(tmp_path):
-    process = train(tmp_path, "--width", "30", "--n-head", "7", "--processes", 2)
+    process = start(tmp_path, "--width", "30", "--n-head", "7", "--processes", 2)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2 and err.count("error:") == 1
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text(json.dumps({}))
-    process = train(tmp_path, *RUN, "--steps", 2, "--out", "run", "--processes", 2)
+    process = start(tmp_path, *RUN, "--steps", 2, "--out", "run", "--processes", 2)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2 and err.count("error:") == 1 and "holds a run already" in err
+
+
+def test_prompts_are_dealt_out_and_say_what_they_say_alone(tiny_run, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("".join(f"Once there were {n} dogs\n" for n in range(7)))
+    asked = ["--model", tiny_run, "--max-new-tokens", 12, "--prompt-file"]
+    alone, _ = done(start(tmp_path, *asked, prompts, script="sample.py"))
+    together, _ = done(start(tmp_path, *asked, prompts, "--json", "out.json", script="sample.py", launcher=TORCHRUN))
+    assert together == alone and alone.count("Once there were") == 7
+    assert len(json.loads((tmp_path / "out.json").read_text())["samples"]) == 7
+    prompts.write_text("One dog\n" + 400 * "too long " + "\n")  # the second process's
+    process = start(tmp_path, *asked, prompts, script="sample.py", launcher=TORCHRUN)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode and err.count("error:") == 1 and "context" in err
