@@ -19,10 +19,11 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from minislm.ablation import Part, heads, switched_off
+from minislm.attention import attention_weights, visible
 from minislm.corpus import TokenFile
 from minislm.evaluation import text_loss
 from minislm.lexicon import WORD_CLASSES, classify
-from minislm.model import Attention, Transformer, attention_weights, visible
+from minislm.model import Attention, Transformer
 from minislm.tokenizer import StreamDecoder, Tokenizer
 
 ALTERNATIVES = 5  # likeliest next tokens that are told

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_CHUNK = 512  # tokens whose logits are alive at a time
+_CHUNK = 1024  # tokens whose logits are alive at a time
 _MULTIPLE = 128  # the tokens of a batch that count are filled up to this: few shapes of matrices,
 # because the CPU's matrix library compiles a kernel for every new one
 
@@ -29,22 +29,22 @@ class LinearCrossEntropy(torch.autograd.Function):
         weight = weight_VC.to(features_NC.dtype)
         total = torch.zeros((), device=features_NC.device)
         d_features, d_weight = torch.empty_like(features_NC), torch.zeros_like(weight_VC)
+        # Memory that is used again need not be asked for, and cleared by the system, again.
+        logits_NV, p_NV = features_NC.new_empty((2, min(_CHUNK, len(targets_N)), len(weight)))
         for begin in range(0, len(targets_N), _CHUNK):
             part = slice(begin, begin + _CHUNK)
-            counts_N1 = targets_N[part, None] >= 0
-            target_N1 = targets_N[part, None].clamp(min=0)
-            logits_NV = (features_NC[part] @ weight.t()).float()
-            logits_NV -= logits_NV.amax(-1, keepdim=True)
-            of_target_N1 = logits_NV.gather(1, target_N1)
-            sum_N1 = logits_NV.exp_().sum(-1, keepdim=True)
-            total += ((sum_N1.log() - of_target_N1) * counts_N1).sum()
+            features, target_N = features_NC[part], targets_N[part]
+            logits, p = logits_NV[: len(features)], p_NV[: len(features)]
+            counts_N, row_N = target_N >= 0, torch.arange(len(features), device=total.device)
+            torch.mm(features, weight.t(), out=logits)
+            torch.softmax(logits, -1, out=p)
+            p_of_target_N = p[row_N, target_N].float().clamp(min=torch.finfo().tiny)
+            total -= (p_of_target_N.log() * counts_N).sum()
             # The gradient of the logits is softmax minus one-hot, over N for the mean.
-            share_N1 = counts_N1 / N
-            logits_NV.mul_(share_N1 / sum_N1)
-            logits_NV.scatter_add_(1, target_N1, -share_N1)
-            d_logits_NV = logits_NV.to(features_NC.dtype)
-            torch.mm(d_logits_NV, weight, out=d_features[part])
-            d_weight += d_logits_NV.t() @ features_NC[part]
+            p[row_N, target_N] -= 1
+            p *= (counts_N / N).to(p.dtype)[:, None]
+            torch.mm(p, weight, out=d_features[part])
+            d_weight += p.t() @ features
         ctx.save_for_backward(d_features, d_weight)
         return total / N
 

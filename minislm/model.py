@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minislm.attention import attend, attend_alone, hide, visible
 from minislm.cache import KVCache
 from minislm.config import ModelConfig
 
@@ -37,6 +38,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training:  # in one piece; sampling records its steps, and cannot record that
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         x_float = x.float()  # a sum of squares needs more digits than bf16 has
         rms = x_float.pow(2).mean(-1, keepdim=True).add(self.eps).rsqrt()
         return (x_float * rms).to(x.dtype) * self.weight
@@ -75,33 +78,6 @@ def rotate(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x_BHTD * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-def visible(query_BT: Tensor, slots: int, window: int) -> Tensor:
-    """Which stored tokens each query may read: bool [B, T, S], or [T, S] for queries [T].
-
-    A token reads itself and what stands before it; with a window, only the last `window` of
-    those, itself included (the local attention of GPT-Neo).
-    """
-    slot_S = torch.arange(slots, device=query_BT.device)
-    distance = query_BT[..., None] - slot_S
-    return (distance >= 0) & (distance < window) if window else distance >= 0
-
-
-def hide(visible_BTS: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to the scores of all heads: 0 where visible, else -inf; [B, 1, T, S]."""
-    zero = torch.zeros((), dtype=dtype, device=visible_BTS.device)
-    return torch.where(visible_BTS, zero, -torch.inf).unsqueeze(-3)
-
-
-def attention_weights(q_BHTD: Tensor, k_BHSD: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """softmax(q k^T scale) over the visible tokens (Vaswani et al. 2017, equation 1): [B, H, T, S].
-
-    The obvious way, in float32; `F.scaled_dot_product_attention` gives the same without keeping
-    the weights. This one is for those who want to look at them.
-    """
-    scores_BHTS = (q_BHTD.float() @ k_BHSD.float().transpose(-1, -2)) * scale
-    return scores_BHTS.masked_fill(~mask, -torch.inf).softmax(dim=-1)
-
-
 class Attention(nn.Module):
     """Every token reads from the tokens before it, through H heads at once."""
 
@@ -133,27 +109,10 @@ class Attention(nn.Module):
             if mask is not None:  # the cache holds more than the new tokens
                 k_BKSD, v_BKSD = cache.read(self.layer, x_BTC.shape[0], mask.shape[-1])
                 if x_BTC.shape[1] == 1:
-                    return self.out(self.read_alone(q_BHTD, k_BKSD, v_BKSD, mask))
-        if torch.is_autocast_enabled("cpu"):  # where it is faster in float32 than in bfloat16
-            q_BHTD, k_BKSD, v_BKSD = q_BHTD.float(), k_BKSD.float(), v_BKSD.float()
-        with torch.autocast("cpu", enabled=False):
-            y_BHTD = F.scaled_dot_product_attention(
-                q_BHTD, k_BKSD, v_BKSD, attn_mask=mask, is_causal=mask is None,
-                scale=self.scale, enable_gqa=self.H != self.K,
-            )  # fmt: skip
+                    y_BH1D = attend_alone(q_BHTD, k_BKSD, v_BKSD, mask, self.scale)
+                    return self.out(y_BH1D.view(-1, 1, self.H * self.D))
+        y_BHTD = attend(q_BHTD, k_BKSD, v_BKSD, mask, self.scale)
         return self.out(y_BHTD.transpose(1, 2).flatten(2))
-
-    def read_alone(self, q_BH1D: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor) -> Tensor:
-        """The same for one query a row, as when sampling: two small products [B, 1, H D].
-
-        The queries that share a key head are the rows of one product. Faster on a CPU than the
-        general function, which cuts a long query into blocks that are not there.
-        """
-        q_NGD = (q_BH1D * self.scale).reshape(-1, self.H // self.K, self.D)  # N = B K, G = H / K
-        scores_NGS = q_NGD.to(k_BKSD.dtype) @ k_BKSD.flatten(0, 1).transpose(1, 2)
-        p_BHS = (scores_NGS.view(-1, self.H, mask.shape[-1]).float() + mask[:, 0]).softmax(-1)
-        y_NGD = p_BHS.to(v_BKSD.dtype).view(scores_NGS.shape) @ v_BKSD.flatten(0, 1)
-        return y_NGD.view(-1, 1, self.H * self.D).to(q_BH1D.dtype)
 
 
 class MLP(nn.Module):

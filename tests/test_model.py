@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 from conftest import random_model
+from torch.nn import functional as F
 
 from minislm.config import PRESETS, ModelConfig
 from minislm.errors import UserError
-from minislm.model import KVCache, Transformer, attention_weights, rotary_tables, visible
+from minislm.attention import attend_in_pieces, attention_weights, visible
+from minislm.model import KVCache, Transformer, rotary_tables
 
 LLAMA = {}
 GPT2 = PRESETS["gpt2"]
@@ -68,6 +70,22 @@ def test_a_window_hides_what_is_further_back():
     with torch.no_grad():
         moved = (one_layer(tokens) - one_layer(changed))[0].abs().amax(-1) > 1e-5
     assert moved.nonzero().flatten().tolist() == [10, 11, 12, 13, 14]  # itself and 4 readers
+
+
+@pytest.mark.parametrize("tokens", [1, 127, 128, 300])
+@pytest.mark.parametrize("key_heads", [2, 4])
+def test_attention_in_pieces_is_the_librarys_with_its_gradients(tokens, key_heads):
+    shapes = [(3, heads, tokens, 8) for heads in (4, key_heads, key_heads)]
+    q, k, v = (torch.randn(shape, requires_grad=True) for shape in shapes)
+    seen = torch.randn(shapes[0])
+    ours = attend_in_pieces(q, k, v, 0.3)
+    theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    for got, wanted in zip(
+        torch.autograd.grad((ours * seen).sum(), (q, k, v)),
+        torch.autograd.grad((theirs * seen).sum(), (q, k, v)),
+    ):
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_attention_weights_are_what_attention_does():
