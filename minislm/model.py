@@ -176,7 +176,7 @@ class Transformer(nn.Module):
         self.initialize()
 
     def initialize(self, generator: torch.Generator | None = None) -> None:
-        """Draw fresh weights: N(0, 0.02^2), biases 0, as GPT-2.
+        """Draw fresh weights: N(0, 0.02^2), biases 0, as GPT-2; but see `look_back`.
 
         The two matrices of a block that write into the residual stream get 0.02 / sqrt(2 L), so
         that the stream does not grow with depth (Radford et al. 2019, section 2.3).
@@ -188,6 +188,26 @@ class Transformer(nn.Module):
                 writes = name.endswith(("attention.out.weight", "mlp.down.weight"))
                 std = 0.02 / math.sqrt(2 * self.config.n_layer) if writes else 0.02
                 nn.init.normal_(weight, std=std, generator=generator)
+        if self.config.position == "rotary" and self.config.qkv_bias and self.config.n_layer:
+            self.look_back()
+
+    @torch.no_grad()
+    def look_back(self) -> None:
+        """Two heads of the first block are born reading the token before, and the one before that.
+
+        Whatever the tokens are: with biases b and u, query t and key s score b R(s - t) u, which
+        depends on their distance alone (R turns by the rotary angles). It is largest at distance n
+        for b = R(-n) u, and falls off fast for a u in the features that turn fastest. Models learn
+        such heads anyway; here they need not wait for them.
+        """
+        attention = self.blocks[0].attention
+        H, K, D = attention.H, attention.K, attention.D
+        q_bias_HD, k_bias_KD, _ = attention.qkv.bias.view(-1, D).split((H, K, K))
+        u_D = torch.zeros_like(q_bias_HD[0])
+        u_D[: min(3, D // 2)] = math.sqrt(2.2 * math.sqrt(D))  # each adds 2.2 to the peak
+        for n in range(1, 1 + min(2, K, self.config.context - 1)):
+            k_bias_KD[n - 1] = u_D
+            q_bias_HD[(n - 1) * (H // K)] = rotate(u_D, self.cos[n], -self.sin[n])
 
     def features(
         self,

@@ -7,9 +7,10 @@ import torch
 from conftest import random_model
 from torch.nn import functional as F
 
+from minislm.attention import attend_in_pieces, attention_weights, visible
 from minislm.config import PRESETS, ModelConfig
 from minislm.errors import UserError
-from minislm.attention import attend_in_pieces, attention_weights, visible
+from minislm.interpret import attention_of
 from minislm.model import KVCache, Transformer, rotary_tables
 
 LLAMA = {}
@@ -86,6 +87,18 @@ def test_attention_in_pieces_is_the_librarys_with_its_gradients(tokens, key_head
         torch.autograd.grad((theirs * seen).sum(), (q, k, v)),
     ):
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_two_heads_are_born_looking_back():
+    """Whatever the tokens: at first they read the token before, and the one before that."""
+    model = Transformer(ModelConfig(vocab_size=300, context=64, qkv_bias=True, out_bias=True))
+    maps_HTT = attention_of(model.eval(), torch.randint(300, (40,)).tolist())[0][0]
+    H, K = model.config.n_head, model.config.kv_heads
+    for n in (1, 2):
+        looks = maps_HTT[(n - 1) * (H // K)].argmax(-1)
+        assert looks[5:].tolist() == list(range(5 - n, 40 - n))
+        assert maps_HTT[(n - 1) * (H // K)].diagonal(-n)[5:].min() > 0.2
+    assert maps_HTT[-1].max(-1).values[20:].max() < 0.2  # the others look at all alike
 
 
 def test_attention_weights_are_what_attention_does():

@@ -250,6 +250,7 @@ def test_weights_come_in_the_asked_dtype(dtype, tmp_path, tokenizer):
 
 SAVED = [
     ("llama", {}),
+    ("llama", PRESETS["two-blocks"]),
     ("llama", dict(n_layer=1, tied=False, qkv_bias=True, out_bias=True, mlp_bias=True)),
     ("llama", dict(n_head=4, head_dim=10, rope_scaling=LLAMA3_ROPE, rope_theta=500.0)),
     ("gpt2", PRESETS["gpt2"] | dict(n_layer=2)),
