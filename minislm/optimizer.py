@@ -37,12 +37,17 @@ def orthogonalize(
     return (x.t() if tall else x).to(matrix.dtype)
 
 
+_ROW_MEMORY = 0.95  # weight of the past in a row's mean square
+
+
 class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum for matrices; `parts` says where fused matrices are to be cut.
 
     A fused matrix (queries, keys and values in one) is several matrices side by side; each is
     orthogonalised by itself. The factor sqrt(rows / columns) gives every matrix the same effect
-    on what it puts out, whatever its shape (Bernstein 2024).
+    on what it puts out, whatever its shape (Bernstein 2024). The rows of an orthogonalised matrix
+    still differ in size, some of them for long: each is divided by its root mean square over the
+    last steps, and the whole brought back to its norm (NorMuon, Li et al. 2025).
     """
 
     def __init__(
@@ -60,16 +65,24 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in filter(lambda w: w.grad is not None, group["params"]):
                 state = self.state[weight]
-                if "momentum" not in state:
+                if not state:
                     state["momentum"] = torch.zeros_like(weight)
+                    state["row_power"] = torch.zeros_like(weight[:, :1])
+                    state["step"] = 0
+                state["step"] += 1
+                seen = 1 - _ROW_MEMORY ** state["step"]
                 average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
                 ahead = weight.grad.lerp(average, group["momentum"])  # Nesterov's look ahead
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 parts = group["parts"] or [len(weight)]
-                for part, direction in zip(weight.split(parts), ahead.split(parts)):
+                cut = (each.split(parts) for each in (weight, ahead, state["row_power"]))
+                for part, direction, power in zip(*cut):
                     scale = max(1.0, part.shape[0] / part.shape[1]) ** 0.5
                     direction = orthogonalize(direction, dtype=self.dtype)
-                    part.add_(direction, alpha=-group["lr"] * scale)
+                    power.lerp_(direction.square().mean(1, keepdim=True), 1 - _ROW_MEMORY)
+                    even = direction / (power / seen).sqrt().clamp(min=1e-8)
+                    even *= direction.norm() / even.norm().clamp(min=1e-8)
+                    part.add_(even, alpha=-group["lr"] * scale)
 
 
 def make_optimizers(
