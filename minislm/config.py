@@ -138,7 +138,9 @@ def flag_name(name: str) -> str:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "one-block": {},
-    "two-blocks": dict(n_layer=2, qkv_bias=True, out_bias=True),
+    "two-blocks": dict(
+        n_layer=2, n_head=4, mlp_width=1024, qkv_bias=True, out_bias=True,
+    ),
     "gpt2": dict(
         norm="layernorm", position="learned", mlp="gelu", n_kv_head=0,
         qkv_bias=True, out_bias=True, mlp_bias=True,

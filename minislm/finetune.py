@@ -13,7 +13,7 @@ import torch
 from minislm.batches import Batches, Example
 from minislm.config import TrainConfig
 from minislm.corpus import TokenFile
-from minislm.loss import training_loss
+from minislm.gradients import backward
 from minislm.model import Transformer
 from minislm.optimizer import advance, make_optimizers
 from minislm.synthetic import Pair, encode_pair
@@ -42,11 +42,10 @@ def fit(
     model.train()
     for step in range(steps):
         share = schedule(step / steps, config.warmup, config.decay)
-        loss = training_loss(model, *next(stream), torch.bfloat16)
-        loss.backward()
+        loss = backward(model, *next(stream), torch.bfloat16)
         torch.nn.utils.clip_grad_norm_(trained, config.clip)
         advance(optimizers, share)
-        smooth = loss.item() if smooth is None else _SMOOTH * smooth + (1 - _SMOOTH) * loss.item()
+        smooth = loss if smooth is None else _SMOOTH * smooth + (1 - _SMOOTH) * loss
         if smooth < until:
             break
     model.eval()

@@ -17,15 +17,16 @@ _MULTIPLE = 128  # the tokens of a batch that count are filled up to this: few s
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of `features @ weight.T` against `targets`, and both gradients at once.
+    """Cross-entropy of `features @ weight.T` against `targets`, and both gradients at once.
 
     features [N, C], in the dtype the products are to be made in; weight [V, C]; targets int64 [N],
-    of which the negative ones do not count.
+    of which the negative ones do not count; count: what the sum over the others is divided by.
     """
 
     @staticmethod
-    def forward(ctx, features_NC: Tensor, weight_VC: Tensor, targets_N: Tensor) -> Tensor:
-        N = int((targets_N >= 0).sum())
+    def forward(
+        ctx, features_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, count: int
+    ) -> Tensor:
         weight = weight_VC.to(features_NC.dtype)
         total = torch.zeros((), device=features_NC.device)
         d_features, d_weight = torch.empty_like(features_NC), torch.zeros_like(weight_VC)
@@ -40,29 +41,31 @@ class LinearCrossEntropy(torch.autograd.Function):
             torch.softmax(logits, -1, out=p)
             p_of_target_N = p[row_N, target_N].float().clamp(min=torch.finfo().tiny)
             total -= (p_of_target_N.log() * counts_N).sum()
-            # The gradient of the logits is softmax minus one-hot, over N for the mean.
+            # The gradient of the logits is softmax minus one-hot, over the count.
             p[row_N, target_N] -= 1
-            p *= (counts_N / N).to(p.dtype)[:, None]
+            p *= (counts_N / count).to(p.dtype)[:, None]
             torch.mm(p, weight, out=d_features[part])
             d_weight += p.t() @ features
         ctx.save_for_backward(d_features, d_weight)
-        return total / N
+        return total / count
 
     @staticmethod
-    def backward(ctx, d_loss: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx, d_loss: Tensor) -> tuple[Tensor, Tensor, None, None]:
         d_features, d_weight = ctx.saved_tensors
-        return d_features * d_loss, d_weight * d_loss, None
+        return d_features * d_loss, d_weight * d_loss, None, None
 
 
-def training_loss(model, inputs_BT: Tensor, targets_BT: Tensor, dtype: torch.dtype) -> Tensor:
-    """Mean loss over the targets that count (not negative), ready for `backward`."""
+def training_loss(
+    model, inputs_BT: Tensor, targets_BT: Tensor, dtype: torch.dtype, count: int
+) -> Tensor:
+    """Loss of the targets that count (not negative), summed and divided by `count`."""
     (chosen_N,) = torch.nonzero(targets_BT.flatten() >= 0, as_tuple=True)
     filling = -len(chosen_N) % _MULTIPLE
     targets_N = F.pad(targets_BT.flatten()[chosen_N], (0, filling), value=-1)
     chosen_N = F.pad(chosen_N, (0, filling))
     with torch.autocast(inputs_BT.device.type, dtype, enabled=dtype != torch.float32):
         features_NC = model.features(inputs_BT).flatten(0, 1)[chosen_N]
-    return LinearCrossEntropy.apply(features_NC.to(dtype), model.head.weight, targets_N)
+    return LinearCrossEntropy.apply(features_NC.to(dtype), model.head.weight, targets_N, count)
 
 
 def token_losses(model, inputs_BT: Tensor, targets_BT: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,11 +9,13 @@ speed, not only the few that dominate the gradient. Embeddings, norms and biases
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from minislm.config import TrainConfig
+from minislm.lanes import in_lanes
 from minislm.model import Transformer
 
 
@@ -60,29 +62,43 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype  # of the iteration
         super().__init__(groups, dict(lr=lr, momentum=momentum, weight_decay=0.0, parts=None))
 
-    @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        for group in self.param_groups:
-            for weight in filter(lambda w: w.grad is not None, group["params"]):
-                state = self.state[weight]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight)
-                    state["row_power"] = torch.zeros_like(weight[:, :1])
-                    state["step"] = 0
-                state["step"] += 1
-                seen = 1 - _ROW_MEMORY ** state["step"]
-                average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                ahead = weight.grad.lerp(average, group["momentum"])  # Nesterov's look ahead
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                parts = group["parts"] or [len(weight)]
-                cut = (each.split(parts) for each in (weight, ahead, state["row_power"]))
-                for part, direction, power in zip(*cut):
-                    scale = max(1.0, part.shape[0] / part.shape[1]) ** 0.5
-                    direction = orthogonalize(direction, dtype=self.dtype)
-                    power.lerp_(direction.square().mean(1, keepdim=True), 1 - _ROW_MEMORY)
-                    even = direction / (power / seen).sqrt().clamp(min=1e-8)
-                    even *= direction.norm() / even.norm().clamp(min=1e-8)
-                    part.add_(even, alpha=-group["lr"] * scale)
+        """Move every matrix that has a gradient; on a CPU several at a time, each in one thread."""
+        jobs = [(weight, group) for group in self.param_groups for weight in group["params"]
+                if weight.grad is not None]  # fmt: skip
+        jobs.sort(key=lambda job: job[0].numel(), reverse=True)  # the large ones first
+        on_cpu = bool(jobs) and jobs[0][0].device.type == "cpu"
+        lanes = min(torch.get_num_threads(), len(jobs)) if on_cpu else 1
+        dealt: list[list] = [[] for _ in range(lanes)]
+        for job in jobs:  # to the lane that has the least to do
+            min(dealt, key=lambda lane: sum(weight.numel() for weight, _ in lane)).append(job)
+        if lanes > 1:
+            in_lanes([partial(self._move, lane) for lane in dealt])
+        else:
+            self._move(jobs)
+
+    @torch.no_grad()
+    def _move(self, jobs: Sequence[tuple[Tensor, dict]]) -> None:
+        for weight, group in jobs:
+            state = self.state[weight]
+            if not state:
+                state["momentum"] = torch.zeros_like(weight)
+                state["row_power"] = torch.zeros_like(weight[:, :1])
+                state["step"] = 0
+            state["step"] += 1
+            seen = 1 - _ROW_MEMORY ** state["step"]
+            average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+            ahead = weight.grad.lerp(average, group["momentum"])  # Nesterov's look ahead
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            parts = group["parts"] or [len(weight)]
+            cut = (each.split(parts) for each in (weight, ahead, state["row_power"]))
+            for part, direction, power in zip(*cut):
+                scale = max(1.0, part.shape[0] / part.shape[1]) ** 0.5
+                direction = orthogonalize(direction, dtype=self.dtype)
+                power.lerp_(direction.square().mean(1, keepdim=True), 1 - _ROW_MEMORY)
+                even = direction / (power / seen).sqrt().clamp(min=1e-8)
+                even *= direction.norm() / even.norm().clamp(min=1e-8)
+                part.add_(even, alpha=-group["lr"] * scale)
 
 
 def make_optimizers(

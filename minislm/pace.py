@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from minislm.apart import Apart, limits_shown, machine_limits
 from minislm.config import ModelConfig, TrainConfig, to_dict
-from minislm.device import choose_device, choose_dtype
+from minislm.device import choose_device, choose_dtype, keep_freed_memory
 from minislm.errors import UserError, say
 from minislm.files import write_json
-from minislm.loss import training_loss
+from minislm.gradients import backward
 from minislm.model import Transformer
 from minislm.optimizer import advance, make_optimizers
 from minislm.settings import settings_from
@@ -49,28 +49,28 @@ class Loop:
         tokens = torch.randint(model.vocab_size, (rows, model.context + 1), device=device)
         self.inputs_BT, self.targets_BT = tokens[:, :-1], tokens[:, 1:]
         if kind == "minislm":
-            self.loss = lambda: training_loss(
-                self.model, self.inputs_BT, self.targets_BT, self.dtype
-            )
+            keep_freed_memory()
+            batch = self.inputs_BT, self.targets_BT
+            self.learn = lambda: backward(self.model, *batch, self.dtype)
             self.optimizers = make_optimizers(self.model, train, self.dtype)
         else:
             forward = torch.compile(self.model) if kind == "plain compiled" else self.model
-            self.loss = lambda: self._plain_loss(forward)
+            self.learn = lambda: self._plainly(forward)
             self.optimizers = make_optimizers(self.model, _with_adamw(train))
 
-    def _plain_loss(self, forward: Callable) -> torch.Tensor:
+    def _plainly(self, forward: Callable) -> float:
         half = self.dtype != torch.float32
         with torch.autocast(self.inputs_BT.device.type, self.dtype, enabled=half):
             logits_BTV = forward(self.inputs_BT)
-            return F.cross_entropy(logits_BTV.flatten(0, 1), self.targets_BT.flatten())
+            loss = F.cross_entropy(logits_BTV.flatten(0, 1), self.targets_BT.flatten())
+        loss.backward()
+        return loss.item()
 
     def __call__(self, steps: int) -> None:
         for _ in range(steps):
-            loss = self.loss()
-            loss.backward()
+            self.learn()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             advance(self.optimizers, 1.0)
-            loss.item()
 
 
 def _with_adamw(train: TrainConfig) -> TrainConfig:

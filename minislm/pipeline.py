@@ -24,7 +24,7 @@ from minislm.config import (
 )
 from minislm.corpus import TokenFile, learn_tokenizer, prepare
 from minislm.distributed import Team, start, started
-from minislm.device import choose_device, choose_dtype, set_threads
+from minislm.device import choose_device, choose_dtype, keep_freed_memory, set_threads
 from minislm.errors import UserError, say
 from minislm.files import write_json
 from minislm.hub import find_text
@@ -178,6 +178,7 @@ def train(flags: argparse.Namespace) -> None:
     resume = config.resume
     run, settings = _resumed(flags) if resume else (None, settings_from(flags))
     set_threads(settings.train.threads)
+    keep_freed_memory()
     device = choose_device(settings.train.device)
     if config.processes > 1 and not started():
         sys.exit(start(config.processes, config.threads, [sys.executable, *sys.argv]))

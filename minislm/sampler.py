@@ -28,6 +28,7 @@ from minislm.batch import Batch, Job, Row, StopStrings
 from minislm.config import SampleConfig
 from minislm.engine import STEPS, Decoder, Engine, Uncached
 from minislm.errors import UserError
+from minislm.lanes import in_lanes
 from minislm.tokenizer import StreamDecoder, Tokenizer
 
 # A lane reads all weights for its own rows alone. Those of a small model are in the processor's
@@ -184,29 +185,19 @@ class Sampler:
         if lanes <= 1 and not small:
             return work(rows)  # the threads share every product
         lanes = max(1, lanes)  # a small product is over before a second thread wakes up
-        failures: list[BaseException] = []
 
-        def lane(rows: int) -> None:
-            torch.set_num_threads(1)  # of this thread
+        def lane() -> None:
             try:
                 with torch.inference_mode():
-                    work(rows)
-            except BaseException as error:  # told to the caller, in its own thread
-                failures.append(error)
+                    work(-(-rows // lanes))
+            except BaseException:
                 job.waiting.clear()  # the other lanes take no more
+                raise
 
-        share = -(-rows // lanes)
-        running = [threading.Thread(target=lane, args=(share,), daemon=True) for _ in range(lanes)]
         try:
-            for thread in running:
-                thread.start()
-            for thread in running:
-                thread.join()
+            in_lanes([lane] * lanes, threads=1)
         finally:
             job.waiting.clear()  # Ctrl-C leaves lanes behind: they end with the rows they have
-            torch.set_num_threads(threads)
-        if failures:
-            raise failures[0]
 
     def _decode(self, job: Job, capacity: int) -> Iterator[tuple[list[Row], list, list]]:
         """Go on with waiting prompts until none is left: rows, their new tokens [B][up to n] and

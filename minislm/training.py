@@ -29,7 +29,7 @@ from minislm.corpus import TokenFile
 from minislm.distributed import Team
 from minislm.errors import UserError
 from minislm.evaluation import TextLoss, text_loss
-from minislm.loss import training_loss
+from minislm.gradients import backward
 from minislm.model import Transformer
 from minislm.optimizer import advance, make_optimizers
 from minislm.pictures import plotting
@@ -136,14 +136,9 @@ class Trainer:
         for _ in range(self.config.accumulate):
             inputs_BT, targets_BT = next(stream)
             inputs_BT, targets_BT = inputs_BT.to(self.device), targets_BT.to(self.device)
-            own = int((targets_BT >= 0).sum())
-            (everybodys,) = self.team.add_up([own])
-            # Without a row of this batch, any target will do: the loss counts nothing.
-            targets_BT = targets_BT if own else inputs_BT
-            loss = training_loss(self.model, inputs_BT, targets_BT, self.dtype)
-            loss = loss * (own / everybodys / self.config.accumulate)  # the mean over all processes
-            loss.backward()
-            total += loss.item()
+            (everybodys,) = self.team.add_up([int((targets_BT >= 0).sum())])
+            count = int(everybodys) * self.config.accumulate  # for the mean over all processes
+            total += backward(self.model, inputs_BT, targets_BT, self.dtype, count)
             self.progress.tokens += int(everybodys)
         (total,) = self.team.add_up([total])
         self.team.add_up_gradients(self.model.parameters())

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 
 from minislm import checkpoint
 from minislm.config import TrainConfig
+from minislm.gradients import backward
+from minislm.lanes import in_lanes
 from minislm.loss import token_losses, training_loss
 from minislm.optimizer import make_optimizers, orthogonalize
 from minislm.training import schedule
@@ -20,7 +23,8 @@ def test_the_fused_loss_and_its_gradients_are_those_of_cross_entropy():
     inputs = torch.randint(0, 300, (20, 64))
     targets = torch.randint(0, 300, (20, 64))
     targets[torch.rand(20, 64) < 0.3] = -100
-    loss = training_loss(fused, inputs, targets, torch.float32)
+    counting = int((targets >= 0).sum())
+    loss = training_loss(fused, inputs, targets, torch.float32, counting)
     expected = F.cross_entropy(plain(inputs).flatten(0, 1), targets.flatten())
     (3 * loss).backward()
     (3 * expected).backward()
@@ -32,11 +36,51 @@ def test_the_fused_loss_and_its_gradients_are_those_of_cross_entropy():
     torch.testing.assert_close(each.sum() / (targets >= 0).sum(), expected)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("rows, length", [(1, 30), (2, 64), (37, 64), (5, 700)])
+def test_a_batch_in_pieces_has_the_loss_and_the_gradients_of_the_whole(threads, rows, length):
+    config = dict(context=700, qkv_bias=True, mlp_bias=True)
+    pieces, whole = random_model(seed=1, **config), random_model(seed=1, **config)
+    inputs, targets = torch.randint(0, 300, (2, rows, length))
+    targets[torch.rand(rows, length) < 0.3] = -100
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        runs = []
+        for _ in range(2):
+            pieces.zero_grad()
+            losses = [backward(pieces, inputs, targets, torch.float32) for _ in range(2)]
+            runs.append([weight.grad.clone() for weight in pieces.parameters()])
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    expected = F.cross_entropy(whole(inputs).flatten(0, 1), targets.flatten())
+    (2 * expected).backward()  # what is there already is added to
+    assert losses == pytest.approx([expected.item()] * 2, rel=1e-5)
+    for got, wanted, again in zip(runs[0], whole.parameters(), runs[1]):
+        torch.testing.assert_close(got, wanted.grad, atol=1e-5, rtol=1e-3)
+        assert torch.equal(got, again)  # whichever lane is done first
+
+
+def test_lanes_give_what_they_made_in_order_and_tell_a_failure():
+    def work(number):
+        assert torch.get_num_threads() == 1
+        if number == 1:
+            time.sleep(0.05)
+        return number
+
+    threads = torch.get_num_threads()
+    assert in_lanes([lambda n=n: work(n) for n in range(3)], threads=1) == [0, 1, 2]
+    with pytest.raises(ZeroDivisionError):
+        in_lanes([lambda: 1, lambda: 1 // 0])
+    assert torch.get_num_threads() == threads
+
+
 def test_bfloat16_products_change_the_loss_by_little():
     model = random_model()
     inputs = torch.randint(0, 300, (4, 64))
     losses = [
-        training_loss(model, inputs, inputs.roll(-1, 1), dtype).item()
+        training_loss(model, inputs, inputs.roll(-1, 1), dtype, 256).item()
         for dtype in (torch.float32, torch.bfloat16)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
@@ -151,15 +195,15 @@ def stop_and_go_on(run_script, monkeypatch, stop_at, run):
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_state(run_script, monkeypatch):
     from minislm import training
 
-    honest = training.training_loss
+    honest = training.backward
 
-    def broken(model, inputs, targets, dtype):
+    def broken(*batch):
         broken.calls += 1
-        loss = honest(model, inputs, targets, dtype)
+        loss = honest(*batch)
         return loss * math.nan if broken.calls == 9 else loss
 
     broken.calls = 0
-    monkeypatch.setattr(training, "training_loss", broken)
+    monkeypatch.setattr(training, "backward", broken)
     outcome = run_script("train.py", *RUN, "--steps", 12, "--out", "nan")
     assert outcome.code == 2 and "step 9" in outcome.err and "--learning-rate" in outcome.err
     state = checkpoint.load_state(checkpoint.Path("nan"))

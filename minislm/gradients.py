@@ -1,0 +1,79 @@
+"""The gradients of a batch, some rows at a time.
+
+The gradient of a sum is the sum of the gradients, so rows can be learned from in pieces: on a CPU
+one piece's activations are still in the cache when the next operation reads them, and every thread
+has pieces of its own. Pieces are added up in a fixed order, whichever is done first: a run can be
+repeated to the bit with the same number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from minislm.lanes import in_lanes
+from minislm.loss import training_loss
+from minislm.model import Transformer
+
+_PIECE = 1024  # tokens, about
+
+
+def backward(
+    model: Transformer, inputs_BT: Tensor, targets_BT: Tensor, dtype: torch.dtype,
+    count: int | None = None,
+) -> float:  # fmt: skip
+    """Add the gradients of a batch's loss to the `.grad` of every weight that learns; the loss.
+
+    The loss is the sum over the targets that count (not negative), divided by `count` (None: by
+    how many they are, for their mean).
+    """
+    count = int((targets_BT >= 0).sum()) if count is None else count
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    lanes, pieces = _cut(model, inputs_BT, targets_BT)
+    works = [
+        partial(_lane, model, weights, pieces[lane::lanes], dtype, count) for lane in range(lanes)
+    ]
+    total = 0.0
+    for loss, grads in in_lanes(works) if lanes > 1 else [works[0]()]:
+        total += loss
+        kept = [weight for weight in weights if weight.grad is not None]
+        if kept:
+            torch._foreach_add_([weight.grad for weight in kept], grads)
+        else:
+            for weight, grad in zip(weights, grads):
+                weight.grad = grad
+    return total
+
+
+Piece = tuple[Tensor, Tensor]  # inputs and targets of some rows
+
+
+def _cut(model: Transformer, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[int, list[Piece]]:
+    """How many lanes, and the pieces, which are dealt out to them in turn."""
+    (B, T), lanes = inputs_BT.shape, 1
+    if inputs_BT.device.type != "cpu":
+        return lanes, [(inputs_BT, targets_BT)]
+    if not model.config.dropout:  # lanes would draw random numbers in any order
+        lanes = max(1, min(torch.get_num_threads(), B * T // _PIECE, B))
+    pieces = min(B, lanes * -(-B * T // (_PIECE * lanes)))
+    return lanes, list(zip(inputs_BT.tensor_split(pieces), targets_BT.tensor_split(pieces)))
+
+
+def _lane(
+    model: Transformer, weights: Sequence[Tensor], pieces: Sequence[Piece], dtype: torch.dtype,
+    count: int,
+) -> tuple[float, list[Tensor]]:  # fmt: skip
+    """Loss and gradients of some pieces, summed."""
+    total, grads = 0.0, []
+    for inputs_bT, targets_bT in pieces:
+        loss = training_loss(model, inputs_bT, targets_bT, dtype, count)
+        new = torch.autograd.grad(loss, weights)
+        if grads:
+            torch._foreach_add_(grads, new)
+        else:
+            grads = [grad.contiguous() for grad in new]
+        total += loss.item()
+    return total, grads
