@@ -12,22 +12,24 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1, help="texts per prompt, from SEED on")
     parser.add_argument("--stop-string", action="append", help="end before it; may be repeated")
     parser.add_argument("--interactive", action="store_true", help="ask for prompts until Ctrl-D")
+    parser.add_argument("--compile", action="store_true", help="a prompt that is alone is decoded "
+                        "by compiled code: three times as fast on a CPU, made once in half a minute")
     parser.add_argument("--benchmark", action="store_true", help="measure the speed of sampling")
     flags = parser.parse_args()
     flags.stop_strings = tuple(getattr(flags, "stop_string", ()))
     settings, machine = build(SampleConfig, flags), build(MachineConfig, flags)
-    source = getattr(flags, "model", None)
+    source, compiled = getattr(flags, "model", None), "compile" in flags
     if "benchmark" in flags:
         from minislm import benchmark
 
-        return benchmark.run(source, build(BenchmarkConfig, flags), machine)
+        return benchmark.run(source, build(BenchmarkConfig, flags), machine, compiled)
     from minislm import console
 
     if "interactive" in flags:
-        return console.interact(source, settings, machine)
+        return console.interact(source, settings, machine, compiled)
     given, file = getattr(flags, "prompt", []), getattr(flags, "prompt_file", None)
     prompts = console.read_prompts(given, file)
-    console.tell(source, prompts, flags.samples, settings, machine)
+    console.tell(source, prompts, flags.samples, settings, machine, compiled)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,9 @@ class Row:
         }
 
 
-def run(source: str | None, config: BenchmarkConfig, machine: MachineConfig) -> None:
+def run(
+    source: str | None, config: BenchmarkConfig, machine: MachineConfig, compiled: bool = False
+) -> None:
     """Measure, print the table, and write JSON and a chart where asked for.
 
     Raises:
@@ -79,7 +81,12 @@ def run(source: str | None, config: BenchmarkConfig, machine: MachineConfig) -> 
         say(f"limits of the machine: {limits_shown(limits)}")
         rows: list[Row] = []
         for batch in config.batch_sizes:
-            rows += _measure_batch(folder, batch, config, threads, shape.config.vocab_size)
+            numbers = random.Random(batch)
+            prompts = [
+                [numbers.randrange(1, shape.config.vocab_size - 1) for _ in range(PROMPT)]
+                for _ in range(batch)
+            ]
+            rows += _measure_batch(folder, prompts, config, threads, compiled)
         results = table(rows, shape, limits, config.new_tokens)
         result = {
             "model": source or config.shape,
@@ -114,14 +121,14 @@ def _model_folder(source: str | None, shape: str, temporary: Path) -> Path:
 
 
 def _measure_batch(
-    folder: Path, batch: int, config: BenchmarkConfig, threads: int, vocab_size: int
+    folder: Path, prompts: list[list[int]], config: BenchmarkConfig, threads: int, compiled: bool
 ) -> list[Row]:
     """All engines at one batch size, interleaved."""
-    numbers = random.Random(batch)
-    prompts = [[numbers.randrange(1, vocab_size - 1) for _ in range(PROMPT)] for _ in range(batch)]
+    batch = len(prompts)
     workers, rows = [], []
     for engine, precision in _wanted(config):
-        worker = Apart(ENGINES[engine][2], folder, precision, threads)
+        own = (compiled,) if engine == "minislm" else ()
+        worker = Apart(ENGINES[engine][2], folder, precision, threads, *own)
         for mode in config.modes.split(","):
             rows.append((worker, Row(engine, precision, mode, batch, failure=worker.failure)))
         workers.append(worker)

@@ -35,6 +35,7 @@ def tell(
     samples: int,
     settings: SampleConfig,
     machine: MachineConfig,
+    compiled: bool = False,
 ) -> None:
     """Print the continuations of every prompt: one alone as it comes, several when all are done.
 
@@ -46,7 +47,7 @@ def tell(
     if samples < 1:
         raise UserError(f"--samples must be at least 1, not {samples}")
     team = Team()
-    name, sampler = _open(source, machine)
+    name, sampler = _open(source, machine, compiled)
     asked = [prompt for prompt in prompts for _ in range(samples)]
     found = []
     if team.world == len(asked) == settings.beams == 1 and not settings.logprobs:
@@ -74,11 +75,13 @@ def tell(
         write_json(machine.json, {"model": name, "samples": found})
 
 
-def interact(source: str | None, settings: SampleConfig, machine: MachineConfig) -> None:
+def interact(
+    source: str | None, settings: SampleConfig, machine: MachineConfig, compiled: bool = False
+) -> None:
     """A prompt, its continuation, and again, until Ctrl-D; a bad prompt only costs a line."""
     if started():
         raise UserError("--interactive talks with one process; run it without torchrun")
-    _, sampler = _open(source, machine)
+    _, sampler = _open(source, machine, compiled)
     print("Type the beginning of a story; Ctrl-D ends.", file=sys.stderr)
     while True:
         try:
@@ -91,9 +94,10 @@ def interact(source: str | None, settings: SampleConfig, machine: MachineConfig)
             print(f"error: {error}", file=sys.stderr)
 
 
-def _open(source: str | None, machine: MachineConfig) -> tuple[str, Sampler]:
+def _open(source: str | None, machine: MachineConfig, compiled: bool) -> tuple[str, Sampler]:
     name, model, tokenizer = open_model(source, machine)
-    return name, Sampler(model, tokenizer)
+    precision = "int8" if machine.dtype == "int8" else None  # which it has already
+    return name, Sampler(model, tokenizer, precision=precision, compiled=compiled)
 
 
 def _shown(prompt: str, pieces: Iterator[str]) -> Iterator[str]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from minislm.cache import KVCache
+from minislm.compiled import compile_steps, tile
 from minislm.model import Transformer
 from minislm.packed import PRECISIONS, Choose, Steps, pack, record
 
@@ -36,9 +37,14 @@ class Decoder:
 
     On a CPU its matrices are packed in `precision` (float32, bfloat16 or int8; None: the model's
     own) and its steps are recorded; elsewhere the model runs as it is.
+
+    Args:
+        compiled: the steps of one row are compiled instead (on a CPU, not in int8).
     """
 
-    def __init__(self, model: Transformer, rows: int, precision: str | None = None):
+    def __init__(
+        self, model: Transformer, rows: int, precision: str | None = None, compiled: bool = False
+    ):
         weight = model.embedding.weight
         precision = precision or str(weight.dtype).removeprefix("torch.")
         self.recorded = (
@@ -49,17 +55,24 @@ class Decoder:
         packed = self.recorded and precision in PRECISIONS
         self.model = pack(model, precision, rows) if packed else model
         self.config, self.like = model.config, self.model.embedding.weight
+        # Laid out for a single row, and of no use to read prompts with.
+        self.tiled = tile(model, precision) if compiled and rows == 1 else None
         self.stride = max(1, STEPS // model.config.n_layer)  # steps taken at once
-        self._steps: dict[tuple[int, Choose], nn.Module] = {}
+        self._steps: dict[tuple[int, Choose], Callable[..., Tensor]] = {}
         self._lock = threading.Lock()
 
-    def steps(self, count: int, choose: Choose) -> nn.Module:
+    def steps(self, count: int, choose: Choose) -> Callable[..., Tensor]:
         """`count` steps with one way to choose tokens, made once."""
         with self._lock:
             if (count, choose) not in self._steps:
-                steps = Steps(self.model, count, choose)
-                self._steps[count, choose] = record(steps) if self.recorded else steps
+                self._steps[count, choose] = self._make(count, choose)
             return self._steps[count, choose]
+
+    def _make(self, count: int, choose: Choose) -> Callable[..., Tensor]:
+        if self.tiled is not None and count == self.stride:  # a last few: not worth a compilation
+            return compile_steps(self.tiled, count, choose)
+        steps = Steps(self.model, count, choose)
+        return record(steps) if self.recorded else steps
 
 
 class Engine:

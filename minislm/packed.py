@@ -102,6 +102,14 @@ def pack(model: Transformer, precision: str, rows: int) -> Transformer:
     Args:
         precision: "float32"; "bfloat16": weights, activations and cache; "int8": the large
             matrices in int8, the rest in bfloat16.
+    """
+    return lay_out(model, precision, lambda linear: _packed_linear(linear, precision, rows))
+
+
+def lay_out(
+    model: Transformer, precision: str, make: Callable[[nn.Linear], nn.Module]
+) -> Transformer:
+    """The model with what `make` gives for every linear layer; the given one stays as it is.
 
     Everything but the linear layers is shared where the dtype stays the same.
     """
@@ -115,7 +123,7 @@ def pack(model: Transformer, precision: str, rows: int) -> Transformer:
     for module in list(packed.modules()):
         for name, linear in list(module.named_children()):
             if isinstance(linear, nn.Linear):
-                setattr(module, name, _packed_linear(linear, precision, rows))
+                setattr(module, name, make(linear))
     packed.n_parameters = model.n_parameters  # packed weights are buffers: they would not count
     return packed
 

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 class Minislm:
-    """Our own sampler."""
+    """Our own sampler; `compiled`: for a prompt that is alone, where it can be had."""
 
-    def __init__(self, folder: Path, precision: str, threads: int):
+    def __init__(self, folder: Path, precision: str, threads: int, compiled: bool = False):
         import torch
 
         from minislm.pretrained import load
         from minislm.sampler import Sampler
 
         torch.set_num_threads(threads)
-        self.sampler = Sampler(load(folder)[0], precision=precision)
+        compiled = compiled and precision != "int8"
+        self.sampler = Sampler(load(folder)[0], precision=precision, compiled=compiled)
 
     def __call__(self, prompts: list[list[int]], count: int, top_k: int) -> Any:
         self.sampler.batch_size = len(prompts)

@@ -55,6 +55,10 @@ class Sampler:
         tokenizer: needed for text, and for stopping at the end of text.
         batch_size: rows decoded together; more prompts wait for a free row.
         precision: "float32", "bfloat16" or "int8" weights while decoding; None: the model's own.
+        compiled: on a CPU, a prompt that is alone is decoded by compiled code, made once.
+
+    Raises:
+        UserError: fewer rows than one, or `compiled` where it cannot be had.
     """
 
     def __init__(
@@ -64,11 +68,14 @@ class Sampler:
         batch_size: int = 64,
         *,
         precision: str | None = None,
+        compiled: bool = False,
     ):
         if batch_size < 1:
             raise UserError(f"a batch of {batch_size} rows says nothing; give at least 1")
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
-        self.precision = precision
+        self.precision, self.compiled = precision, compiled
+        if compiled and (self._cached() != "cpu" or precision == "int8"):
+            raise UserError("--compile is for a CPU and float32 or bfloat16 weights; leave it out")
         self._decoders: dict[int, Decoder] = {}  # by rows: matrices are packed for a number of rows
         self._packed: list[tuple[int, int]] = []  # the state of the weights they were made from
         self._lock = threading.Lock()
@@ -180,6 +187,8 @@ class Sampler:
         threads = torch.get_num_threads()
         if self._cached() != "cpu" or threads == 1:
             return work(rows)
+        if self.compiled and rows == 1:
+            return work(rows)  # the threads share the compiled code
         small = self.model.n_parameters() <= _SMALL
         lanes = min(threads, rows // (_LANE_ROWS if small else _LANE_ROWS_OF_LARGE))
         if lanes <= 1 and not small:
@@ -245,7 +254,9 @@ class Sampler:
             if weights != self._packed:  # trained on since, or loaded anew: packed ones are copies
                 self._decoders, self._packed = {}, weights
             if rows not in self._decoders:
-                self._decoders[rows] = Decoder(self.model, rows, self.precision)
+                self._decoders[rows] = Decoder(
+                    self.model, rows, self.precision, self.compiled
+                )
             return self._decoders[rows]
 
     def _cached(self) -> str | None:

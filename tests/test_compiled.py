@@ -1,0 +1,83 @@
+"""Compiled steps of one row: the same text as recorded ones, kept on disk, and told when not."""
+
+import shutil
+
+import pytest
+import torch
+from conftest import random_model
+from torch import nn
+
+from minislm import compiled, engine
+from minislm.errors import UserError
+from minislm.sampler import Sampler
+
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "minislm"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("inputs, out", [(256, 64), (30, 17), (4, 1)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_tiled_layer_is_the_layer(inputs, out, bias, dtype):
+    layer = nn.Linear(inputs, out, bias=bias, dtype=dtype)
+    x = torch.randn(1, 1, inputs, dtype=dtype)
+    got, wanted = compiled.TiledLinear(layer)(x), layer(x)
+    assert got.dtype == dtype and got.shape == wanted.shape
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(got, wanted, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
+def test_compiled_steps_say_the_same_and_are_kept_for_every_model_of_the_shape(
+    monkeypatch, cache, capfd
+):
+    monkeypatch.setattr(engine, "STEPS", 2)
+    settings = dict(max_new_tokens=61, stop=False, temperature=0.0)
+    prompt, shape = [[1, 2, 3]], dict(n_layer=1, qkv_bias=True, context=70)
+    for seed in (1, 2):
+        model = random_model(seed=seed, **shape)
+        expected = Sampler(model).generate_ids(prompt, **settings)
+        assert Sampler(model, compiled=True).generate_ids(prompt, **settings) == expected
+        assert len(list(cache.iterdir())) == 1  # the weights are not in it
+    assert capfd.readouterr().err.count("compiled in") == 1
+    several = [[1, 2, 3], [7]]
+    expected = Sampler(model).generate_ids(several, **settings)
+    assert Sampler(model, compiled=True).generate_ids(several, **settings) == expected
+
+
+def test_a_damaged_file_is_made_anew(monkeypatch, cache):
+    program = torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),))
+    path = cache / f"steps-{compiled._fingerprint(program)}.pt2"
+    cache.mkdir()
+    path.write_bytes(b"half")
+
+    def load(path):
+        if open(path, "rb").read() != b"whole":
+            raise RuntimeError("not a package")
+        return "loaded"
+
+    def make(program, package_path, **more):
+        with open(package_path, "wb") as file:
+            file.write(b"whole")
+
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", make)
+    assert compiled._load(program) == "loaded" and path.read_bytes() == b"whole"
+
+
+def test_what_cannot_be_had_is_one_line(run_script, monkeypatch, tiny_run):
+    def none(*arguments, **more):
+        raise torch._inductor.exc.InvalidCxxCompiler()
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", none)
+    done = run_script("sample.py", "--model", tiny_run, "--compile", "--prompt", "Once")
+    assert done.code == 2 and "C++ compiler" in done.err and "Traceback" not in done.err
+    done = run_script("sample.py", "--model", tiny_run, "--compile", "--dtype", "int8")
+    assert done.code == 2 and "--compile is for" in done.err
+    with pytest.raises(UserError, match="--compile is for"):
+        Sampler(nn.Linear(2, 2), compiled=True)
