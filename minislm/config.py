@@ -154,6 +154,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         mlp_bias=True, attention_scale=False, windows=(0, 256), n_layer=8, width=64, n_head=16,
     ),
 }  # fmt: skip
+# What a preset learns best with, where that is not the default.
+RATES: dict[str, dict[str, Any]] = {"two-blocks": dict(matrix_rate=0.008)}
 # Sizes that a benchmark fills with random weights: the default block's, and those of two published
 # models, all in GPT-2's form, which every peer reads (CTranslate2 does not read GPT-Neo's).
 SHAPES: dict[str, dict[str, Any]] = {
@@ -199,7 +201,8 @@ class TrainConfig:
     """How it is learned."""
 
     out: str | None = knob(None, "run folder (default: runs/PRESET, or the next free name)")
-    preset: str = knob("one-block", "the model's shape to start from", choices=tuple(PRESETS))
+    preset: str = knob("one-block", "the model's shape to start from, and the rates that go with it",
+                       choices=tuple(PRESETS))
     resume: bool = knob(False, "go on with the run in --out, or with the newest run")
     steps: int | None = knob(None, "optimizer steps to train for", minimum=1)
     minutes: float | None = knob(None, "minutes to train for (default where --steps is not given: "

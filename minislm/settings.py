@@ -10,6 +10,7 @@ from typing import Any
 
 from minislm.config import (
     PRESETS,
+    RATES,
     DataConfig,
     ModelConfig,
     TrainConfig,
@@ -62,6 +63,7 @@ def settings_from(flags: argparse.Namespace) -> Settings:
     """The settings of a new run: preset, then flags; what is left open is decided here."""
     data, train = build(DataConfig, flags), build(TrainConfig, flags)
     base = dict(PRESETS[train.preset])
+    train = build(TrainConfig, flags, RATES.get(train.preset, {}))
     named = task_names(data) if data.tasks not in ("auto", "all", "none") else []
     if "unary" in named:
         base.setdefault("context", UNARY_CONTEXT)

@@ -1,5 +1,6 @@
 """The loop: losses and optimizers against the plain way, learning, stopping and going on."""
 
+import argparse
 import json
 import math
 import time
@@ -10,11 +11,12 @@ from conftest import TINY, random_model
 from torch.nn import functional as F
 
 from minislm import checkpoint
-from minislm.config import TrainConfig
+from minislm.config import RATES, TrainConfig
 from minislm.gradients import backward
 from minislm.lanes import in_lanes
 from minislm.loss import token_losses, training_loss
 from minislm.optimizer import make_optimizers, orthogonalize
+from minislm.settings import settings_from
 from minislm.training import schedule
 
 
@@ -227,3 +229,11 @@ def test_minutes_bound_a_run(run_script):
     assert outcome.code == 0, outcome.err
     model = json.loads(open("result.json").read())["models"]["short"]
     assert model["seconds"] < 10 and model["steps"] > 0
+
+
+def test_a_preset_brings_its_rates_and_a_flag_comes_first():
+    asked = argparse.Namespace(preset="two-blocks")
+    assert settings_from(asked).train.matrix_rate == RATES["two-blocks"]["matrix_rate"]
+    asked.matrix_rate = 0.5
+    assert settings_from(asked).train.matrix_rate == 0.5
+    assert settings_from(argparse.Namespace()).train == TrainConfig(minutes=3.5)
