@@ -126,7 +126,7 @@ def _measure_batch(
     """All engines at one batch size, interleaved."""
     batch = len(prompts)
     workers, rows = [], []
-    for engine, precision in _wanted(config):
+    for engine, precision in _wanted(config, threads):
         own = (compiled,) if engine == "minislm" else ()
         worker = Apart(ENGINES[engine][2], folder, precision, threads, *own)
         for mode in config.modes.split(","):
@@ -140,9 +140,11 @@ def _measure_batch(
     return [row for _, row in rows]
 
 
-def _wanted(config: BenchmarkConfig) -> Iterable[tuple[str, str]]:
+def _wanted(config: BenchmarkConfig, threads: int) -> Iterable[tuple[str, str]]:
     for engine, (module, precisions, _) in ENGINES.items():
         if engine != "minislm" and not config.peers:
+            continue
+        if engine.endswith("1 thread") and threads == 1:
             continue
         if not installed(engine):
             say(f"{engine} is not installed (pip install {module}): left out")
@@ -237,7 +239,8 @@ def chart(rows: list[Row], path: Path) -> None:
     figure, axes = pyplot.subplots(
         1, len(modes), figsize=(5.5 * len(modes), 4), layout="constrained", squeeze=False
     )
-    shades = {"minislm": "Blues", "transformers": "Greys", "ctranslate2": "Oranges"}
+    shades = {"minislm": "Blues", "transformers": "Greys", "ctranslate2": "Oranges",
+              "ct2, 1 thread": "Reds"}  # fmt: skip
     for panel, mode in zip(axes[0], modes):
         for k, (engine, dtype) in enumerate(kinds):
             of_kind = [r for r in rows if (r.engine, r.dtype, r.mode) == (engine, dtype, mode)]

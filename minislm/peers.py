@@ -85,11 +85,19 @@ class CTranslate2:
         )
 
 
+class CTranslate2Alone(CTranslate2):
+    """The same with one thread: it wins where threads that wait for each other are held up."""
+
+    def __init__(self, folder: Path, precision: str, threads: int):
+        super().__init__(folder, precision, 1)
+
+
 # engine -> (the module it needs, the precisions it is measured in, the class above)
 ENGINES = {
     "minislm": ("torch", ("float32", "bfloat16", "int8"), Minislm),
     "transformers": ("transformers", ("float32", "bfloat16"), Transformers),
     "ctranslate2": ("ctranslate2", ("float32", "int8"), CTranslate2),
+    "ct2, 1 thread": ("ctranslate2", ("float32", "int8"), CTranslate2Alone),
 }
 
 
