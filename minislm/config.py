@@ -201,7 +201,7 @@ class TrainConfig:
     """How it is learned."""
 
     out: str | None = knob(None, "run folder (default: runs/PRESET, or the next free name)")
-    preset: str = knob("one-block", "the model's shape to start from, and the rates that go with it",
+    preset: str = knob("one-block", "the model's shape to start from, and its rates",
                        choices=tuple(PRESETS))
     resume: bool = knob(False, "go on with the run in --out, or with the newest run")
     steps: int | None = knob(None, "optimizer steps to train for", minimum=1)
