@@ -33,7 +33,7 @@ _STEPS = 3  # of a round
 
 
 class Loop:
-    """Training steps on one random batch, the way `kind` says: `loop(steps)`.
+    """Training steps on one random batch, the way `kind` says: `loop(steps)`, the last one's loss.
 
     Args:
         kind: "minislm", "plain" or "plain compiled".
@@ -66,11 +66,12 @@ class Loop:
         loss.backward()
         return loss.item()
 
-    def __call__(self, steps: int) -> None:
+    def __call__(self, steps: int) -> float:
         for _ in range(steps):
-            self.learn()
+            loss = self.learn()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             advance(self.optimizers, 1.0)
+        return loss
 
 
 def _with_adamw(train: TrainConfig) -> TrainConfig:
