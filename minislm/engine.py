@@ -56,7 +56,8 @@ class Decoder:
         self.model = pack(model, precision, rows) if packed else model
         self.config, self.like = model.config, self.model.embedding.weight
         # Laid out for a single row, and of no use to read prompts with.
-        self.tiled = tile(model, precision) if compiled and rows == 1 else None
+        own = str(self.like.dtype).removeprefix("torch.")
+        self.tiled = tile(model, own) if compiled and rows == 1 else None
         self.stride = max(1, STEPS // model.config.n_layer)  # steps taken at once
         self._steps: dict[tuple[int, Choose], Callable[..., Tensor]] = {}
         self._lock = threading.Lock()

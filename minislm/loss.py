@@ -1,7 +1,7 @@
 """How far the model's guesses are from what the text says next: cross-entropy, in nats.
 
 The logits of a batch are its largest tensor by far (8,192 tokens x 4,096 words are 134 MB), and
-the plain way writes and reads it five times. Here a few hundred tokens at a time go from features
+the plain way writes and reads it five times. Here a thousand tokens at a time go from features
 to loss and gradient while their logits are in the processor's cache. The result is the same.
 """
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from minislm import beam
 from minislm.batch import Batch, Job, Row, StopStrings
+from minislm.compiled import PRECISIONS as COMPILED
 from minislm.config import SampleConfig
 from minislm.engine import STEPS, Decoder, Engine, Uncached
 from minislm.errors import UserError
@@ -74,7 +75,7 @@ class Sampler:
             raise UserError(f"a batch of {batch_size} rows says nothing; give at least 1")
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
         self.precision, self.compiled = precision, compiled
-        if compiled and (self._cached() != "cpu" or precision == "int8"):
+        if compiled and not self._compilable():
             raise UserError("--compile is for a CPU and float32 or bfloat16 weights; leave it out")
         self._decoders: dict[int, Decoder] = {}  # by rows: matrices are packed for a number of rows
         self._packed: list[tuple[int, int]] = []  # the state of the weights they were made from
@@ -262,6 +263,12 @@ class Sampler:
     def _cached(self) -> str | None:
         """The device of a model that has a cache, None for one that has none."""
         return self.model.embedding.weight.device.type if hasattr(self.model, "features") else None
+
+    def _compilable(self) -> bool:
+        if self._cached() != "cpu":
+            return False
+        own = str(self.model.embedding.weight.dtype).removeprefix("torch.")
+        return (self.precision or own) in COMPILED
 
     def _context(self) -> int:
         return self.model.config.context if hasattr(self.model, "config") else 1 << 30

@@ -77,7 +77,8 @@ def test_what_cannot_be_had_is_one_line(run_script, monkeypatch, tiny_run):
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", none)
     done = run_script("sample.py", "--model", tiny_run, "--compile", "--prompt", "Once")
     assert done.code == 2 and "C++ compiler" in done.err and "Traceback" not in done.err
-    done = run_script("sample.py", "--model", tiny_run, "--compile", "--dtype", "int8")
-    assert done.code == 2 and "--compile is for" in done.err
+    for dtype in ("int8", "float16"):
+        done = run_script("sample.py", "--model", tiny_run, "--compile", "--dtype", dtype)
+        assert done.code == 2 and "--compile is for" in done.err
     with pytest.raises(UserError, match="--compile is for"):
         Sampler(nn.Linear(2, 2), compiled=True)
