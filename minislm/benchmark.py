@@ -28,7 +28,7 @@ from minislm.config import SHAPES, BenchmarkConfig, MachineConfig, ModelConfig
 from minislm.errors import UserError, say
 from minislm.files import atomic_path, write_json
 from minislm.model import Transformer
-from minislm.peers import ENGINES, installed
+from minislm.peers import ENGINES, CTranslate2Alone, installed
 from minislm.pictures import plotting
 from minislm.tokenizer import Tokenizer
 
@@ -141,10 +141,10 @@ def _measure_batch(
 
 
 def _wanted(config: BenchmarkConfig, threads: int) -> Iterable[tuple[str, str]]:
-    for engine, (module, precisions, _) in ENGINES.items():
+    for engine, (module, precisions, make) in ENGINES.items():
         if engine != "minislm" and not config.peers:
             continue
-        if engine.endswith("1 thread") and threads == 1:
+        if make is CTranslate2Alone and threads == 1:
             continue
         if not installed(engine):
             say(f"{engine} is not installed (pip install {module}): left out")

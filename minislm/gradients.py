@@ -36,16 +36,11 @@ def backward(
     works = [
         partial(_lane, model, weights, pieces[lane::lanes], dtype, count) for lane in range(lanes)
     ]
-    total = 0.0
-    for loss, grads in in_lanes(works) if lanes > 1 else [works[0]()]:
-        total += loss
-        kept = [weight for weight in weights if weight.grad is not None]
-        if kept:
-            torch._foreach_add_([weight.grad for weight in kept], grads)
-        else:
-            for weight, grad in zip(weights, grads):
-                weight.grad = grad
-    return total
+    found = in_lanes(works)
+    for _, grads in found:
+        for weight, grad in zip(weights, grads):
+            weight.grad = grad if weight.grad is None else weight.grad.add_(grad)
+    return sum(loss for loss, _ in found)
 
 
 Piece = tuple[Tensor, Tensor]  # inputs and targets of some rows
@@ -71,9 +66,6 @@ def _lane(
     for inputs_bT, targets_bT in pieces:
         loss = training_loss(model, inputs_bT, targets_bT, dtype, count)
         new = torch.autograd.grad(loss, weights)
-        if grads:
-            torch._foreach_add_(grads, new)
-        else:
-            grads = [grad.contiguous() for grad in new]
+        grads = [a.add_(b) for a, b in zip(grads, new)] or [grad.contiguous() for grad in new]
         total += loss.item()
     return total, grads

@@ -20,12 +20,15 @@ def in_lanes(
 ) -> list[Result]:
     """Call each of `works` in a thread of its own: what they give, in their order.
 
-    Each lane's operations have `threads` threads (None: an equal share of torch's). What is set
-    for the caller's thread alone, such as inference mode, does not hold in a lane.
+    Each lane's operations have `threads` threads (None: an equal share of torch's; a single lane
+    is then the caller's own thread). What is set for the caller's thread alone, such as inference
+    mode, does not hold in a lane.
 
     Raises:
         what the first lane that failed raised, when all have ended.
     """
+    if len(works) == 1 and threads is None:
+        return [works[0]()]
     before = torch.get_num_threads()
     threads = threads or max(1, before // max(1, len(works)))
     results: list = [None] * len(works)

@@ -72,10 +72,7 @@ class Muon(torch.optim.Optimizer):
         dealt: list[list] = [[] for _ in range(lanes)]
         for job in jobs:  # to the lane that has the least to do
             min(dealt, key=lambda lane: sum(weight.numel() for weight, _ in lane)).append(job)
-        if lanes > 1:
-            in_lanes([partial(self._move, lane) for lane in dealt])
-        else:
-            self._move(jobs)
+        in_lanes([partial(self._move, lane) for lane in dealt])
 
     @torch.no_grad()
     def _move(self, jobs: Sequence[tuple[Tensor, dict]]) -> None:
