@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import threading
 import time
 
 import pytest
@@ -76,6 +77,37 @@ def test_lanes_give_what_they_made_in_order_and_tell_a_failure():
     with pytest.raises(ZeroDivisionError):
         in_lanes([lambda: 1, lambda: 1 // 0])
     assert torch.get_num_threads() == threads
+    try:
+        torch.set_num_threads(3)
+        in_lanes([lambda: 1] * 2, threads=1)
+        later = []  # a thread that begins afterwards has as many as torch was told
+        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert later == [3]
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_muon_moves_every_matrix_the_same_way_in_any_number_of_lanes(threads):
+    before, moved = torch.get_num_threads(), []
+    try:
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            model = random_model(seed=3)
+            muon, generator = make_optimizers(model, TrainConfig())[0], torch.Generator()
+            matrices = [weight for group in muon.param_groups for weight in group["params"]]
+            old = [weight.detach().clone() for weight in matrices]
+            for weight in matrices:
+                weight.grad = torch.randn(weight.shape, generator=generator.manual_seed(5))
+            muon.step()
+            assert not any(torch.equal(*pair) for pair in zip(old, matrices))
+            moved.append(matrices)
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*moved):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
 
 
 def test_bfloat16_products_change_the_loss_by_little():
