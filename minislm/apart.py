@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,17 @@ class Apart:
         self.process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
         self.process.start()
         theirs.close()
-        self.failure = self._answer()  # None, or why the engine cannot be made
+
+    @cached_property
+    def failure(self) -> str | None:
+        """Why the engine cannot be made; waits until it is. Others may start meanwhile."""
+        return self._answer()
 
     def measure(self, *request: Any) -> dict[str, float] | str:
         """Seconds that the engine takes for a request, and its memory in MB so far; or what went
         wrong."""
+        if self.failure:
+            return self.failure
         try:
             self.pipe.send(request)
         except OSError:
@@ -72,6 +79,8 @@ def _serve(pipe: Connection, make: Callable[..., Callable], arguments: tuple) ->
         try:
             begin = time.perf_counter()
             engine(*request)
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             seconds = time.perf_counter() - begin
             pipe.send({"seconds": seconds, "memory_mb": _peak_memory()})
         except Exception as error:
@@ -79,7 +88,9 @@ def _serve(pipe: Connection, make: Callable[..., Callable], arguments: tuple) ->
 
 
 def _peak_memory() -> float:
-    """The most memory this process has held, in MB."""
+    """The most memory this process has held, in MB: the GPU's, if it uses one."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e6
     status = Path("/proc/self/status")  # getrusage would count what the parent held
     if status.is_file():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -92,8 +103,24 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:120]
 
 
-def machine_limits(threads: int) -> dict[str, float]:
-    """What the machine can do at best: GFLOP/s of matrix products, GB/s from memory."""
+def machine_limits(threads: int, device: torch.device) -> dict[str, float]:
+    """What the device can do at best: GFLOP/s of matrix products, GB/s from memory."""
+    return _gpu_limits(device) if device.type == "cuda" else _cpu_limits(threads)
+
+
+def _gpu_limits(device: torch.device) -> dict[str, float]:
+    limits, n = {}, 8192
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        x = torch.randn(n, n, dtype=dtype, device=device)
+        limits[f"gflops_{name}"] = 2 * n**3 / _best(lambda x=x: x @ x) / 1e9
+    numbers = torch.empty(1 << 30, dtype=torch.uint8, device=device)
+    for name, size in (("memory", 1 << 30), ("cache", 4 << 20)):
+        there, copy = numbers[: size // 2], numbers[size // 2 : size]
+        limits[f"{name}_gb_s"] = size / _best(lambda a=copy, b=there: a.copy_(b)) / 1e9
+    return limits
+
+
+def _cpu_limits(threads: int) -> dict[str, float]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     limits = {}
@@ -118,6 +145,8 @@ def _best(work: Any, repeats: int = 20) -> float:
     for _ in range(repeats):
         begin = time.perf_counter()
         work()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
     return min(seconds)
 

@@ -114,6 +114,7 @@ class Batch:
         self.tokens_B, self.pos_B, self.done_B = nothing, nothing, nothing
         self.uniforms_BN = torch.empty(0, self.job.settings.max_new_tokens + STEPS, device=device)
         self.seen_BV: Tensor | None = None  # tokens of prompt and answer, for the penalty
+        self.longest = 0  # of the rows' positions, known without asking the device
 
     def admit(self, free: int) -> Said:
         """Take waiting prompts into the free rows, and choose the first token of each.
@@ -138,11 +139,10 @@ class Batch:
         if copied:
             self.engine.copy([begin + b for b in copied], [begin + sources[b] for b in copied])
         logits_BV = logits[[read.index(source) for source in sources]]
-        uniforms_BN = torch.from_numpy(
-            np.stack([self._uniforms(seed) for _, _, seed in taken])
-        ).to(logits_BV.device)
+        uniforms_BN = self._uniforms([seed for _, _, seed in taken]).to(logits_BV.device)
         lengths_B = torch.tensor([len(ids) for _, ids, _ in taken], device=self.engine.device)
         self.rows += rows
+        self.longest = max(self.longest, *(len(ids) for _, ids, _ in taken))
         self.pos_B = torch.cat((self.pos_B, lengths_B))
         self.done_B = torch.cat((self.done_B, torch.zeros_like(lengths_B)))
         self.uniforms_BN = torch.cat((self.uniforms_BN, uniforms_BN))
@@ -164,8 +164,9 @@ class Batch:
         A row that ends on the way is cut later; what it said too much is a few steps.
         """
         count = self.engine.stride
-        if self.job.stepwise or int(self.pos_B.max()) + count > self.job.slots:
+        if self.job.stepwise or self.longest + count > self.job.slots:
             count = 1
+        self.longest += count
         if self.job.stepwise:
             logits_BV = self.engine.step(self.tokens_B, self.pos_B)
             tokens_B, logprobs_B = self._choose(logits_BV, slice(None))
@@ -173,7 +174,9 @@ class Batch:
         else:
             columns_Bn = self.done_B[:, None] + torch.arange(count, device=self.engine.device)
             u_Bn = self.uniforms_BN.gather(1, columns_Bn)
-            tokens_Bn = self.engine.steps(self.tokens_B, self.pos_B, u_Bn, self.choose)
+            tokens_Bn = self.engine.steps(
+                self.tokens_B, self.pos_B, u_Bn, self.choose, self.longest
+            )
             logprobs_B = None
         self.tokens_B = tokens_Bn[:, -1].contiguous()
         self.pos_B, self.done_B = self.pos_B + count, self.done_B + count
@@ -196,6 +199,7 @@ class Batch:
         self.rows = [self.rows[b] for b in order]
         for name in ("tokens_B", "pos_B", "done_B", "uniforms_BN"):
             setattr(self, name, getattr(self, name)[order])
+        self.longest = int(self.pos_B.max()) if kept else 0
         if self.seen_BV is not None:
             self.seen_BV = self.seen_BV[order]
 
@@ -206,8 +210,13 @@ class Batch:
             watch = (StreamDecoder(self.job.tokenizer), StopStrings(settings.stop_strings))
         return Row(index, min(settings.max_new_tokens, self.job.slots - length), watch)
 
-    def _uniforms(self, seed: int) -> np.ndarray:
-        return np.random.default_rng(seed).random(self.uniforms_BN.shape[1], dtype=np.float32)
+    def _uniforms(self, seeds: Sequence[int]) -> Tensor:
+        """A row of numbers for each seed; where nothing is drawn, none of them counts."""
+        N = self.uniforms_BN.shape[1]
+        if self.job.settings.temperature == 0:
+            return torch.zeros(len(seeds), N)
+        rows = {seed: np.random.default_rng(seed).random(N, np.float32) for seed in set(seeds)}
+        return torch.from_numpy(np.stack([rows[seed] for seed in seeds]))
 
     def _choose(self, logits_BV: Tensor, part: slice) -> tuple[Tensor, Tensor | None]:
         """One token for the rows of `part`, and what its log-probability was if that is asked."""

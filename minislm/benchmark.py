@@ -25,10 +25,11 @@ from tqdm import tqdm
 from minislm import pretrained
 from minislm.apart import Apart, limits_shown, machine_limits
 from minislm.config import SHAPES, BenchmarkConfig, MachineConfig, ModelConfig
+from minislm.device import choose_device
 from minislm.errors import UserError, say
 from minislm.files import atomic_path, write_json
 from minislm.model import Transformer
-from minislm.peers import ENGINES, CTranslate2Alone, installed
+from minislm.peers import ENGINES, CTranslate2, CTranslate2Alone, installed
 from minislm.pictures import plotting
 from minislm.tokenizer import Tokenizer
 
@@ -73,24 +74,18 @@ def run(
     Raises:
         UserError: a model that cannot be opened, a peer that was asked for and is not installed.
     """
-    threads = machine.threads or torch.get_num_threads()
+    threads, device = machine.threads or torch.get_num_threads(), choose_device(machine.device)
     with tempfile.TemporaryDirectory() as temporary:
         folder = _model_folder(source, config.shape, Path(temporary))
         shape = pretrained.load(folder)[0]
-        limits = machine_limits(threads)
+        limits = machine_limits(threads, device)
         say(f"limits of the machine: {limits_shown(limits)}")
-        rows: list[Row] = []
-        for batch in config.batch_sizes:
-            numbers = random.Random(batch)
-            prompts = [
-                [numbers.randrange(1, shape.config.vocab_size - 1) for _ in range(PROMPT)]
-                for _ in range(batch)
-            ]
-            rows += _measure_batch(folder, prompts, config, threads, compiled)
+        rows = _measure(folder, shape.config.vocab_size, config, threads, device.type, compiled)
         results = table(rows, shape, limits, config.new_tokens)
         result = {
             "model": source or config.shape,
             "parameters": shape.n_parameters(),
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
             "threads": threads,
             "prompt_tokens": PROMPT,
             "new_tokens": config.new_tokens,
@@ -120,36 +115,49 @@ def _model_folder(source: str | None, shape: str, temporary: Path) -> Path:
     return folder
 
 
-def _measure_batch(
-    folder: Path, prompts: list[list[int]], config: BenchmarkConfig, threads: int, compiled: bool
-) -> list[Row]:
-    """All engines at one batch size, interleaved."""
-    batch = len(prompts)
+def _measure(
+    folder: Path, vocabulary: int, config: BenchmarkConfig, threads: int, device: str,
+    compiled: bool,
+) -> list[Row]:  # fmt: skip
+    """All engines, interleaved, one batch size after the other."""
     workers, rows = [], []
-    for engine, precision in _wanted(config, threads):
+    for engine, precision in _wanted(config, threads, device):
         own = (compiled,) if engine == "minislm" else ()
-        worker = Apart(ENGINES[engine][2], folder, precision, threads, *own)
-        for mode in config.modes.split(","):
-            rows.append((worker, Row(engine, precision, mode, batch, failure=worker.failure)))
-        workers.append(worker)
-    for turn in tqdm(range(config.rounds + 1), desc=f"batch {batch}", disable=None, leave=False):
-        for worker, row in rows:
-            _measure_once(worker, row, prompts, config.new_tokens, warm_up=turn == 0)
-    for worker in workers:
+        worker = Apart(ENGINES[engine][2], folder, precision, threads, device, *own)
+        workers.append((worker, engine, precision))
+    for batch in config.batch_sizes:
+        numbers = random.Random(batch)
+        prompts = [
+            [numbers.randrange(1, vocabulary - 1) for _ in range(PROMPT)] for _ in range(batch)
+        ]
+        of_batch = [
+            (worker, Row(engine, precision, mode, batch, failure=worker.failure))
+            for worker, engine, precision in workers
+            for mode in config.modes.split(",")
+        ]
+        turns = range(config.rounds + 1)
+        for turn in tqdm(turns, desc=f"batch {batch}", disable=None, leave=False):
+            for worker, row in of_batch:
+                _measure_once(worker, row, prompts, config.new_tokens, warm_up=turn == 0)
+        rows += [row for _, row in of_batch]
+    for worker, _, _ in workers:
         worker.close()
-    return [row for _, row in rows]
+    return rows
 
 
-def _wanted(config: BenchmarkConfig, threads: int) -> Iterable[tuple[str, str]]:
+def _wanted(config: BenchmarkConfig, threads: int, device: str) -> Iterable[tuple[str, str]]:
+    asked = [each for each in config.precisions.split(",") if device == "cpu" or each != "int8"]
     for engine, (module, precisions, make) in ENGINES.items():
         if engine != "minislm" and not config.peers:
+            continue
+        if issubclass(make, CTranslate2) and device != "cpu":
             continue
         if make is CTranslate2Alone and threads == 1:
             continue
         if not installed(engine):
             say(f"{engine} is not installed (pip install {module}): left out")
             continue
-        yield from ((engine, each) for each in precisions if each in config.precisions.split(","))
+        yield from ((engine, each) for each in precisions if each in asked)
 
 
 def _measure_once(

@@ -55,9 +55,12 @@ class KVCache:
             return k_BKSD, v_BKSD  # a recorded step does without the operations below
         return k_BKSD[:rows, :, :slots], v_BKSD[:rows, :, :slots]
 
-    def rows(self, count: int) -> KVCache:
-        """The first `count` rows, without a copy."""
-        return KVCache.of(self.k_LBKSD[:, :count], self.v_LBKSD[:, :count])
+    def holds(self, rows: int, slots: int) -> bool:
+        return self.k_LBKSD.shape[1] >= rows and self.slots >= slots
+
+    def part(self, rows: int, slots: int) -> KVCache:
+        """The first slots of the first rows, without a copy."""
+        return KVCache.of(self.k_LBKSD[:, :rows, :, :slots], self.v_LBKSD[:, :rows, :, :slots])
 
     def copy_rows(self, rows: Sequence[int], source: KVCache, source_rows: Sequence[int]) -> None:
         """Take over rows of another cache (or of this one), as many slots as both have."""

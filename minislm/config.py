@@ -224,6 +224,8 @@ class TrainConfig:
     samples: int = knob(2, "how often a short sample is shown", minimum=0)
     seed: int = knob(0, "seed of everything random", minimum=0)
     device: str = knob("auto", "cpu, cuda, mps; auto: the best there is")
+    compile: bool = knob(False, "compile the blocks in the first step (for a GPU: seconds "
+                         "that longer runs earn back)")
     dtype: str = knob("auto", "of the matrix products; auto: bfloat16 where the machine is fast",
                       choices=("auto", "float32", "bfloat16"))
     threads: int | None = knob(None, "CPU threads (default: torch's choice)", minimum=1)

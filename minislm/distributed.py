@@ -50,7 +50,8 @@ class Team:
         """The sum of each value over all processes."""
         if self.world == 1:
             return list(values)
-        tensor = torch.tensor(values, dtype=torch.float64, device=_device())
+        told = [float(value) for value in values]
+        tensor = torch.tensor(told, dtype=torch.float64, device=_device())
         dist.all_reduce(tensor)
         return tensor.tolist()
 

@@ -9,26 +9,29 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from minislm import captured
 from minislm.cache import KVCache
+from minislm.captured import CapturedSteps
 from minislm.compiled import compile_steps, tile
 from minislm.model import Transformer
 from minislm.packed import PRECISIONS, Choose, Steps, pack, record
 
-STEPS = 8  # blocks run through in one recording: with one block, eight tokens a row
+STEPS = 16  # the most tokens that a row goes on by at once
+_RECORDED = 8  # blocks run through in one recording: with one block, eight tokens a row
 _BLOCK = 64  # the cache grows by this many slots: what is read of it is then one piece of memory
 
 
 def _side_by_side(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Texts as tokens [B, T], filled up on the right, where no token of theirs can see it; and
     where the last token of each stands [B]."""
-    tokens_BT = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.int64)
-    for b, ids in enumerate(texts):
-        tokens_BT[b, : len(ids)] = torch.as_tensor(ids)
+    T = max(map(len, texts))
+    tokens_BT = torch.tensor([[*ids, *[0] * (T - len(ids))] for ids in texts])
     return tokens_BT, torch.tensor([len(ids) - 1 for ids in texts])
 
 
@@ -36,10 +39,12 @@ class Decoder:
     """A model ready to decode about `rows` rows at a time.
 
     On a CPU its matrices are packed in `precision` (float32, bfloat16 or int8; None: the model's
-    own) and its steps are recorded; elsewhere the model runs as it is.
+    own) and its steps are recorded; on a GPU (CUDA) its steps are captured; elsewhere the model
+    runs as it is.
 
     Args:
-        compiled: the steps of one row are compiled instead (on a CPU, not in int8).
+        compiled: the steps of one row are compiled; on a GPU before they are captured, on a CPU
+            (not in int8) instead of recorded.
     """
 
     def __init__(
@@ -55,10 +60,14 @@ class Decoder:
         packed = self.recorded and precision in PRECISIONS
         self.model = pack(model, precision, rows) if packed else model
         self.config, self.like = model.config, self.model.embedding.weight
+        self.captured = weight.device.type == "cuda"
+        self.compiled = compiled and rows == 1  # more rows are slower compiled, on either machine
         # Laid out for a single row, and of no use to read prompts with.
         own = str(self.like.dtype).removeprefix("torch.")
-        self.tiled = tile(model, own) if compiled and rows == 1 else None
-        self.stride = max(1, STEPS // model.config.n_layer)  # steps taken at once
+        self.tiled = tile(model, own) if self.compiled and not self.captured else None
+        # Steps taken at once.
+        self.stride = STEPS if self.captured else max(1, _RECORDED // model.config.n_layer)
+        self._spare: list[KVCache] = []  # a graph serves one cache: it is used again
         self._steps: dict[tuple[int, Choose], Callable[..., Tensor]] = {}
         self._lock = threading.Lock()
 
@@ -72,8 +81,29 @@ class Decoder:
     def _make(self, count: int, choose: Choose) -> Callable[..., Tensor]:
         if self.tiled is not None and count == self.stride:  # a last few: not worth a compilation
             return compile_steps(self.tiled, count, choose)
+        if self.captured:
+            step = Steps(self.model, 1, choose)
+            step = torch.compile(step, dynamic=True) if self.compiled else step
+            return CapturedSteps(step, count)
         steps = Steps(self.model, count, choose)
         return record(steps) if self.recorded else steps
+
+    def cache(self, rows: int, slots: int) -> KVCache:
+        """A cache for an engine; where it grows with the text, it begins small."""
+        if not self.captured:
+            return KVCache(self.config, rows, min(slots, _BLOCK), self.like)
+        rows = captured.padded_rows(rows)
+        slots = captured.padded_slots(slots, self.config.context)
+        with self._lock:
+            spare = self._spare.pop() if self._spare else None
+        if spare is not None and spare.holds(rows, slots):
+            return spare
+        return KVCache(self.config, rows, slots, self.like)
+
+    def take_back(self, cache: KVCache) -> None:
+        """What `cache` gave is free again: one is kept for the next engine."""
+        with self._lock:
+            self._spare = [cache]
 
 
 class Engine:
@@ -85,14 +115,16 @@ class Engine:
     def __init__(self, decoder: Decoder, rows: int, slots: int):
         self.decoder, self.most, self.device = decoder, slots, decoder.like.device
         self.stride = decoder.stride
-        self.cache = KVCache(decoder.config, rows, min(slots, _BLOCK), decoder.like)
+        self.cache = decoder.cache(rows, slots)
+        if decoder.captured:
+            weakref.finalize(self, decoder.take_back, self.cache)
 
     def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
         """Read prompts into `rows` of the cache; the logits after each one's last token [n, V].
 
         Prompts of about the same length are read together: at most a quarter is padding.
         """
-        logits: dict[int, Tensor] = {}
+        places, read = [], []
         by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         begin = 0
         while begin < len(by_length):
@@ -103,10 +135,13 @@ class Engine:
                     break
                 tokens, end = tokens + longest, end + 1
             chosen = by_length[begin:end]
-            found = self._read([rows[i] for i in chosen], [prompts[i] for i in chosen])
-            logits |= zip(chosen, found)
+            read.append(self._read([rows[i] for i in chosen], [prompts[i] for i in chosen]))
+            places += chosen
             begin = end
-        return torch.stack([logits[i] for i in range(len(prompts))])
+        logits_nV = torch.cat(read)
+        return torch.empty_like(logits_nV).index_copy_(
+            0, torch.tensor(places, device=self.device), logits_nV
+        )
 
     def _read(self, rows: list[int], prompts: list[Sequence[int]]) -> Tensor:
         decoder, device = self.decoder, self.device
@@ -135,23 +170,29 @@ class Engine:
     def step(self, tokens_B: Tensor, pos_B: Tensor) -> Tensor:
         """Put each row's last token at its position; the logits of the next one [B, V]."""
         self._grow(int(pos_B.max()) + 1)
-        alive = self.cache.rows(len(tokens_B))
+        alive = self.cache.part(len(tokens_B), self.cache.slots)
         model = self.decoder.model
-        return model(tokens_B[:, None], alive, pos_B[:, None], self.cache.slots)[:, 0]
+        return model(tokens_B[:, None], alive, pos_B[:, None], alive.slots)[:, 0]
 
-    def steps(self, tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor, choose: Choose) -> Tensor:
+    def steps(
+        self, tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor, choose: Choose, end: int
+    ) -> Tensor:
         """As many steps as there are columns of uniform numbers: the new tokens [B, n].
+
+        `end`: the length that the longest row will have.
 
         Raises:
             ValueError: a row would get longer than the engine's slots.
         """
-        count, end = u_Bn.shape[1], int(pos_B.max()) + u_Bn.shape[1]
         if end > self.most:
             raise ValueError(f"{end} tokens exceed the {self.most} slots of this engine")
         self._grow(end)
-        alive = self.cache.rows(len(tokens_B))
-        run = self.decoder.steps(count, choose)
-        return run(tokens_B, pos_B, alive.k_LBKSD, alive.v_LBKSD, u_Bn)
+        rows, slots = len(tokens_B), self.cache.slots
+        if self.decoder.captured:
+            rows, slots = captured.padded_rows(rows), captured.padded_slots(end, slots)
+        part = self.cache.part(rows, slots)
+        run = self.decoder.steps(u_Bn.shape[1], choose)
+        return run(tokens_B, pos_B, part.k_LBKSD, part.v_LBKSD, u_Bn)
 
 
 class Uncached:
@@ -176,7 +217,9 @@ class Uncached:
             self.texts[row] = self.texts[row][:pos] + [token]
         return self._logits(range(len(tokens_B)))
 
-    def steps(self, tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor, choose: Choose) -> Tensor:
+    def steps(
+        self, tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor, choose: Choose, end: int
+    ) -> Tensor:
         chosen = []
         for step in range(u_Bn.shape[1]):
             tokens_B = choose(self.step(tokens_B, pos_B + step), u_Bn[:, step])

@@ -42,7 +42,7 @@ def fit(
     model.train()
     for step in range(steps):
         share = schedule(step / steps, config.warmup, config.decay)
-        loss = backward(model, *next(stream), torch.bfloat16)
+        loss = backward(model, *next(stream), torch.bfloat16).item()
         torch.nn.utils.clip_grad_norm_(trained, config.clip)
         advance(optimizers, share)
         smooth = loss if smooth is None else _SMOOTH * smooth + (1 - _SMOOTH) * loss

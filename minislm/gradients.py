@@ -8,6 +8,7 @@ repeated to the bit with the same number of threads.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 
@@ -24,8 +25,9 @@ _PIECE = 1024  # tokens, about
 def backward(
     model: Transformer, inputs_BT: Tensor, targets_BT: Tensor, dtype: torch.dtype,
     count: int | None = None,
-) -> float:  # fmt: skip
-    """Add the gradients of a batch's loss to the `.grad` of every weight that learns; the loss.
+) -> Tensor:  # fmt: skip
+    """Add the gradients of a batch's loss to the `.grad` of every weight that learns; the loss,
+    on the batch's device: a GPU is not waited for.
 
     The loss is the sum over the targets that count (not negative), divided by `count` (None: by
     how many they are, for their mean).
@@ -41,6 +43,16 @@ def backward(
         for weight, grad in zip(weights, grads):
             weight.grad = grad if weight.grad is None else weight.grad.add_(grad)
     return sum(loss for loss, _ in found)
+
+
+def with_compiled_blocks(model: Transformer) -> Transformer:
+    """A twin of the model, with the very same weights, to learn with: its blocks are compiled for
+    any shape of batch when they first run. All blocks are one piece of code."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, shared).train()
+    for block in twin.blocks:
+        block.compile(dynamic=True)
+    return twin
 
 
 Piece = tuple[Tensor, Tensor]  # inputs and targets of some rows
@@ -60,12 +72,12 @@ def _cut(model: Transformer, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[int
 def _lane(
     model: Transformer, weights: Sequence[Tensor], pieces: Sequence[Piece], dtype: torch.dtype,
     count: int,
-) -> tuple[float, list[Tensor]]:  # fmt: skip
+) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
     """Loss and gradients of some pieces, summed."""
-    total, grads = 0.0, []
+    total, grads = torch.zeros((), dtype=torch.float64, device=pieces[0][0].device), []
     for inputs_bT, targets_bT in pieces:
         loss = training_loss(model, inputs_bT, targets_bT, dtype, count)
         new = torch.autograd.grad(loss, weights)
         grads = [a.add_(b) for a, b in zip(grads, new)] or [grad.contiguous() for grad in new]
-        total += loss.item()
+        total += loss.detach()
     return total, grads

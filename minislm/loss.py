@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _CHUNK = 1024  # tokens whose logits are alive at a time
+_CHUNK_OF_GPU = 16384  # where memory is fast, and many small products are slow
 _MULTIPLE = 128  # the tokens of a batch that count are filled up to this: few shapes of matrices,
 # because the CPU's matrix library compiles a kernel for every new one
 
@@ -30,10 +31,13 @@ class LinearCrossEntropy(torch.autograd.Function):
         weight = weight_VC.to(features_NC.dtype)
         total = torch.zeros((), device=features_NC.device)
         d_features, d_weight = torch.empty_like(features_NC), torch.zeros_like(weight_VC)
+        size = _CHUNK if total.device.type == "cpu" else _CHUNK_OF_GPU
         # Memory that is used again need not be asked for, and cleared by the system, again.
-        logits_NV, p_NV = features_NC.new_empty((2, min(_CHUNK, len(targets_N)), len(weight)))
-        for begin in range(0, len(targets_N), _CHUNK):
-            part = slice(begin, begin + _CHUNK)
+        logits_NV, p_NV = features_NC.new_empty(
+            (2, min(size, len(targets_N)), len(weight))
+        )
+        for begin in range(0, len(targets_N), size):
+            part = slice(begin, begin + size)
             features, target_N = features_NC[part], targets_N[part]
             logits, p = logits_NV[: len(features)], p_NV[: len(features)]
             counts_N, row_N = target_N >= 0, torch.arange(len(features), device=total.device)
@@ -41,11 +45,13 @@ class LinearCrossEntropy(torch.autograd.Function):
             torch.softmax(logits, -1, out=p)
             p_of_target_N = p[row_N, target_N].float().clamp(min=torch.finfo().tiny)
             total -= (p_of_target_N.log() * counts_N).sum()
-            # The gradient of the logits is softmax minus one-hot, over the count.
+            # The gradient of the logits is softmax minus one-hot, over the count: the count is
+            # left to the features, which are fewer numbers.
             p[row_N, target_N] -= 1
-            p *= (counts_N / count).to(p.dtype)[:, None]
+            share_N1 = (counts_N / count).to(p.dtype)[:, None]
             torch.mm(p, weight, out=d_features[part])
-            d_weight += p.t() @ features
+            d_features[part] *= share_N1
+            d_weight += p.t() @ (features * share_N1)
         ctx.save_for_backward(d_features, d_weight)
         return total / count
 
@@ -59,12 +65,14 @@ def training_loss(
     model, inputs_BT: Tensor, targets_BT: Tensor, dtype: torch.dtype, count: int
 ) -> Tensor:
     """Loss of the targets that count (not negative), summed and divided by `count`."""
-    (chosen_N,) = torch.nonzero(targets_BT.flatten() >= 0, as_tuple=True)
-    filling = -len(chosen_N) % _MULTIPLE
-    targets_N = F.pad(targets_BT.flatten()[chosen_N], (0, filling), value=-1)
-    chosen_N = F.pad(chosen_N, (0, filling))
-    with torch.autocast(inputs_BT.device.type, dtype, enabled=dtype != torch.float32):
-        features_NC = model.features(inputs_BT).flatten(0, 1)[chosen_N]
+    device, targets_N = inputs_BT.device.type, targets_BT.flatten()
+    with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        features_NC = model.features(inputs_BT).flatten(0, 1)
+    if device == "cpu":  # a GPU would have to be waited for, to know how many there are
+        (chosen_N,) = torch.nonzero(targets_N >= 0, as_tuple=True)
+        filling = -len(chosen_N) % _MULTIPLE
+        targets_N = F.pad(targets_N[chosen_N], (0, filling), value=-1)
+        features_NC = features_NC[F.pad(chosen_N, (0, filling))]
     return LinearCrossEntropy.apply(features_NC.to(dtype), model.head.weight, targets_N, count)
 
 

@@ -38,7 +38,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training:  # in one piece; sampling records its steps, and cannot record that
+        if self.training or x.is_cuda:  # in one piece, which recorded steps cannot hold
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         x_float = x.float()  # a sum of squares needs more digits than bf16 has
         rms = x_float.pow(2).mean(-1, keepdim=True).add(self.eps).rsqrt()

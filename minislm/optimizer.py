@@ -8,8 +8,10 @@ speed, not only the few that dominate the gradient. Embeddings, norms and biases
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +24,8 @@ from minislm.model import Transformer
 def orthogonalize(
     matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16
 ) -> Tensor:
-    """The matrix with its singular values moved close to 1, by a Newton-Schulz iteration.
+    """The matrix, or each of a stack, with its singular values moved close to 1, by a Newton-Schulz
+    iteration.
 
     The quintic's coefficients are those of Jordan et al.: they trade exactness (the values end
     between about 0.7 and 1.2) for steps. Products only, so bfloat16 is enough and it is fast;
@@ -30,13 +33,14 @@ def orthogonalize(
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.to(dtype)
-    tall = x.shape[0] > x.shape[1]
-    x = x.t().contiguous() if tall else x  # the products are over the shorter side
-    x = x / (x.norm() + 1e-7)  # all singular values at most 1
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT.contiguous() if tall else x  # the products are over the shorter side
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # all singular values at most 1
+    add_product = torch.addmm if x.ndim == 2 else torch.baddbmm
     for _ in range(steps):
-        square = x @ x.t()
-        x = a * x + (b * square + c * square @ square) @ x
-    return (x.t() if tall else x).to(matrix.dtype)
+        square = x @ x.mT
+        x = add_product(x, add_product(square, square, square, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrix.dtype)
 
 
 _ROW_MEMORY = 0.95  # weight of the past in a row's mean square
@@ -76,26 +80,64 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _move(self, jobs: Sequence[tuple[Tensor, dict]]) -> None:
+        stacks: dict[Any, list[_Part]] = {}
         for weight, group in jobs:
-            state = self.state[weight]
-            if not state:
-                state["momentum"] = torch.zeros_like(weight)
-                state["row_power"] = torch.zeros_like(weight[:, :1])
-                state["step"] = 0
-            state["step"] += 1
-            seen = 1 - _ROW_MEMORY ** state["step"]
-            average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-            ahead = weight.grad.lerp(average, group["momentum"])  # Nesterov's look ahead
-            weight.mul_(1 - group["lr"] * group["weight_decay"])
-            parts = group["parts"] or [len(weight)]
-            cut = (each.split(parts) for each in (weight, ahead, state["row_power"]))
-            for part, direction, power in zip(*cut):
-                scale = max(1.0, part.shape[0] / part.shape[1]) ** 0.5
-                direction = orthogonalize(direction, dtype=self.dtype)
-                power.lerp_(direction.square().mean(1, keepdim=True), 1 - _ROW_MEMORY)
-                even = direction / (power / seen).sqrt().clamp(min=1e-8)
-                even *= direction.norm() / even.norm().clamp(min=1e-8)
-                part.add_(even, alpha=-group["lr"] * scale)
+            for part in self._parts(weight, group):
+                # A GPU moves all parts of one shape at once: it would wait for each small product.
+                alike = id(part) if weight.device.type == "cpu" else part.kind
+                stacks.setdefault(alike, []).append(part)
+        for parts in stacks.values():
+            _move_alike(parts, self.dtype)
+
+    def _parts(self, weight: Tensor, group: dict) -> Iterator[_Part]:
+        """The matrices in a weight, and where its momentum would have each go."""
+        state = self.state[weight]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+            state["row_power"] = torch.zeros_like(weight[:, :1])
+            state["step"] = 0
+        state["step"] += 1
+        average = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+        ahead = weight.grad.lerp(average, group["momentum"])  # Nesterov's look ahead
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        lengths = group["parts"] or [len(weight)]
+        for each in zip(*(whole.split(lengths) for whole in (weight, ahead, state["row_power"]))):
+            yield _Part(*each, group["lr"], state["step"])
+
+
+@dataclass
+class _Part:
+    """A matrix to be moved."""
+
+    weight: Tensor
+    direction: Tensor
+    row_power: Tensor  # mean square of each row's steps so far
+    rate: float
+    step: int
+
+    @property
+    def kind(self) -> tuple:
+        return self.weight.shape, self.rate, self.step
+
+
+def _move_alike(parts: list[_Part], dtype: torch.dtype) -> None:
+    """Move matrices of one kind; a single one is not stacked."""
+    first = parts[0]
+    rows, columns = first.weight.shape
+    seen, one = 1 - _ROW_MEMORY**first.step, len(parts) == 1
+    direction = first.direction if one else torch.stack([part.direction for part in parts])
+    power = first.row_power if one else torch.stack([part.row_power for part in parts])
+    direction = orthogonalize(direction, dtype=dtype)
+    power.lerp_(direction.square().mean(-1, keepdim=True), 1 - _ROW_MEMORY)
+    even = direction / (power / seen).sqrt().clamp(min=1e-8)
+    length, of_even = (each.norm(dim=(-2, -1), keepdim=True) for each in (direction, even))
+    even *= length / of_even.clamp(min=1e-8)
+    rate = -first.rate * max(1.0, rows / columns) ** 0.5
+    if one:
+        first.weight.add_(even, alpha=rate)
+        return
+    torch._foreach_add_([part.weight for part in parts], list(even), alpha=rate)
+    torch._foreach_copy_([part.row_power for part in parts], list(power))
 
 
 def make_optimizers(

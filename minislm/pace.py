@@ -13,30 +13,32 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from minislm.apart import Apart, limits_shown, machine_limits
 from minislm.config import ModelConfig, TrainConfig, to_dict
 from minislm.device import choose_device, choose_dtype, keep_freed_memory
-from minislm.errors import UserError, say
+from minislm.errors import say
 from minislm.files import write_json
-from minislm.gradients import backward
+from minislm.gradients import backward, with_compiled_blocks
 from minislm.model import Transformer
 from minislm.optimizer import advance, make_optimizers
 from minislm.settings import settings_from
 
 # what to measure, and in which precision; None: the one that the machine is fast in
 LOOPS = (("minislm", None), ("plain", "float32"), ("plain", None), ("plain compiled", None))
+LOOPS_OF_GPU = (("minislm compiled", None), ("minislm", None), *LOOPS[2:])
 ROUNDS = 5
-_STEPS = 3  # of a round
+_STEPS, _STEPS_OF_GPU = 3, 10  # of a round
 
 
 class Loop:
     """Training steps on one random batch, the way `kind` says: `loop(steps)`, the last one's loss.
 
     Args:
-        kind: "minislm", "plain" or "plain compiled".
+        kind: "minislm" or "plain"; "minislm compiled" or "plain compiled".
     """
 
     def __init__(self, kind: str, model: ModelConfig, train: TrainConfig, threads: int):
@@ -46,32 +48,35 @@ class Loop:
         self.dtype, self.clip = choose_dtype(train.dtype, device), train.clip
         self.model = Transformer(model).to(device)
         rows = max(1, train.batch_tokens // model.context)
-        tokens = torch.randint(model.vocab_size, (rows, model.context + 1), device=device)
-        self.inputs_BT, self.targets_BT = tokens[:, :-1], tokens[:, 1:]
-        if kind == "minislm":
+        tokens = torch.randint(model.vocab_size, (rows, model.context + 1))
+        count = rows * model.context
+        self.inputs_BT, self.targets_BT = tokens[:, :-1].to(device), tokens[:, 1:].to(device)
+        compiled = kind.endswith("compiled")
+        if kind.startswith("minislm"):
             keep_freed_memory()
             batch = self.inputs_BT, self.targets_BT
-            self.learn = lambda: backward(self.model, *batch, self.dtype)
+            learner = with_compiled_blocks(self.model) if compiled else self.model
+            self.learn = lambda: backward(learner, *batch, self.dtype, count)
             self.optimizers = make_optimizers(self.model, train, self.dtype)
         else:
-            forward = torch.compile(self.model) if kind == "plain compiled" else self.model
+            forward = torch.compile(self.model) if compiled else self.model
             self.learn = lambda: self._plainly(forward)
             self.optimizers = make_optimizers(self.model, _with_adamw(train))
 
-    def _plainly(self, forward: Callable) -> float:
+    def _plainly(self, forward: Callable) -> Tensor:
         half = self.dtype != torch.float32
         with torch.autocast(self.inputs_BT.device.type, self.dtype, enabled=half):
             logits_BTV = forward(self.inputs_BT)
             loss = F.cross_entropy(logits_BTV.flatten(0, 1), self.targets_BT.flatten())
         loss.backward()
-        return loss.item()
+        return loss.detach()
 
     def __call__(self, steps: int) -> float:
         for _ in range(steps):
             loss = self.learn()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             advance(self.optimizers, 1.0)
-        return loss
+        return loss.item()
 
 
 def _with_adamw(train: TrainConfig) -> TrainConfig:
@@ -95,46 +100,46 @@ class Pace:
 
 
 def benchmark(flags: argparse.Namespace) -> None:
-    """Measure the loops on the model that the flags describe, and print a table.
-
-    Raises:
-        UserError: not on a CPU: the machine's limits and memory are measured there only.
-    """
+    """Measure the loops on the model that the flags describe, and print a table."""
     settings = settings_from(flags)
     train, model = settings.train, settings.model
-    if choose_device(train.device).type != "cpu":
-        raise UserError("train.py --benchmark measures the CPU; give --device cpu")
+    device = choose_device(train.device)
     model = ModelConfig(**(to_dict(model) | {"vocab_size": settings.data.vocab}))
     threads = train.threads or torch.get_num_threads()
-    limits = machine_limits(threads)
+    limits = machine_limits(threads, device)
     say(f"limits of the machine, {threads} thread(s): {limits_shown(limits)}")
-    paces = measure(model, train, threads)
+    paces = measure(model, train, threads, device)
     operations = flops_per_token(model)
     print(table(paces, operations, limits))
     if train.json:
         rows = [vars(pace) | {"tokens_per_s": pace.tokens_per_s} for pace in paces]
-        result = {"model": to_dict(model), "threads": threads, "batch_tokens": train.batch_tokens,
-                  "flops_per_token": operations, "limits": limits, "rows": rows}  # fmt: skip
+        result = {"model": to_dict(model), "device": str(device), "threads": threads,
+                  "batch_tokens": train.batch_tokens, "flops_per_token": operations,
+                  "limits": limits, "rows": rows}  # fmt: skip
         write_json(train.json, result)
 
 
-def measure(model: ModelConfig, train: TrainConfig, threads: int) -> list[Pace]:
+def measure(
+    model: ModelConfig, train: TrainConfig, threads: int, device: torch.device
+) -> list[Pace]:
     """Every loop in its process, interleaved."""
-    chosen = str(choose_dtype(train.dtype, torch.device("cpu"))).removeprefix("torch.")
-    kinds = dict.fromkeys((kind, dtype or chosen) for kind, dtype in LOOPS)
-    paces, workers = [Pace(*kind) for kind in kinds], []
-    for pace in tqdm(paces, desc="first steps", disable=None, leave=False):
+    chosen = str(choose_dtype(train.dtype, device)).removeprefix("torch.")
+    loops, steps = (LOOPS, _STEPS) if device.type == "cpu" else (LOOPS_OF_GPU, _STEPS_OF_GPU)
+    kinds = dict.fromkeys((kind, dtype or chosen) for kind, dtype in loops)
+    paces = [Pace(*kind) for kind in kinds]
+    workers = []
+    for pace in paces:
         of_kind = TrainConfig(**(to_dict(train) | {"dtype": pace.dtype}))
-        worker = Apart(Loop, pace.loop, model, of_kind, threads)
+        workers.append(Apart(Loop, pace.loop, model, of_kind, threads))
+    for worker, pace in zip(tqdm(workers, "first steps", disable=None, leave=False), paces):
         pace.failure = worker.failure
         pace.start = _ask(worker, pace, 1).get("seconds", 0.0)
-        workers.append(worker)
     tokens = max(1, train.batch_tokens // model.context) * model.context
     for turn in tqdm(range(ROUNDS + 1), desc="rounds", disable=None, leave=False):
         for worker, pace in zip(workers, paces):
-            told = _ask(worker, pace, _STEPS)
+            told = _ask(worker, pace, steps)
             if told and turn:
-                pace.rates.append(_STEPS * tokens / told["seconds"])
+                pace.rates.append(steps * tokens / told["seconds"])
                 pace.memory_mb = told["memory_mb"]
     for worker in workers:
         worker.close()
@@ -166,11 +171,11 @@ def flops_per_token(model: ModelConfig) -> float:
 
 def table(paces: list[Pace], operations: float, limits: dict[str, float]) -> str:
     """A line a loop. MFU: the operations a model needs, as a share of what products alone reach."""
-    lines = [f"{'loop':<16}{'dtype':<10}{'tokens/s':>10}{'MFU':>7}{'MB':>8}{'first step':>12}"
+    lines = [f"{'loop':<18}{'dtype':<10}{'tokens/s':>10}{'MFU':>7}{'MB':>8}{'first step':>12}"
              f"{'minislm is':>12}"]  # fmt: skip
     ours = paces[0].tokens_per_s
     for pace in paces:
-        line = f"{pace.loop:<16}{pace.dtype:<10}"
+        line = f"{pace.loop:<18}{pace.dtype:<10}"
         if pace.failure:
             lines.append(f"{line}  {pace.failure}")
             continue

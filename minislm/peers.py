@@ -10,18 +10,26 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-class Minislm:
-    """Our own sampler; `compiled`: for a prompt that is alone, where it can be had."""
 
-    def __init__(self, folder: Path, precision: str, threads: int, compiled: bool = False):
+
+class Minislm:
+    """Our own sampler; `compiled`: where it can be had."""
+
+    def __init__(
+        self, folder: Path, precision: str, threads: int, device: str, compiled: bool = False
+    ):
         import torch
 
         from minislm.pretrained import load
         from minislm.sampler import Sampler
 
         torch.set_num_threads(threads)
+        if device == "cpu":
+            model = load(folder)[0]
+        else:
+            model, precision = load(folder, dtype=precision, device=device)[0], None
         compiled = compiled and precision != "int8"
-        self.sampler = Sampler(load(folder)[0], precision=precision, compiled=compiled)
+        self.sampler = Sampler(model, precision=precision, compiled=compiled)
 
     def __call__(self, prompts: list[list[int]], count: int, top_k: int) -> Any:
         self.sampler.batch_size = len(prompts)
@@ -34,7 +42,7 @@ class Minislm:
 class Transformers:
     """`generate` of Hugging Face transformers, with its key/value cache."""
 
-    def __init__(self, folder: Path, precision: str, threads: int):
+    def __init__(self, folder: Path, precision: str, threads: int, device: str):
         import torch
         import transformers
 
@@ -42,12 +50,13 @@ class Transformers:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         dtype = getattr(torch, precision)
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        self.model = model.to(device).eval()
 
     def __call__(self, prompts: list[list[int]], count: int, top_k: int) -> Any:
         import torch
 
-        tokens = torch.tensor(prompts)
+        tokens = torch.tensor(prompts, device=self.model.device)
         chosen = {"do_sample": True, "top_k": top_k} if top_k else {"do_sample": False}
         return self.model.generate(
             tokens,
@@ -60,9 +69,9 @@ class Transformers:
 
 
 class CTranslate2:
-    """CTranslate2's generator, all prompts in one batch."""
+    """CTranslate2's generator, all prompts in one batch, on the CPU."""
 
-    def __init__(self, folder: Path, precision: str, threads: int):
+    def __init__(self, folder: Path, precision: str, threads: int, device: str):
         import ctranslate2
         from tokenizers import Tokenizer
 
@@ -88,8 +97,8 @@ class CTranslate2:
 class CTranslate2Alone(CTranslate2):
     """The same with one thread: it wins where threads that wait for each other are held up."""
 
-    def __init__(self, folder: Path, precision: str, threads: int):
-        super().__init__(folder, precision, 1)
+    def __init__(self, folder: Path, precision: str, threads: int, device: str):
+        super().__init__(folder, precision, 1, device)
 
 
 # engine -> (the module it needs, the precisions it is measured in, the class above)

@@ -55,8 +55,9 @@ class Sampler:
             (read without a cache then, if it has no `features`); it is put into eval mode.
         tokenizer: needed for text, and for stopping at the end of text.
         batch_size: rows decoded together; more prompts wait for a free row.
-        precision: "float32", "bfloat16" or "int8" weights while decoding; None: the model's own.
-        compiled: on a CPU, a prompt that is alone is decoded by compiled code, made once.
+        precision: "float32", "bfloat16" or "int8" weights while decoding on a CPU; None: the
+            model's own.
+        compiled: a prompt that is alone is decoded by compiled code, made once.
 
     Raises:
         UserError: fewer rows than one, or `compiled` where it cannot be had.
@@ -76,7 +77,8 @@ class Sampler:
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
         self.precision, self.compiled = precision, compiled
         if compiled and not self._compilable():
-            raise UserError("--compile is for a CPU and float32 or bfloat16 weights; leave it out")
+            raise UserError("--compile is for a GPU (CUDA), or float32 or bfloat16 weights on a "
+                            "CPU; leave it out")  # fmt: skip
         self._decoders: dict[int, Decoder] = {}  # by rows: matrices are packed for a number of rows
         self._packed: list[tuple[int, int]] = []  # the state of the weights they were made from
         self._lock = threading.Lock()
@@ -145,7 +147,7 @@ class Sampler:
                     for row, tokens, logprobs in zip(rows, tokens_Bn, logprobs_Bn):
                         found[row.index].ids += tokens
                         found[row.index].logprobs += logprobs
-                        bar.update(row.left == 0)
+                    bar.update(sum(row.left == 0 for row in rows))
 
             self._in_lanes(job, work, min(self.batch_size, len(id_lists)))
         return found
@@ -266,7 +268,7 @@ class Sampler:
 
     def _compilable(self) -> bool:
         if self._cached() != "cpu":
-            return False
+            return self._cached() == "cuda"
         own = str(self.model.embedding.weight.dtype).removeprefix("torch.")
         return (self.precision or own) in COMPILED
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from minislm import checkpoint, pretrained
@@ -29,7 +30,7 @@ from minislm.corpus import TokenFile
 from minislm.distributed import Team
 from minislm.errors import UserError
 from minislm.evaluation import TextLoss, text_loss
-from minislm.gradients import backward
+from minislm.gradients import backward, with_compiled_blocks
 from minislm.model import Transformer
 from minislm.optimizer import advance, make_optimizers
 from minislm.pictures import plotting
@@ -81,11 +82,13 @@ class Trainer:
         self.run, self.model, self.tokenizer, self.config = run, model, tokenizer, config
         self.batches, self.dtype, self.settings = batches, dtype, settings
         self.device = model.embedding.weight.device
+        self.learner = with_compiled_blocks(model) if config.compile else model
         self.optimizers = make_optimizers(model, config, dtype)
         self.team = team or Team()
         self.valid = glance(valid)
         self.progress = Progress()
         self.stopped = False
+        self._unread: tuple[int, Any, Any] | None = None  # a step, its loss and its gradients' norm
 
     def done(self) -> float:
         """How much of the run is behind it, from 0 to 1: of its steps or of its minutes."""
@@ -120,6 +123,7 @@ class Trainer:
                     next_sample += 1 / samples
                     self._sample(bar)
             if self.stopped:
+                self._read()
                 self.save()
         return self.progress
 
@@ -131,30 +135,52 @@ class Trainer:
         self.stopped = stopped > 0
 
     def _step(self, stream: Iterator) -> None:
-        """One optimizer step on `accumulate` batches."""
+        """One optimizer step on `accumulate` batches.
+
+        A GPU is given the whole step before the loss of the last one is read: it never waits.
+        """
         share, total = schedule(self.done(), self.config.warmup, self.config.decay), 0.0
         for _ in range(self.config.accumulate):
             inputs_BT, targets_BT = next(stream)
-            inputs_BT, targets_BT = inputs_BT.to(self.device), targets_BT.to(self.device)
             (everybodys,) = self.team.add_up([int((targets_BT >= 0).sum())])
             count = int(everybodys) * self.config.accumulate  # for the mean over all processes
-            total += backward(self.model, inputs_BT, targets_BT, self.dtype, count)
+            batch = (self._sent(inputs_BT), self._sent(targets_BT))
+            total += backward(self.learner, *batch, self.dtype, count)
             self.progress.tokens += int(everybodys)
         (total,) = self.team.add_up([total])
         self.team.add_up_gradients(self.model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.progress.step += 1
+        if self.device.type != "cpu":
+            self._read()
+        self._unread = (self.progress.step, total, norm)
+        if self.device.type == "cpu":
+            self._read()
+        advance(self.optimizers, share)
+
+    def _sent(self, tokens_BT: Tensor) -> Tensor:
+        """The tokens on the device, without waiting for what it does."""
+        if self.device.type != "cuda":
+            return tokens_BT.to(self.device)
+        return tokens_BT.pin_memory().to(self.device, non_blocking=True)
+
+    def _read(self) -> None:
+        """Read the loss of the step that was not read yet; raises UserError if it is no number."""
+        if self._unread is None:
+            return
+        (step, total, norm), self._unread = self._unread, None
+        total = float(total)
         if not math.isfinite(total) or not math.isfinite(norm):
             raise UserError(
-                f"the loss is not a finite number any more (step {self.progress.step + 1}); "
+                f"the loss is not a finite number any more (step {step}); "
                 "use a smaller --learning-rate and --matrix-rate"
             )
-        advance(self.optimizers, share)
-        self.progress.step += 1
         before = self.progress.loss
         self.progress.loss = total if math.isnan(before) else 0.98 * before + 0.02 * total
 
     def _evaluate(self, bar: tqdm) -> None:
         """A glance at the validation text, a line of metrics, and the state on disk."""
+        self._read()
         p = self.progress
         p.evaluations = math.floor(self.done() * self.config.evals)
         found = self._valid_loss()

@@ -73,7 +73,7 @@ def test_a_whole_benchmark(monkeypatch, tmp_path, capsys):
 
 
 def test_an_engine_that_cannot_open_the_model_says_why(tmp_path):
-    worker = Apart(ENGINES["minislm"][2], tmp_path / "nothing", "float32", 1)
+    worker = Apart(ENGINES["minislm"][2], tmp_path / "nothing", "float32", 1, "cpu")
     assert "UserError" in worker.failure
     worker.close()
 

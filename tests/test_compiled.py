@@ -36,7 +36,7 @@ def test_a_tiled_layer_is_the_layer(inputs, out, bias, dtype):
 def test_compiled_steps_say_the_same_and_are_kept_for_every_model_of_the_shape(
     monkeypatch, cache, capfd
 ):
-    monkeypatch.setattr(engine, "STEPS", 2)
+    monkeypatch.setattr(engine, "_RECORDED", 2)
     settings = dict(max_new_tokens=61, stop=False, temperature=0.0)
     prompt, shape = [[1, 2, 3]], dict(n_layer=1, qkv_bias=True, context=70)
     for seed in (1, 2):

@@ -22,7 +22,7 @@ FLOORS = [
      "attention", "lanes"},
     {"model", "baselines", "corpus", "stories", "device", "llama2c", "families"},
     {"settings", "distributed", "batches", "loss", "optimizer", "checkpoint", "pretrained", "packed"},
-    {"compiled", "ablation", "gradients"},
+    {"compiled", "captured", "ablation", "gradients"},
     {"engine"},
     {"batch", "beam"},
     {"sampler"},

@@ -1,0 +1,128 @@
+"""Decode steps captured on a GPU: their kernels are sent there once, as a graph, and replayed.
+
+A step of a small model is some fifty kernels of a few microseconds each: sending them one by one
+takes longer than running them. A CUDA graph is sent in one piece. It knows the addresses of what
+it reads and writes, so it serves one cache, and one number of rows and slots of it: both are
+filled up to a few sizes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from minislm.packed import Steps
+
+STEPS = 16  # captured together; after each time the host reads what was said
+_SLOTS = 64  # the cache is read in multiples of this
+_MOST = 256  # graphs that are kept
+_WARM_UP = 2  # runs before a capture: libraries set themselves up, a compiler compiles
+
+
+def padded_rows(rows: int) -> int:
+    """Rows a graph is captured for: a power of two up to 64, then a multiple of 64."""
+    return 1 << (rows - 1).bit_length() if rows <= 64 else -(-rows // 64) * 64
+
+
+def padded_slots(slots: int, most: int) -> int:
+    """Slots a graph is captured for: a multiple of 64, but at most `most`."""
+    return min(most, -(-slots // _SLOTS) * _SLOTS)
+
+
+class CapturedSteps:
+    """`Steps`, as one graph for each part of a cache that they are asked for: same call, same
+    output.
+
+    Rows of the cache beyond the tokens given are written into: they must be free.
+
+    Args:
+        step: `Steps` of count 1, as they are or compiled.
+        count: how many are taken at once.
+        capture: makes what gives, for work to be done again and again, the call that does it.
+    """
+
+    def __init__(
+        self,
+        step: Steps | Callable[..., Tensor],
+        count: int,
+        capture: Callable[[], Callable] | None = None,
+    ):
+        self.step, self.count, self.make = step, count, capture or Capture
+        self._graphs: dict[tuple, _Captured] = {}
+        self._capture = self.make()
+        self._lock = threading.Lock()  # two threads would overwrite each other's inputs
+
+    def __call__(
+        self, tokens_B: Tensor, pos_B: Tensor, k_LBKSD: Tensor, v_LBKSD: Tensor, u_Bn: Tensor
+    ) -> Tensor:
+        cache = (k_LBKSD, v_LBKSD)
+        key = tuple((each.data_ptr(), each.shape, each.stride()) for each in cache)
+        with self._lock:
+            if key not in self._graphs:
+                if len(self._graphs) >= _MOST:
+                    self._graphs, self._capture = {}, self.make()
+                self._graphs[key] = _Captured(self.step, self.count, cache, self._capture)
+            return self._graphs[key](tokens_B, pos_B, u_Bn)
+
+
+class _Captured:
+    """One graph with the tensors that it reads from and writes into."""
+
+    def __init__(self, step: Callable, count: int, cache: tuple[Tensor, Tensor], capture: Callable):
+        self.step, self.cache, self.capture = step, cache, capture
+        rows, device = cache[0].shape[1], cache[0].device
+        self.tokens_B, self.pos_B = torch.zeros(2, rows, dtype=torch.int64, device=device)
+        self.u_Bn = torch.zeros(rows, count, device=device)
+        self.replay: Callable[[], Tensor] | None = None
+
+    def __call__(self, tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor) -> Tensor:
+        B, free = len(tokens_B), len(self.tokens_B) - len(tokens_B)
+        self.tokens_B.copy_(F.pad(tokens_B, (0, free)))
+        self.pos_B.copy_(F.pad(pos_B, (0, free)))
+        self.u_Bn[:B].copy_(u_Bn)
+        if self.replay is None:  # its trial runs write into the cache what belongs there
+            self.replay = self.capture(self._work)
+        return self.replay()[:B].clone()  # the next replay overwrites it
+
+    def _work(self) -> Tensor:
+        tokens_B, chosen = self.tokens_B, []
+        for k in range(self.u_Bn.shape[1]):
+            u_B1 = self.u_Bn[:, k : k + 1]
+            tokens_B = self.step(tokens_B, self.pos_B + k, *self.cache, u_B1)[:, 0]
+            chosen.append(tokens_B)
+        return torch.stack(chosen, dim=1)
+
+
+class Capture:
+    """`capture(work)` captures what `work` does on the GPU; a call of what it gives does it again,
+    into the same tensor.
+
+    The graphs of one Capture share their memory: one runs at a time, and what it gives is copied
+    before the next.
+    """
+
+    def __init__(self) -> None:
+        self.pool: Any = None  # of the graphs so far
+
+    def __call__(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        stream = torch.cuda.Stream()  # CUDA wants trial runs away from the current one
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP):
+                work()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            result = work()
+        self.pool = graph.pool()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return result
+
+        return replay
