@@ -114,9 +114,10 @@ def _gpu_limits(device: torch.device) -> dict[str, float]:
         x = torch.randn(n, n, dtype=dtype, device=device)
         limits[f"gflops_{name}"] = 2 * n**3 / _best(lambda x=x: x @ x) / 1e9
     numbers = torch.empty(1 << 30, dtype=torch.uint8, device=device)
-    for name, size in (("memory", 1 << 30), ("cache", 4 << 20)):
+    for name, size in (("memory", 1 << 30), ("cache", 16 << 20)):
         there, copy = numbers[: size // 2], numbers[size // 2 : size]
-        limits[f"{name}_gb_s"] = size / _best(lambda a=copy, b=there: a.copy_(b)) / 1e9
+        seconds = _best(lambda a=copy, b=there: [a.copy_(b) for _ in range(50)]) / 50
+        limits[f"{name}_gb_s"] = size / seconds / 1e9
     return limits
 
 

@@ -88,6 +88,7 @@ class Trainer:
         self.valid = glance(valid)
         self.progress = Progress()
         self.stopped = False
+        self.late = self.device.type != "cpu"  # whether a step's loss is read during the next one
         self._unread: tuple[int, Any, Any] | None = None  # a step, its loss and its gradients' norm
 
     def done(self) -> float:
@@ -137,7 +138,7 @@ class Trainer:
     def _step(self, stream: Iterator) -> None:
         """One optimizer step on `accumulate` batches.
 
-        A GPU is given the whole step before the loss of the last one is read: it never waits.
+        A GPU has work while the loss of its last step is read: it never waits.
         """
         share, total = schedule(self.done(), self.config.warmup, self.config.decay), 0.0
         for _ in range(self.config.accumulate):
@@ -151,10 +152,10 @@ class Trainer:
         self.team.add_up_gradients(self.model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.progress.step += 1
-        if self.device.type != "cpu":
+        if self.late:
             self._read()
         self._unread = (self.progress.step, total, norm)
-        if self.device.type == "cpu":
+        if not self.late:
             self._read()
         advance(self.optimizers, share)
 

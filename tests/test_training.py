@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from minislm import checkpoint
 from minislm.config import RATES, TrainConfig
-from minislm.gradients import backward
+from minislm.gradients import backward, with_compiled_blocks
 from minislm.lanes import in_lanes
 from minislm.loss import token_losses, training_loss
-from minislm.optimizer import make_optimizers, orthogonalize
+from minislm.optimizer import _move_alike, _Part, make_optimizers, orthogonalize
 from minislm.settings import settings_from
 from minislm.training import schedule
 
@@ -108,6 +108,50 @@ def test_muon_moves_every_matrix_the_same_way_in_any_number_of_lanes(threads):
         torch.set_num_threads(before)
     for one, other in zip(*moved):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def test_matrices_of_a_shape_are_moved_together_as_they_are_one_by_one():
+    """As on a GPU, where the matrices of all blocks are one stack."""
+    generator = torch.Generator().manual_seed(2)
+    one_by_one, together = (
+        [
+            _Part(torch.ones(8, 24), direction.clone(), power.clone(), rate=0.1, step=3)
+            for direction, power in zip(directions, powers)
+        ]
+        for directions, powers in [
+            (torch.randn(3, 8, 24, generator=generator), torch.rand(3, 8, 1, generator=generator))
+        ]
+        for _ in range(2)
+    )
+    assert len({part.kind for part in together}) == 1
+    for part in one_by_one:
+        _move_alike([part], torch.float32)
+    _move_alike(together, torch.float32)
+    for one, other in zip(one_by_one, together):
+        assert not torch.equal(one.weight, torch.ones(8, 24))
+        torch.testing.assert_close(one.weight, other.weight)
+        torch.testing.assert_close(one.row_power, other.row_power)
+
+
+def test_compiled_blocks_learn_with_the_models_own_weights(monkeypatch):
+    compile, compiled = torch.nn.Module.compile, []
+
+    def quickly(block, **options):  # all but the machine code
+        compiled.append(block)
+        compile(block, backend="eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", quickly)
+    model, plain = random_model(seed=1, n_layer=3), random_model(seed=1, n_layer=3)
+    learner = with_compiled_blocks(model)
+    assert len(compiled) == 3 and all(
+        one is other for one, other in zip(learner.parameters(), model.parameters())
+    )
+    for rows, length in ((4, 16), (3, 48)):
+        inputs, targets = torch.randint(0, 300, (2, rows, length))
+        for each in (learner, plain):
+            backward(each, inputs, targets, torch.float32)
+    for got, wanted in zip(model.parameters(), plain.parameters()):
+        torch.testing.assert_close(got.grad, wanted.grad, atol=1e-6, rtol=1e-4)
 
 
 def test_bfloat16_products_change_the_loss_by_little():
@@ -226,10 +270,19 @@ def stop_and_go_on(run_script, monkeypatch, stop_at, run):
     assert losses[0] == losses[1]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_state(run_script, monkeypatch):
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "a step later"])
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_state(
+    run_script, monkeypatch, late
+):
     from minislm import training
 
-    honest = training.backward
+    honest, init = training.backward, training.Trainer.__init__
+
+    def begin(trainer, *arguments):
+        init(trainer, *arguments)
+        trainer.late = late  # as on a GPU
+
+    monkeypatch.setattr(training.Trainer, "__init__", begin)
 
     def broken(*batch):
         broken.calls += 1
