@@ -47,7 +47,7 @@ class Row:
     batch: int
     rates: list[float] = field(default_factory=list)  # new tokens per second
     first: list[float] = field(default_factory=list)  # seconds to the first token
-    memory_mb: float = 0.0
+    memory_mb: float = 0.0  # the most that its process has held so far
     failure: str | None = None
 
     @property

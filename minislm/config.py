@@ -155,7 +155,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
 }  # fmt: skip
 # What a preset learns best with, where that is not the default.
-RATES: dict[str, dict[str, Any]] = {"two-blocks": dict(matrix_rate=0.008)}
+RATES: dict[str, dict[str, Any]] = {
+    "two-blocks": dict(learning_rate=0.010, matrix_rate=0.008, momentum=0.9),
+}
 # Sizes that a benchmark fills with random weights: the default block's, and those of two published
 # models, all in GPT-2's form, which every peer reads (CTranslate2 does not read GPT-Neo's).
 SHAPES: dict[str, dict[str, Any]] = {
@@ -213,6 +215,7 @@ class TrainConfig:
                           "for the rest; adamw: for all", choices=("muon", "adamw"))
     learning_rate: float = knob(7e-3, "peak learning rate of AdamW", above=0)
     matrix_rate: float = knob(0.02, "peak learning rate of Muon", above=0)
+    momentum: float = knob(0.95, "share of the past in Muon's averaged gradient", minimum=0)
     weight_decay: float = knob(0.1, "decay of the matrices", minimum=0)
     warmup: float = knob(0.02, "share of the training in which the rates rise", minimum=0)
     decay: float = knob(0.4, "share of the training, at its end, in which the rates fall",
@@ -235,6 +238,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.momentum >= 1:
+            raise UserError(f"--momentum must be below 1, not {self.momentum}")
 
 
 @dataclass(frozen=True)

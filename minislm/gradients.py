@@ -19,7 +19,7 @@ from minislm.lanes import in_lanes
 from minislm.loss import training_loss
 from minislm.model import Transformer
 
-_PIECE = 1024  # tokens, about
+_PIECE = 2048  # tokens, about
 
 
 def backward(

@@ -163,7 +163,7 @@ def make_optimizers(
             for name, weight in model.blocks.named_parameters()
             if weight.ndim == 2
         ]
-        optimizers.append(Muon(groups, lr=config.matrix_rate, dtype=dtype))
+        optimizers.append(Muon(groups, config.matrix_rate, config.momentum, dtype))
         blocks = []
     groups = [
         {"params": blocks + others, "weight_decay": decay},
