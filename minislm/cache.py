@@ -14,6 +14,17 @@ from torch import Tensor
 from minislm.config import ModelConfig
 
 
+_BLOCK = 64
+
+
+def rounded_up(slots: int, most: int) -> int:
+    """Slots to keep, or to read, for a text of so many: a multiple of 64, but at most `most`.
+
+    A cache that grows with its text is hardly longer than what is read of it.
+    """
+    return min(most, -(-slots // _BLOCK) * _BLOCK)
+
+
 class KVCache:
     """The token at position p of a row is in slot p of that row.
 

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from minislm.packed import Steps
 
 STEPS = 16  # captured together; after each time the host reads what was said
-_SLOTS = 64  # the cache is read in multiples of this
 _MOST = 256  # graphs that are kept
 _WARM_UP = 2  # runs before a capture: libraries set themselves up, a compiler compiles
 
@@ -27,11 +26,6 @@ _WARM_UP = 2  # runs before a capture: libraries set themselves up, a compiler c
 def padded_rows(rows: int) -> int:
     """Rows a graph is captured for: a power of two up to 64, then a multiple of 64."""
     return 1 << (rows - 1).bit_length() if rows <= 64 else -(-rows // 64) * 64
-
-
-def padded_slots(slots: int, most: int) -> int:
-    """Slots a graph is captured for: a multiple of 64, but at most `most`."""
-    return min(most, -(-slots // _SLOTS) * _SLOTS)
 
 
 class CapturedSteps:

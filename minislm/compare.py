@@ -37,8 +37,13 @@ class Measured:
     texts: list[str]
 
 
-def open_model(source: str | None, machine: MachineConfig) -> tuple[str, Transformer, Tokenizer]:
-    """The model that --model names, or the newest run: its name, the model and its tokenizer."""
+def open_model(
+    source: str | None, machine: MachineConfig, to_sample: bool = False
+) -> tuple[str, Transformer, Tokenizer]:
+    """The model that --model names, or the newest run: its name, the model and its tokenizer.
+
+    `to_sample`: int8 is left to the sampler, which knows for how many rows.
+    """
     set_threads(machine.threads)
     device = choose_device(machine.device)
     source = source if source is not None else str(checkpoint.newest_run())
@@ -47,6 +52,8 @@ def open_model(source: str | None, machine: MachineConfig) -> tuple[str, Transfo
     if device.type != "cpu":
         raise UserError("--dtype int8 is for the CPU; use --device cpu or --dtype bfloat16")
     model, tokenizer = pretrained.load(source)
+    if to_sample:
+        return source, model, tokenizer
     return source, pack(model, "int8", rows=64), tokenizer
 
 

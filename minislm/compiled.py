@@ -25,9 +25,8 @@ from minislm.cache import KVCache
 from minislm.errors import UserError, say
 from minislm.files import atomic_write
 from minislm.model import Transformer
-from minislm.packed import Choose, Steps, lay_out
+from minislm.packed import Choose, Steps, lay_out, rounded
 
-PRECISIONS = ("float32", "bfloat16")
 _TILE = 16  # outputs: as many float32 as a register of AVX-512 holds
 _TOGETHER = 4  # inputs
 
@@ -37,17 +36,18 @@ class TiledLinear(nn.Module):
 
     A tile is read from its first number to its last and makes 16 outputs. Four products are added
     up among themselves before they join the sum: it would otherwise wait for its last addition at
-    every next one.
+    every next one. In int8 only the weights are rounded: what is saved is the time to read them.
     """
 
-    def __init__(self, linear: nn.Linear):
+    def __init__(self, linear: nn.Linear, int8: bool = False):
         super().__init__()
-        weight = linear.weight.detach()
+        weight, scale = rounded(linear.weight) if int8 else (linear.weight.detach(), None)
         self.out, inputs = weight.shape
         self.filling = -inputs % _TOGETHER
         weight = F.pad(weight, (0, self.filling, 0, -self.out % _TILE))
         tiles = weight.view(len(weight) // _TILE, _TILE, -1, _TOGETHER).permute(0, 2, 3, 1)
         self.register_buffer("tiles", tiles.contiguous())
+        self.register_buffer("scale", scale)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,13 +55,14 @@ class TiledLinear(nn.Module):
         inputs = F.pad(x.float().flatten(), (0, self.filling)).view(-1, _TOGETHER)
         a, b, c, d = (inputs[:, i, None] * tiles[:, :, i] for i in range(_TOGETHER))
         y = ((a + b) + (c + d)).sum(1).flatten()[: self.out]
+        y = y if self.scale is None else y * self.scale
         y = y if self.bias is None else y + self.bias
         return y.to(x.dtype).view(x.shape[:-1] + (self.out,))
 
 
 def tile(model: Transformer, precision: str) -> Transformer:
-    """The model for `compile_steps`; the given one stays as it is. `precision`: see PRECISIONS."""
-    return lay_out(model, precision, TiledLinear)
+    """The model for `compile_steps`; the given one stays as it is. `precision`: as for `pack`."""
+    return lay_out(model, precision, lambda linear: TiledLinear(linear, precision == "int8"))
 
 
 @torch.no_grad()

@@ -95,8 +95,8 @@ def interact(
 
 
 def _open(source: str | None, machine: MachineConfig, compiled: bool) -> tuple[str, Sampler]:
-    name, model, tokenizer = open_model(source, machine)
-    precision = "int8" if machine.dtype == "int8" else None  # which it has already
+    name, model, tokenizer = open_model(source, machine, to_sample=True)
+    precision = "int8" if machine.dtype == "int8" else None  # None: the model's own
     return name, Sampler(model, tokenizer, precision=precision, compiled=compiled)
 
 

@@ -15,16 +15,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from minislm import captured
-from minislm.cache import KVCache
-from minislm.captured import CapturedSteps
+from minislm.cache import KVCache, rounded_up
+from minislm.captured import STEPS, CapturedSteps, padded_rows
 from minislm.compiled import compile_steps, tile
 from minislm.model import Transformer
 from minislm.packed import PRECISIONS, Choose, Steps, pack, record
 
-STEPS = 16  # the most tokens that a row goes on by at once
 _RECORDED = 8  # blocks run through in one recording: with one block, eight tokens a row
-_BLOCK = 64  # the cache grows by this many slots: what is read of it is then one piece of memory
 
 
 def _side_by_side(texts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -44,7 +41,7 @@ class Decoder:
 
     Args:
         compiled: the steps of one row are compiled; on a GPU before they are captured, on a CPU
-            (not in int8) instead of recorded.
+            instead of recorded.
     """
 
     def __init__(
@@ -63,13 +60,12 @@ class Decoder:
         self.captured = weight.device.type == "cuda"
         self.compiled = compiled and rows == 1  # more rows are slower compiled, on either machine
         # Laid out for a single row, and of no use to read prompts with.
-        own = str(self.like.dtype).removeprefix("torch.")
-        self.tiled = tile(model, own) if self.compiled and not self.captured else None
+        self.tiled = tile(model, precision) if self.compiled and packed else None
         # Steps taken at once.
         self.stride = STEPS if self.captured else max(1, _RECORDED // model.config.n_layer)
         self._spare: list[KVCache] = []  # a graph serves one cache: it is used again
         self._steps: dict[tuple[int, Choose], Callable[..., Tensor]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an engine may be collected, and end, at any time
 
     def steps(self, count: int, choose: Choose) -> Callable[..., Tensor]:
         """`count` steps with one way to choose tokens, made once."""
@@ -91,9 +87,8 @@ class Decoder:
     def cache(self, rows: int, slots: int) -> KVCache:
         """A cache for an engine; where it grows with the text, it begins small."""
         if not self.captured:
-            return KVCache(self.config, rows, min(slots, _BLOCK), self.like)
-        rows = captured.padded_rows(rows)
-        slots = captured.padded_slots(slots, self.config.context)
+            return KVCache(self.config, rows, rounded_up(1, slots), self.like)
+        rows, slots = padded_rows(rows), rounded_up(slots, self.config.context)
         with self._lock:
             spare = self._spare.pop() if self._spare else None
         if spare is not None and spare.holds(rows, slots):
@@ -158,7 +153,7 @@ class Engine:
     def _grow(self, slots: int) -> None:
         if slots > self.cache.slots:
             rows = self.cache.k_LBKSD.shape[1]
-            slots = min(self.most, -(-slots // _BLOCK) * _BLOCK)
+            slots = rounded_up(slots, self.most)
             larger = KVCache(self.decoder.config, rows, slots, self.decoder.like)
             larger.copy_rows(slice(None), self.cache, slice(None))
             self.cache = larger
@@ -189,7 +184,7 @@ class Engine:
         self._grow(end)
         rows, slots = len(tokens_B), self.cache.slots
         if self.decoder.captured:
-            rows, slots = captured.padded_rows(rows), captured.padded_slots(end, slots)
+            rows, slots = padded_rows(rows), rounded_up(end, slots)
         part = self.cache.part(rows, slots)
         run = self.decoder.steps(u_Bn.shape[1], choose)
         return run(tokens_B, pos_B, part.k_LBKSD, part.v_LBKSD, u_Bn)

@@ -71,6 +71,13 @@ class ColumnLinear(nn.Module):
         return y.view(x.shape[:-1] + (out,))
 
 
+def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix in 8-bit integers, and the scale of each of its rows."""
+    weight = weight.detach().float()
+    scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
+    return (weight / scale[:, None]).round().to(torch.int8), scale
+
+
 class Int8Linear(nn.Module):
     """x W^T + b in 8-bit integers: a scale for every row of W, and one for every row of x.
 
@@ -80,10 +87,8 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear, rows: int):
         super().__init__()
-        weight = linear.weight.detach().float()
-        scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
-        whole = (weight / scale[:, None]).round().to(torch.int8)
-        packed = torch.ops.onednn.qlinear_prepack(whole, [rows, weight.shape[1]])
+        whole, scale = rounded(linear.weight)
+        packed = torch.ops.onednn.qlinear_prepack(whole, [rows, whole.shape[1]])
         self.register_buffer("weight", packed)
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int64))

@@ -28,7 +28,6 @@ class Minislm:
             model = load(folder)[0]
         else:
             model, precision = load(folder, dtype=precision, device=device)[0], None
-        compiled = compiled and precision != "int8"
         self.sampler = Sampler(model, precision=precision, compiled=compiled)
 
     def __call__(self, prompts: list[list[int]], count: int, top_k: int) -> Any:

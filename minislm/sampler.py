@@ -25,11 +25,11 @@ from tqdm import tqdm
 
 from minislm import beam
 from minislm.batch import Batch, Job, Row, StopStrings
-from minislm.compiled import PRECISIONS as COMPILED
 from minislm.config import SampleConfig
 from minislm.engine import STEPS, Decoder, Engine, Uncached
 from minislm.errors import UserError
 from minislm.lanes import in_lanes
+from minislm.packed import PRECISIONS
 from minislm.tokenizer import StreamDecoder, Tokenizer
 
 # A lane reads all weights for its own rows alone. Those of a small model are in the processor's
@@ -77,8 +77,8 @@ class Sampler:
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
         self.precision, self.compiled = precision, compiled
         if compiled and not self._compilable():
-            raise UserError("--compile is for a GPU (CUDA), or float32 or bfloat16 weights on a "
-                            "CPU; leave it out")  # fmt: skip
+            raise UserError("--compile is for a GPU (CUDA), or a CPU with weights in float32, "
+                            "bfloat16 or int8; leave it out")  # fmt: skip
         self._decoders: dict[int, Decoder] = {}  # by rows: matrices are packed for a number of rows
         self._packed: list[tuple[int, int]] = []  # the state of the weights they were made from
         self._lock = threading.Lock()
@@ -270,7 +270,7 @@ class Sampler:
         if self._cached() != "cpu":
             return self._cached() == "cuda"
         own = str(self.model.embedding.weight.dtype).removeprefix("torch.")
-        return (self.precision or own) in COMPILED
+        return (self.precision or own) in PRECISIONS
 
     def _context(self) -> int:
         return self.model.config.context if hasattr(self.model, "config") else 1 << 30
