@@ -33,6 +33,16 @@ def test_a_tiled_layer_is_the_layer(inputs, out, bias, dtype, int8):
     torch.testing.assert_close(got, wanted, atol=tolerance, rtol=tolerance)
 
 
+@torch.inference_mode()
+def test_a_row_in_int8_is_tiled_from_the_models_own_weights():
+    model, token = random_model(), torch.tensor([[7]])
+    tiled = engine.Decoder(model, 1, "int8", compiled=True).tiled
+    expected, found = model(token), tiled(token).float()
+    assert (found - expected).norm() < 0.06 * expected.norm()
+    kinds = {module.tiles.dtype for module in tiled.modules() if hasattr(module, "tiles")}
+    assert kinds == {torch.int8}
+
+
 @pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 def test_compiled_steps_say_the_same_and_are_kept_for_every_model_of_the_shape(
     monkeypatch, cache, capfd
