@@ -100,7 +100,8 @@ def test_an_engine_says_what_brute_force_says(family):
     tokens = engine.prefill(range(5), prompts).argmax(-1)
     found, pos = [tokens[:, None]], torch.tensor([len(ids) for ids in prompts])
     for count in (8, 1, 8, 8, 8):  # on past 64 slots: the cache has to grow
-        found.append(engine.steps(tokens, pos, torch.zeros(5, count), greedy, int(pos.max()) + count))
+        end = int(pos.max()) + count
+        found.append(engine.steps(tokens, pos, torch.zeros(5, count), greedy, end))
         tokens, pos = found[-1][:, -1], pos + count
     for row, ids in zip(torch.cat(found, 1).tolist(), prompts):
         assert row == brute_force(model, ids, len(row))
