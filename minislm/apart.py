@@ -79,12 +79,17 @@ def _serve(pipe: Connection, make: Callable[..., Callable], arguments: tuple) ->
         try:
             begin = time.perf_counter()
             engine(*request)
-            if torch.cuda.is_initialized():
-                torch.cuda.synchronize()
+            _finish()
             seconds = time.perf_counter() - begin
             pipe.send({"seconds": seconds, "memory_mb": _peak_memory()})
         except Exception as error:
             pipe.send(_short(error))
+
+
+def _finish() -> None:
+    """Wait for what a GPU was given to do, if one is used."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def _peak_memory() -> float:
@@ -146,8 +151,7 @@ def _best(work: Any, repeats: int = 20) -> float:
     for _ in range(repeats):
         begin = time.perf_counter()
         work()
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
+        _finish()
         seconds.append(time.perf_counter() - begin)
     return min(seconds)
 

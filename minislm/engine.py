@@ -60,7 +60,8 @@ class Decoder:
         self.captured = weight.device.type == "cuda"
         self.compiled = compiled and rows == 1  # more rows are slower compiled, on either machine
         # Laid out for a single row, and of no use to read prompts with.
-        self.tiled = tile(model, precision) if self.compiled and packed else None
+        own = precision if packed else str(self.like.dtype).removeprefix("torch.")
+        self.tiled = tile(model, own) if self.compiled and not self.captured else None
         # Steps taken at once.
         self.stride = STEPS if self.captured else max(1, _RECORDED // model.config.n_layer)
         self._spare: list[KVCache] = []  # a graph serves one cache: it is used again

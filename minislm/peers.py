@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 
-
 class Minislm:
     """Our own sampler; `compiled`: where it can be had."""
 

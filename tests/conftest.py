@@ -41,6 +41,12 @@ def random_model(seed: int = 0, **knobs) -> Transformer:
 
 
 @torch.inference_mode()
+def prompts_of(lengths, seed=0):
+    """Prompts of random tokens, one of each length."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, 300, (n,), generator=generator).tolist() for n in lengths]
+
+
 def brute_force(model: torch.nn.Module, ids: list[int], count: int) -> list[int]:
     """Greedy by the loop everybody can check: the whole text anew for every token, no cache."""
     tokens = torch.tensor([ids])

@@ -6,7 +6,7 @@ what comes of it in the sampler, where there is a GPU.
 
 import pytest
 import torch
-from conftest import brute_force, random_model
+from conftest import brute_force, prompts_of, random_model
 
 from minislm.cache import rounded_up
 from minislm.captured import CapturedSteps, padded_rows
@@ -19,11 +19,6 @@ from minislm.sampler import Sampler
 GREEDY = Choice(temperature=0.0)
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 SHAPES = {"llama": {}, "gpt2": PRESETS["gpt2"], "gpt-neo": PRESETS["gpt-neo"]}
-
-
-def prompts_of(lengths, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(0, 300, (n,), generator=generator).tolist() for n in lengths]
 
 
 def test_sizes_are_few_and_hold_what_is_asked():
@@ -42,6 +37,7 @@ class Calls:
 
     def capture(self, work):
         self.captures += 1
+        work()  # a trial, as before a real capture: it must not harm what is in the cache
         return work
 
 

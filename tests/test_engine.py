@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import brute_force, random_model
+from conftest import brute_force, prompts_of, random_model
 
 from minislm.config import PRESETS
 from minislm.engine import Decoder, Engine
@@ -22,11 +22,6 @@ def greedy(logits_BV, u_B):
 def by_uniform(logits_BV, u_B):
     cdf_BV = logits_BV.float().softmax(-1).cumsum(-1)
     return (cdf_BV <= u_B[:, None] * cdf_BV[:, -1:]).sum(-1).clamp(max=cdf_BV.shape[1] - 1)
-
-
-def prompts_of(lengths, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(0, 300, (n,), generator=generator).tolist() for n in lengths]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
