@@ -82,6 +82,15 @@ def test_a_cache_and_its_graphs_are_used_again(as_on_a_gpu):
     assert first == again and as_on_a_gpu.captures == captures
 
 
+def test_what_is_drawn_is_what_single_steps_draw(as_on_a_gpu):
+    sampler, prompts = Sampler(random_model(), batch_size=3), prompts_of((5, 9, 2))
+    told = dict(max_new_tokens=40, temperature=1.0, stop=False, seeds=[1, 2, 3])
+    one_by_one = sampler.generate_ids(prompts, logprobs=True, **told)  # not captured
+    captures = as_on_a_gpu.captures
+    assert sampler.generate_ids(prompts, **told) == one_by_one
+    assert captures == 0 < as_on_a_gpu.captures
+
+
 def test_streams_side_by_side_have_caches_of_their_own(as_on_a_gpu):
     model = random_model()
     sampler, prompts = Sampler(model, batch_size=1), prompts_of((5, 9))

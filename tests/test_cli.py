@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, TINY
 from safetensors.torch import load_file
+
+from minislm import console
+from minislm.config import MachineConfig
 
 
 def assert_refused(outcome, *words):
@@ -206,6 +210,11 @@ def test_every_way_to_sample_has_its_flag(run_script, tiny_run):
     for extra in (["--beams", 3], ["--min-p", 0.1], ["--repetition-penalty", 1.3],
                   ["--min-new-tokens", 5], ["--dtype", "int8"], ["--dtype", "bfloat16"]):  # fmt: skip
         assert run_script("sample.py", *args, *extra).out.startswith(("Once", "--- 1 ---\nOnce"))
+
+
+def test_int8_to_sample_is_packed_by_the_sampler_alone(tiny_run):
+    sampler = console._open(str(tiny_run), MachineConfig(dtype="int8"), False)[1]
+    assert type(sampler.model.head) is torch.nn.Linear and sampler.precision == "int8"
 
 
 def test_int8_is_measured_like_any_other_precision(run_script, tiny_run):

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from minislm import checkpoint
 from minislm.config import RATES, TrainConfig
+from minislm.errors import UserError
 from minislm.gradients import backward, with_compiled_blocks
 from minislm.lanes import in_lanes
 from minislm.loss import token_losses, training_loss
@@ -268,6 +269,30 @@ def stop_and_go_on(run_script, monkeypatch, stop_at, run):
         for name in ("whole", run)
     ]
     assert losses[0] == losses[1]
+
+
+def test_a_loss_read_a_step_later_is_told_in_time(run_script, monkeypatch):
+    from minislm import training
+
+    init, told = training.Trainer.__init__, []
+    for late in (False, True):
+
+        def begin(trainer, *arguments, late=late):
+            init(trainer, *arguments)
+            trainer.late = late
+
+        monkeypatch.setattr(training.Trainer, "__init__", begin)
+        assert run_script("train.py", *RUN, "--steps", 4, "--out", f"late-{late}").code == 0
+        records = checkpoint.read_metrics(checkpoint.Path(f"late-{late}"))
+        told.append([record["train_loss"] for record in records])
+    assert told[0] == told[1] and all(map(math.isfinite, told[0]))
+
+
+def test_momentum_is_the_one_asked_for():
+    muon = make_optimizers(random_model(), TrainConfig(momentum=0.7))[0]
+    assert {group["momentum"] for group in muon.param_groups} == {0.7}
+    with pytest.raises(UserError, match="--momentum"):
+        TrainConfig(momentum=1.0)
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "a step later"])
