@@ -12,8 +12,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1, help="texts per prompt, from SEED on")
     parser.add_argument("--stop-string", action="append", help="end before it; may be repeated")
     parser.add_argument("--interactive", action="store_true", help="ask for prompts until Ctrl-D")
-    parser.add_argument("--compile", action="store_true", help="decode a prompt that is alone by "
-                        "compiled code, made once in half a minute: up to three times as fast")
+    parser.add_argument("--compile", action="store_true", help="decode by compiled code, made "
+                        "once for a size of batch in half a minute: up to three times as fast")
     parser.add_argument("--benchmark", action="store_true", help="measure the speed of sampling")
     flags = parser.parse_args()
     flags.stop_strings = tuple(getattr(flags, "stop_string", ()))

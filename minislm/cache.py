@@ -56,8 +56,10 @@ class KVCache:
 
     def write(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor, pos_BT: Tensor) -> None:
         rows_B1 = torch.arange(pos_BT.shape[0], device=pos_BT.device)[:, None]
-        self.k_LBKSD[layer][rows_B1, :, pos_BT] = k_BKTD.transpose(1, 2).to(self.k_LBKSD.dtype)
-        self.v_LBKSD[layer][rows_B1, :, pos_BT] = v_BKTD.transpose(1, 2).to(self.v_LBKSD.dtype)
+        # Into the whole tensor: of a part, compiled steps would make a copy first.
+        place = (torch.full_like(pos_BT, layer), rows_B1, slice(None), pos_BT)
+        self.k_LBKSD[place] = k_BKTD.transpose(1, 2).to(self.k_LBKSD.dtype)
+        self.v_LBKSD[place] = v_BKTD.transpose(1, 2).to(self.v_LBKSD.dtype)
 
     def read(self, layer: int, rows: int, slots: int) -> tuple[Tensor, Tensor]:
         """Keys and values [rows, K, slots, D] of the first slots of the first rows."""

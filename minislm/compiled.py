@@ -1,8 +1,9 @@
-"""Decode steps of one row, compiled ahead of time for a CPU: from token to token without a stop.
+"""Decode steps compiled ahead of time for a CPU: from token to token without a stop.
 
-A step of one row is some sixty operations of a few microseconds each, and one thread makes most of
-them. torch's compiler turns several steps into one loop of machine code that all threads share.
-The code does not hold the weights: it is kept on disk, and serves every model of the same shape.
+A step of a few rows is some sixty operations of a few microseconds each. torch's compiler turns
+several steps into a few loops of machine code that all threads share, and that do each operation
+while its numbers are at hand. Only the products of many rows remain the matrix library's. The code
+does not hold the weights: it is kept on disk, and serves every model of the same shape.
 """
 
 from __future__ import annotations
@@ -28,74 +29,136 @@ from minislm.model import Transformer
 from minislm.packed import Choose, Steps, lay_out, rounded
 
 _TILE = 16  # outputs: as many float32 as a register of AVX-512 holds
-_TOGETHER = 4  # inputs
+_FEW = 16  # rows whose sums of one tile stay in registers
+_IN_FLIGHT = 4  # sums of a tile made at the same time, so that none waits for its last addition
+_MUCH = 1.4  # times as slow: what is saved elsewhere would be lost in the products
+_TRIALS = 7
+_BLOCKS = 2  # gone through in one piece of code; a longer one is optimized less
+_SETTINGS = {
+    "aot_inductor.package_constants_in_so": False,
+    "cpp.enable_floating_point_contract_flag": "fast",  # a product and its addition in one
+}
 
 
 class TiledLinear(nn.Module):
-    """x W^T + b for one row x. W is stored in tiles [O / 16, I / 4, 4, 16], filled up with zeros.
+    """x W^T + b for a few rows x. W is stored in tiles [O / 16, I / n, n, 16], filled up with
+    zeros; n inputs at once where the rows are few.
 
-    A tile is read from its first number to its last and makes 16 outputs. Four products are added
-    up among themselves before they join the sum: it would otherwise wait for its last addition at
-    every next one. In int8 only the weights are rounded: what is saved is the time to read them.
+    A tile is read once, from its first number to its last, and makes 16 outputs of every row: the
+    compiler makes one loop of the sums of all rows. In int8 only the weights are rounded: what is
+    saved is the time to read them.
     """
 
-    def __init__(self, linear: nn.Linear, int8: bool = False):
+    def __init__(self, linear: nn.Linear, rows: int = 1, int8: bool = False):
         super().__init__()
         weight, scale = rounded(linear.weight) if int8 else (linear.weight.detach(), None)
         self.out, inputs = weight.shape
-        self.filling = -inputs % _TOGETHER
+        self.together = max(1, _IN_FLIGHT // rows)
+        self.filling = -inputs % self.together
         weight = F.pad(weight, (0, self.filling, 0, -self.out % _TILE))
-        tiles = weight.view(len(weight) // _TILE, _TILE, -1, _TOGETHER).permute(0, 2, 3, 1)
+        tiles = weight.view(len(weight) // _TILE, _TILE, -1, self.together).permute(0, 2, 3, 1)
         self.register_buffer("tiles", tiles.contiguous())
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        tiles = self.tiles.float()  # while it is read: nothing of this size is ever written
-        inputs = F.pad(x.float().flatten(), (0, self.filling)).view(-1, _TOGETHER)
-        a, b, c, d = (inputs[:, i, None] * tiles[:, :, i] for i in range(_TOGETHER))
-        y = ((a + b) + (c + d)).sum(1).flatten()[: self.out]
+        tiles = self.tiles.float()[None]  # while it is read: nothing of this size is ever written
+        rows = F.pad(x.float().flatten(0, -2), (0, self.filling))
+        # Has to be there once, where the compiler would make it anew for every tile.
+        rows = rows.as_strided(rows.shape, (rows.shape[1], 1))
+        outputs = []
+        for row in rows.view(len(rows), 1, 1, -1, self.together, 1):
+            products = [row[:, :, :, i] * tiles[:, :, :, i] for i in range(self.together)]
+            while len(products) > 1:  # added up among themselves before they join the sum
+                products = [a + b for a, b in zip(products[::2], products[1::2])]
+            outputs.append(products[0].sum(2))
+        y = torch.cat(outputs).flatten(1)[:, : self.out]
         y = y if self.scale is None else y * self.scale
         y = y if self.bias is None else y + self.bias
         return y.to(x.dtype).view(x.shape[:-1] + (self.out,))
 
 
-def tile(model: Transformer, precision: str) -> Transformer:
-    """The model for `compile_steps`; the given one stays as it is. `precision`: as for `pack`."""
-    return lay_out(model, precision, lambda linear: TiledLinear(linear, precision == "int8"))
+def lay_out_for(
+    rows: int, model: Transformer, precision: str, otherwise: Transformer
+) -> Transformer | None:
+    """The model for compiled steps of so many rows; the given one stays as it is.
+
+    None where they would be slower than those of `otherwise`, the same model laid out for recorded
+    steps: many rows if weights are in int8, or if the matrix library is slow with weights that are
+    not packed for it, which a short trial shows.
+
+    Args:
+        precision: as for `pack`; but with few rows int8 rounds the weights alone, of all matrices.
+    """
+    if rows <= _FEW:
+        return lay_out(model, precision, lambda it: TiledLinear(it, rows, precision == "int8"))
+    if precision == "int8":
+        return None
+    plain = lay_out(model, precision, lambda linear: linear)
+    x = torch.zeros(rows, model.config.width, dtype=plain.head.weight.dtype)
+    fast = _seconds(plain.head, x) < _MUCH * _seconds(otherwise.head, x)
+    return plain if fast else None
+
+
+@torch.inference_mode()
+def _seconds(linear: nn.Module, x: Tensor) -> float:
+    taken = []
+    for _ in range(_TRIALS):
+        begin = time.perf_counter()
+        linear(x)
+        taken.append(time.perf_counter() - begin)
+    return min(taken)
 
 
 @torch.no_grad()
-def compile_steps(model: Transformer, count: int, choose: Choose) -> Callable[..., Tensor]:
-    """`Steps` of one row with a tiled model, compiled; same inputs, same output.
+def compile_steps(rows: int, model: Transformer, choose: Choose) -> Callable[..., Tensor]:
+    """`Steps` of up to `rows` rows with a model laid out for them, compiled; same inputs, same
+    output, for any multiple of the steps that one piece of code makes.
+
+    The rows of the cache given are `rows`; those without a token are written into: they must be
+    free.
 
     Raises:
         UserError: there is no C++ compiler.
     """
+    count = max(1, _BLOCKS // model.config.n_layer)
     steps = Steps(model, count, choose).eval()
-    slots = torch.export.Dim("slots", min=2, max=model.config.context)
-    cache = KVCache(model.config, 1, min(model.config.context, 64), model.embedding.weight)
-    token_1, pos_1 = (torch.zeros(1, dtype=torch.int64) for _ in range(2))
-    example = (token_1, pos_1, cache.k_LBKSD, cache.v_LBKSD, torch.zeros(1, count))
-    shapes = {"k_LBKSD": {3: slots}, "v_LBKSD": {3: slots}}
+    most, any_size = model.config.context, torch.export.Dim.AUTO
+    # Parts of a longer cache are what it will be given.
+    cache = KVCache(model.config, rows, min(most, 96), model.embedding.weight)
+    cache = cache.part(rows, cache.slots // 2)
+    tokens_B, pos_B = torch.zeros(2, rows, dtype=torch.int64)
+    example = (tokens_B, pos_B, cache.k_LBKSD, cache.v_LBKSD, torch.zeros(rows, count))
+    shapes = {"k_LBKSD": {3: any_size}, "v_LBKSD": {3: any_size}}
     fixed = dict.fromkeys(("tokens_B", "pos_B", "u_Bn"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
         program = torch.export.export(steps, example, dynamic_shapes=fixed | shapes)
-        run = _load(program)
+        run = _load(program, rows)
     weights = dict(steps.named_parameters(remove_duplicate=False))
     weights |= dict(steps.named_buffers(remove_duplicate=False))
     own = {name: weights[name].detach() for name in run.get_constant_fqns()}
     run.load_constants(own, check_full_update=True, user_managed=True)
 
-    def compiled(*inputs: Tensor) -> Tensor:
+    def compiled(
+        tokens_B: Tensor, pos_B: Tensor, k_LBKSD: Tensor, v_LBKSD: Tensor, u_Bn: Tensor
+    ) -> Tensor:
         assert own  # the code reads these tensors, so they must live as long as it does
-        return run(*inputs)
+        B = len(tokens_B)
+        if B < rows:
+            tokens_B, pos_B = F.pad(tokens_B, (0, rows - B)), F.pad(pos_B, (0, rows - B))
+            u_Bn = F.pad(u_Bn, (0, 0, 0, rows - B))
+        chosen = []
+        for u_Bm in u_Bn.split(count, dim=1):
+            pos_B = pos_B + count if chosen else pos_B
+            chosen.append(run(tokens_B, pos_B, k_LBKSD, v_LBKSD, u_Bm.contiguous()))
+            tokens_B = chosen[-1][:, -1].contiguous()
+        return torch.cat(chosen, dim=1)[:B]
 
     return compiled
 
 
-def _load(program: torch.export.ExportedProgram):
+def _load(program: torch.export.ExportedProgram, rows: int):
     """The program's machine code, from the disk or made now; a damaged file is made anew."""
     path = _folder() / f"steps-{_fingerprint(program)}.pt2"
     if path.is_file():
@@ -106,17 +169,17 @@ def _load(program: torch.export.ExportedProgram):
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         made = os.path.join(folder, "steps.pt2")
-        settings = {"aot_inductor.package_constants_in_so": False}
         try:
             torch._inductor.aoti_compile_and_package(
-                program, package_path=made, inductor_configs=settings
+                program, package_path=made, inductor_configs=dict(_SETTINGS)
             )
         except torch._inductor.exc.InvalidCxxCompiler as error:
             raise UserError(
                 "--compile needs a C++ compiler; install g++ or clang++, or leave it out"
             ) from error
         atomic_write(path, Path(made).read_bytes())
-    say(f"one row: steps compiled in {time.perf_counter() - begin:.0f} s, kept in {path.parent}")
+    seconds = time.perf_counter() - begin
+    say(f"steps of {rows} rows compiled in {seconds:.0f} s, kept in {path.parent}")
     return torch._inductor.aoti_load_package(str(path))
 
 
@@ -134,5 +197,6 @@ def _fingerprint(program: torch.export.ExportedProgram) -> str:
         known = re.search(r"(?m)^(flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text())
         flags = known.group(2) if known else flags
     told = re.sub(r"#.*", "", str(program))  # without the places of the source code
-    parts = (told, torch.__version__, torch.get_num_threads(), platform.machine(), flags)
+    threads = torch.get_num_threads()
+    parts = (told, _SETTINGS, torch.__version__, threads, platform.machine(), flags)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from minislm.cache import KVCache, rounded_up
 from minislm.captured import STEPS, CapturedSteps, padded_rows
-from minislm.compiled import compile_steps, tile
+from minislm.compiled import compile_steps, lay_out_for
 from minislm.model import Transformer
 from minislm.packed import PRECISIONS, Choose, Steps, pack, record
 
@@ -40,8 +40,8 @@ class Decoder:
     runs as it is.
 
     Args:
-        compiled: the steps of one row are compiled; on a GPU before they are captured, on a CPU
-            instead of recorded.
+        compiled: steps are compiled where that is faster: on a CPU instead of recorded, for all
+            rows together; on a GPU those of a single row, before they are captured.
     """
 
     def __init__(
@@ -58,26 +58,33 @@ class Decoder:
         self.model = pack(model, precision, rows) if packed else model
         self.config, self.like = model.config, self.model.embedding.weight
         self.captured = weight.device.type == "cuda"
-        self.compiled = compiled and rows == 1  # more rows are slower compiled, on either machine
-        # Laid out for a single row, and of no use to read prompts with.
-        own = precision if packed else str(self.like.dtype).removeprefix("torch.")
-        self.tiled = tile(model, own) if self.compiled and not self.captured else None
+        self.compiled = compiled and self.captured and rows == 1
+        self.shared, self.rows = None, rows  # the model for compiled steps of so many rows
+        if compiled and not self.captured:
+            # Of no use to read prompts with, or to go on with other numbers of rows.
+            own = precision if packed else str(self.like.dtype).removeprefix("torch.")
+            self.shared = lay_out_for(rows, model, own, self.model)
         # Steps taken at once.
         self.stride = STEPS if self.captured else max(1, _RECORDED // model.config.n_layer)
         self._spare: list[KVCache] = []  # a graph serves one cache: it is used again
-        self._steps: dict[tuple[int, Choose], Callable[..., Tensor]] = {}
+        self._steps: dict[tuple[int, Choose, bool], Callable[..., Tensor]] = {}
         self._lock = threading.RLock()  # an engine may be collected, and end, at any time
 
-    def steps(self, count: int, choose: Choose) -> Callable[..., Tensor]:
-        """`count` steps with one way to choose tokens, made once."""
-        with self._lock:
-            if (count, choose) not in self._steps:
-                self._steps[count, choose] = self._make(count, choose)
-            return self._steps[count, choose]
+    def compiles(self, rows: int, count: int) -> bool:
+        """Whether `count` steps of `rows` rows are compiled ones: not if most rows are free."""
+        return self.shared is not None and count == self.stride and 2 * rows > self.rows
 
-    def _make(self, count: int, choose: Choose) -> Callable[..., Tensor]:
-        if self.tiled is not None and count == self.stride:  # a last few: not worth a compilation
-            return compile_steps(self.tiled, count, choose)
+    def steps(self, count: int, choose: Choose, compiled: bool) -> Callable[..., Tensor]:
+        """`count` steps with one way to choose tokens, made once."""
+        key = (count, choose, compiled)
+        with self._lock:
+            if key not in self._steps:
+                self._steps[key] = self._make(*key)
+            return self._steps[key]
+
+    def _make(self, count: int, choose: Choose, compiled: bool) -> Callable[..., Tensor]:
+        if compiled:
+            return compile_steps(self.rows, self.shared, choose)
         if self.captured:
             step = Steps(self.model, 1, choose)
             step = torch.compile(step, dynamic=True) if self.compiled else step
@@ -86,7 +93,10 @@ class Decoder:
         return record(steps) if self.recorded else steps
 
     def cache(self, rows: int, slots: int) -> KVCache:
-        """A cache for an engine; where it grows with the text, it begins small."""
+        """A cache for an engine; for recorded steps, which read all of it, it begins small and
+        grows with the text."""
+        if self.shared is not None:
+            return KVCache(self.config, self.rows, slots, self.like)
         if not self.captured:
             return KVCache(self.config, rows, rounded_up(1, slots), self.like)
         rows, slots = padded_rows(rows), rounded_up(slots, self.config.context)
@@ -165,8 +175,9 @@ class Engine:
 
     def step(self, tokens_B: Tensor, pos_B: Tensor) -> Tensor:
         """Put each row's last token at its position; the logits of the next one [B, V]."""
-        self._grow(int(pos_B.max()) + 1)
-        alive = self.cache.part(len(tokens_B), self.cache.slots)
+        end = int(pos_B.max()) + 1
+        self._grow(end)
+        alive = self.cache.part(len(tokens_B), rounded_up(end, self.cache.slots))
         model = self.decoder.model
         return model(tokens_B[:, None], alive, pos_B[:, None], alive.slots)[:, 0]
 
@@ -183,11 +194,14 @@ class Engine:
         if end > self.most:
             raise ValueError(f"{end} tokens exceed the {self.most} slots of this engine")
         self._grow(end)
-        rows, slots = len(tokens_B), self.cache.slots
+        rows, count = u_Bn.shape
+        compiled, slots = self.decoder.compiles(rows, count), rounded_up(end, self.cache.slots)
         if self.decoder.captured:
-            rows, slots = padded_rows(rows), rounded_up(end, slots)
+            rows = padded_rows(rows)
+        elif compiled:
+            rows, slots = self.decoder.rows, end
         part = self.cache.part(rows, slots)
-        run = self.decoder.steps(u_Bn.shape[1], choose)
+        run = self.decoder.steps(count, choose, compiled)
         return run(tokens_B, pos_B, part.k_LBKSD, part.v_LBKSD, u_Bn)
 
 

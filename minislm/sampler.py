@@ -57,7 +57,7 @@ class Sampler:
         batch_size: rows decoded together; more prompts wait for a free row.
         precision: "float32", "bfloat16" or "int8" weights while decoding on a CPU; None: the
             model's own.
-        compiled: a prompt that is alone is decoded by compiled code, made once.
+        compiled: steps are compiled where that is faster, once for each number of rows.
 
     Raises:
         UserError: fewer rows than one, or `compiled` where it cannot be had.
@@ -190,7 +190,7 @@ class Sampler:
         threads = torch.get_num_threads()
         if self._cached() != "cpu" or threads == 1:
             return work(rows)
-        if self.compiled and rows == 1:
+        if self.compiled and self._decoder(rows).shared is not None:
             return work(rows)  # the threads share the compiled code
         small = self.model.n_parameters() <= _SMALL
         lanes = min(threads, rows // (_LANE_ROWS if small else _LANE_ROWS_OF_LARGE))

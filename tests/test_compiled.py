@@ -1,4 +1,4 @@
-"""Compiled steps of one row: the same text as recorded ones, kept on disk, and told when not."""
+"""Compiled steps: the same text as recorded ones, kept on disk, and told when not."""
 
 import shutil
 
@@ -23,11 +23,11 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("inputs, out", [(256, 64), (30, 17), (4, 1)])
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_tiled_layer_is_the_layer(inputs, out, bias, dtype, int8):
+@pytest.mark.parametrize("rows, bias", [(1, True), (1, False), (2, True), (9, True)])
+def test_a_tiled_layer_is_the_layer(inputs, out, rows, bias, dtype, int8):
     layer = nn.Linear(inputs, out, bias=bias, dtype=dtype)
-    x = torch.randn(1, 1, inputs, dtype=dtype)
-    got, wanted = compiled.TiledLinear(layer, int8)(x), layer(x)
+    x = torch.randn(rows, 1, inputs, dtype=dtype)
+    got, wanted = compiled.TiledLinear(layer, rows, int8)(x), layer(x)
     assert got.dtype == dtype and got.shape == wanted.shape
     tolerance = 0.02 if int8 or dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(got, wanted, atol=tolerance, rtol=tolerance)
@@ -36,29 +36,42 @@ def test_a_tiled_layer_is_the_layer(inputs, out, bias, dtype, int8):
 @torch.inference_mode()
 def test_a_row_in_int8_is_tiled_from_the_models_own_weights():
     model, token = random_model(), torch.tensor([[7]])
-    tiled = engine.Decoder(model, 1, "int8", compiled=True).tiled
+    tiled = engine.Decoder(model, 1, "int8", compiled=True).shared
     expected, found = model(token), tiled(token).float()
     assert (found - expected).norm() < 0.06 * expected.norm()
     kinds = {module.tiles.dtype for module in tiled.modules() if hasattr(module, "tiles")}
     assert kinds == {torch.int8}
 
 
+def test_where_compiled_steps_would_be_slower_they_are_recorded(monkeypatch):
+    def shared(rows, precision, seconds):
+        monkeypatch.setattr(compiled, "_seconds", lambda head, x: seconds[type(head) is nn.Linear])
+        return engine.Decoder(random_model(), rows, precision, compiled=True).shared
+
+    assert shared(64, "int8", (1.0, 0.1)) is None
+    assert shared(64, "float32", (1.0, 2.0)) is None
+    assert shared(64, "float32", (1.0, 1.1)) is not None
+    assert shared(4, "float32", (1.0, 2.0)) is not None  # without the library's products
+
+
 @pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
+@pytest.mark.parametrize("rows", [3, 20])
 def test_compiled_steps_say_the_same_and_are_kept_for_every_model_of_the_shape(
-    monkeypatch, cache, capfd
+    rows, cache, monkeypatch, capfd
 ):
-    monkeypatch.setattr(engine, "_RECORDED", 2)
-    settings = dict(max_new_tokens=61, stop=False, temperature=0.0)
-    prompt, shape = [[1, 2, 3]], dict(n_layer=1, qkv_bias=True, context=70)
+    """Rows end one after the other, new ones come, and the last few are left to recorded steps."""
+    monkeypatch.setattr(compiled, "_seconds", lambda *anything: 1.0)
+    prompts = [[1 + k % 7] * (1 + k % 8 * 11) for k in range(3 * rows)]
     for seed in (1, 2):
-        model = random_model(seed=seed, **shape)
-        expected = Sampler(model).generate_ids(prompt, **settings)
-        assert Sampler(model, compiled=True).generate_ids(prompt, **settings) == expected
+        model = random_model(seed=seed, n_layer=1, qkv_bias=True, context=90)
+        told = []
+        for each in (False, True):
+            sampler = Sampler(model, batch_size=rows, compiled=each)
+            seeds = range(3 * rows)
+            told.append(sampler.generate_ids(prompts, seeds=seeds, max_new_tokens=70, top_k=9))
+        assert told[0] == told[1] and len(set(map(len, told[0]))) == 8
         assert len(list(cache.iterdir())) == 1  # the weights are not in it
     assert capfd.readouterr().err.count("compiled in") == 1
-    several = [[1, 2, 3], [7]]
-    expected = Sampler(model).generate_ids(several, **settings)
-    assert Sampler(model, compiled=True).generate_ids(several, **settings) == expected
 
 
 def test_a_damaged_file_is_made_anew(monkeypatch, cache):
@@ -78,7 +91,7 @@ def test_a_damaged_file_is_made_anew(monkeypatch, cache):
 
     monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", make)
-    assert compiled._load(program) == "loaded" and path.read_bytes() == b"whole"
+    assert compiled._load(program, 2) == "loaded" and path.read_bytes() == b"whole"
 
 
 def test_what_cannot_be_had_is_one_line(run_script, monkeypatch, tiny_run):
