@@ -8,7 +8,8 @@ rows may differ in its last bit, so where two tokens are as likely as each other
 or a uniform number falls that close to a border, another one of the two may be said.
 
 On a CPU the batch is dealt out to lanes, one thread each with a cache of its own: threads that
-never wait for each other decode faster than ones that share every product.
+never wait for each other decode faster than ones that share every product. Compiled steps, where
+asked for, have so few places to wait at that all threads share them.
 """
 
 from __future__ import annotations
@@ -190,7 +191,7 @@ class Sampler:
         threads = torch.get_num_threads()
         if self._cached() != "cpu" or threads == 1:
             return work(rows)
-        if self.compiled and self._decoder(rows).shared is not None:
+        if self.compiled and not job.stepwise and self._decoder(rows).shared is not None:
             return work(rows)  # the threads share the compiled code
         small = self.model.n_parameters() <= _SMALL
         lanes = min(threads, rows // (_LANE_ROWS if small else _LANE_ROWS_OF_LARGE))
@@ -257,9 +258,7 @@ class Sampler:
             if weights != self._packed:  # trained on since, or loaded anew: packed ones are copies
                 self._decoders, self._packed = {}, weights
             if rows not in self._decoders:
-                self._decoders[rows] = Decoder(
-                    self.model, rows, self.precision, self.compiled
-                )
+                self._decoders[rows] = Decoder(self.model, rows, self.precision, self.compiled)
             return self._decoders[rows]
 
     def _cached(self) -> str | None:
