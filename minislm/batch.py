@@ -61,6 +61,7 @@ class Job:
     slots: int  # tokens a row can have
     stop_id: int | None
     tokenizer: Tokenizer | None
+    compiled: bool = False  # whether steps may be
 
     @property
     def stepwise(self) -> bool:

@@ -19,6 +19,8 @@ from minislm.config import SampleConfig
 
 _ROWS = 64  # of the view in which a maximum or a sum is looked for
 _ROWS_OF_TOP = 8  # fewer, where the k best columns are looked into
+# The library's topk is shared by threads if there are more rows than 32,768 / numbers in a row.
+_SHARED_ROWS, _SHARED_FROM = 64, 32_768 // 64 + 1
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,21 @@ def likeliest_k(logits_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if int(logits_BV.shape[1]) < 4 * k * _ROWS_OF_TOP:  # no fewer to look through
         return logits_BV.topk(k)
     logits_BwC = _in_rows(logits_BV, _ROWS_OF_TOP, -torch.inf)
-    column_Bk = logits_BwC.amax(1).topk(k, sorted=False).indices
+    column_Bk = _topk(logits_BwC.amax(1), k, sorted=False)[1]
     index_Bwk = column_Bk[:, None].expand(-1, _ROWS_OF_TOP, k)
-    values_Bk, place_Bk = logits_BwC.gather(2, index_Bwk).flatten(1).topk(k)
+    values_Bk, place_Bk = _topk(logits_BwC.gather(2, index_Bwk).flatten(1), k)
     row_Bk, column_Bk = place_Bk // k, column_Bk.gather(1, place_Bk % k)
     return values_Bk, row_Bk * int(logits_BwC.shape[2]) + column_Bk
+
+
+def _topk(x_Bn: Tensor, k: int, sorted: bool = True) -> tuple[Tensor, Tensor]:
+    """`topk`, of many rows by all threads (recordings, one thread's, are made of few rows)."""
+    B, n = map(int, x_Bn.shape)
+    if n >= _SHARED_FROM or B < _SHARED_ROWS:
+        return x_Bn.topk(k, sorted=sorted)
+    filled_Bn = F.pad(x_Bn, (0, _SHARED_FROM - n), value=-torch.inf)
+    values_Bk, place_Bk = filled_Bn.topk(k, sorted=sorted)
+    return values_Bk, place_Bk.clamp(max=n - 1)  # where fewer than k are above -inf
 
 
 def _in_rows(x_BV: Tensor, rows: int, filling: float) -> Tensor:

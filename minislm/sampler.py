@@ -36,7 +36,7 @@ from minislm.tokenizer import StreamDecoder, Tokenizer
 # A lane reads all weights for its own rows alone. Those of a small model are in the processor's
 # cache, so few rows are enough; those of a large one come from memory.
 _SMALL = 4_000_000  # parameters
-_LANE_ROWS, _LANE_ROWS_OF_LARGE = 4, 16
+_LANE_ROWS, _LANE_ROWS_OF_LARGE = 4, 64
 
 
 @dataclass
@@ -80,7 +80,8 @@ class Sampler:
         if compiled and not self._compilable():
             raise UserError("--compile is for a GPU (CUDA), or a CPU with weights in float32, "
                             "bfloat16 or int8; leave it out")  # fmt: skip
-        self._decoders: dict[int, Decoder] = {}  # by rows: matrices are packed for a number of rows
+        # By rows, for which matrices are packed, and whether steps may be compiled.
+        self._decoders: dict[tuple[int, bool], Decoder] = {}
         self._packed: list[tuple[int, int]] = []  # the state of the weights they were made from
         self._lock = threading.Lock()
 
@@ -137,7 +138,7 @@ class Sampler:
         if settings.beams > 1:
             for new, ids in zip(found, tqdm(id_lists, disable=None if progress else True)):
                 limit = min(settings.max_new_tokens, self._context() - len(ids))
-                engine = self._engine(settings.beams, len(ids) + limit)
+                engine = self._engine(settings.beams, len(ids) + limit, False)
                 new.ids = beam.search(engine, ids, limit, settings, self._stop_id(settings))
             return found
         job = self._job(id_lists, settings, seeds)
@@ -191,8 +192,9 @@ class Sampler:
         threads = torch.get_num_threads()
         if self._cached() != "cpu" or threads == 1:
             return work(rows)
-        if self.compiled and not job.stepwise and self._decoder(rows).shared is not None:
+        if job.compiled and self._decoder(rows, True).shared is not None:
             return work(rows)  # the threads share the compiled code
+        job.compiled = False
         small = self.model.n_parameters() <= _SMALL
         lanes = min(threads, rows // (_LANE_ROWS if small else _LANE_ROWS_OF_LARGE))
         if lanes <= 1 and not small:
@@ -215,7 +217,7 @@ class Sampler:
     def _decode(self, job: Job, capacity: int) -> Iterator[tuple[list[Row], list, list]]:
         """Go on with waiting prompts until none is left: rows, their new tokens [B][up to n] and
         log-probabilities (empty lists where not asked for), some steps at a time."""
-        batch = Batch(self._engine(capacity, job.slots), job, capacity)
+        batch = Batch(self._engine(capacity, job.slots, job.compiled), job, capacity)
         while batch.rows or job.waiting:
             # Admitting a few at a time keeps the batch full without a prefill at every step.
             free = capacity - len(batch.rows)
@@ -241,14 +243,16 @@ class Sampler:
         slots = min(self._context(), longest)
         settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, slots))
         waiting = deque(zip(range(len(id_lists)), id_lists, seeds))
-        return Job(waiting, settings, slots, self._stop_id(settings), self.tokenizer)
+        job = Job(waiting, settings, slots, self._stop_id(settings), self.tokenizer)
+        job.compiled = self.compiled and not job.stepwise
+        return job
 
-    def _engine(self, rows: int, slots: int) -> Engine | Uncached:
+    def _engine(self, rows: int, slots: int, compiled: bool) -> Engine | Uncached:
         if self._cached() is None:
             return Uncached(self.model)
-        return Engine(self._decoder(rows), rows, slots)
+        return Engine(self._decoder(rows, compiled), rows, slots)
 
-    def _decoder(self, rows: int) -> Decoder:
+    def _decoder(self, rows: int, compiled: bool) -> Decoder:
         rows = 1 << (rows - 1).bit_length()  # the next power of two: few ways to pack
         weights = [
             (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
@@ -257,9 +261,10 @@ class Sampler:
         with self._lock:
             if weights != self._packed:  # trained on since, or loaded anew: packed ones are copies
                 self._decoders, self._packed = {}, weights
-            if rows not in self._decoders:
-                self._decoders[rows] = Decoder(self.model, rows, self.precision, self.compiled)
-            return self._decoders[rows]
+            key = (rows, compiled)
+            if key not in self._decoders:
+                self._decoders[key] = Decoder(self.model, rows, self.precision, compiled)
+            return self._decoders[key]
 
     def _cached(self) -> str | None:
         """The device of a model that has a cache, None for one that has none."""

@@ -110,9 +110,10 @@ def test_the_penalty_is_that_of_transformers():
     assert torch.equal(penalize(logits, seen, 1.3), expected)
 
 
+@pytest.mark.parametrize("rows", [9, 70])
 @pytest.mark.parametrize("vocabulary", [7, 64, 100, 4096, 5003])
-def test_two_levels_find_what_one_finds(vocabulary):
-    logits = torch.randn(9, vocabulary, generator=torch.Generator().manual_seed(3))
+def test_two_levels_find_what_one_finds(vocabulary, rows):
+    logits = torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(3))
     assert torch.equal(likeliest(logits), logits.argmax(-1))
     for k in {1, min(50, vocabulary)}:
         values, places = likeliest_k(logits, k)
@@ -140,11 +141,12 @@ def test_rows_with_disjoint_favourites_keep_their_own():
     assert chosen[0] in (0, 1) and chosen[1] in (8, 9)
 
 
+@pytest.mark.parametrize("rows", [3, 90])
 @pytest.mark.parametrize("extra", [{}, {"top_k": 10}, {"top_p": 0.99}, {"min_p": 0.5}])
-def test_the_ends_of_the_unit_interval_pick_no_impossible_token(extra):
-    logits = torch.full((3, 500), -torch.inf)
+def test_the_ends_of_the_unit_interval_pick_no_impossible_token(extra, rows):
+    logits = torch.full((rows, 500), -torch.inf)
     logits[:, 20:23] = 0.0
-    chosen = Choice(1.0, **extra)(logits, torch.tensor([0.0, 0.5, 1 - 2**-24]))
+    chosen = Choice(1.0, **extra)(logits, torch.tensor([0.0, 0.5, 1 - 2**-24] * (rows // 3)))
     assert set(chosen.tolist()) <= {20, 21, 22}
 
 
