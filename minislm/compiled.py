@@ -63,7 +63,7 @@ class TiledLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tiles = self.tiles.float()[None]  # while it is read: nothing of this size is ever written
-        rows = F.pad(x.float().flatten(0, -2), (0, self.filling))
+        rows = F.pad(x.float().flatten(0, -2), (0, self.filling)).contiguous()
         # Has to be there once, where the compiler would make it anew for every tile.
         rows = rows.as_strided(rows.shape, (rows.shape[1], 1))
         outputs = []
