@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from minislm.device import best_seconds, finish_work
+
 
 class Apart:
     """An engine in a process of its own; `measure` waits for its answer.
@@ -79,17 +81,11 @@ def _serve(pipe: Connection, make: Callable[..., Callable], arguments: tuple) ->
         try:
             begin = time.perf_counter()
             engine(*request)
-            _finish()
+            finish_work()
             seconds = time.perf_counter() - begin
             pipe.send({"seconds": seconds, "memory_mb": _peak_memory()})
         except Exception as error:
             pipe.send(_short(error))
-
-
-def _finish() -> None:
-    """Wait for what a GPU was given to do, if one is used."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
 
 
 def _peak_memory() -> float:
@@ -117,11 +113,11 @@ def _gpu_limits(device: torch.device) -> dict[str, float]:
     limits, n = {}, 8192
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         x = torch.randn(n, n, dtype=dtype, device=device)
-        limits[f"gflops_{name}"] = 2 * n**3 / _best(lambda x=x: x @ x) / 1e9
+        limits[f"gflops_{name}"] = 2 * n**3 / best_seconds(lambda x=x: x @ x) / 1e9
     numbers = torch.empty(1 << 30, dtype=torch.uint8, device=device)
     for name, size in (("memory", 1 << 30), ("cache", 16 << 20)):
         there, copy = numbers[: size // 2], numbers[size // 2 : size]
-        seconds = _best(lambda a=copy, b=there: [a.copy_(b) for _ in range(50)]) / 50
+        seconds = best_seconds(lambda a=copy, b=there: [a.copy_(b) for _ in range(50)]) / 50
         limits[f"{name}_gb_s"] = size / seconds / 1e9
     return limits
 
@@ -135,25 +131,14 @@ def _cpu_limits(threads: int) -> dict[str, float]:
             x, weight = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
             packed = torch.ops.mkldnn._reorder_linear_weight(weight, 512)
             arguments = (x, packed, None, "none", [], "")
-            seconds = _best(lambda a=arguments: torch.ops.mkldnn._linear_pointwise(*a))
+            seconds = best_seconds(lambda a=arguments: torch.ops.mkldnn._linear_pointwise(*a))
             limits[f"gflops_{name}"] = 2 * 512 * 1024 * 1024 / seconds / 1e9
         numbers = torch.ones(64 << 20)  # 256 MB: beyond every cache
-        limits["memory_gb_s"] = numbers.numel() * 4 / _best(lambda: numbers.sum(), 5) / 1e9
+        limits["memory_gb_s"] = numbers.numel() * 4 / best_seconds(lambda: numbers.sum(), 5) / 1e9
         few = torch.ones(512 << 10)  # 2 MB: what a small model's weights are read from
-        limits["cache_gb_s"] = few.numel() * 4 / _best(lambda: few.sum(), 50) / 1e9
+        limits["cache_gb_s"] = few.numel() * 4 / best_seconds(lambda: few.sum(), 50) / 1e9
     torch.set_num_threads(before)
     return limits
-
-
-def _best(work: Any, repeats: int = 20) -> float:
-    work()
-    seconds = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        _finish()
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds)
 
 
 def limits_shown(limits: dict[str, float]) -> str:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minislm.cache import KVCache
+from minislm.device import best_seconds
 from minislm.errors import UserError, say
 from minislm.files import atomic_write
 from minislm.model import Transformer
@@ -102,12 +103,7 @@ def lay_out_for(
 
 @torch.inference_mode()
 def _seconds(linear: nn.Module, x: Tensor) -> float:
-    taken = []
-    for _ in range(_TRIALS):
-        begin = time.perf_counter()
-        linear(x)
-        taken.append(time.perf_counter() - begin)
-    return min(taken)
+    return best_seconds(lambda: linear(x), _TRIALS)
 
 
 @torch.no_grad()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import time
+from collections.abc import Callable
 
 import torch
 
@@ -35,6 +37,24 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     else:
         fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if fast else torch.float32
+
+
+def finish_work() -> None:
+    """Wait for what a GPU was given to do, if one is used."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def best_seconds(work: Callable[[], object], repeats: int = 20) -> float:
+    """Seconds that `work` takes at best, after a first time that does not count."""
+    work()
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        work()
+        finish_work()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
 
 
 def set_threads(threads: int | None) -> None:
