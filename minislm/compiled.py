@@ -27,7 +27,7 @@ from minislm.device import best_seconds
 from minislm.errors import UserError, say
 from minislm.files import atomic_write
 from minislm.model import Transformer
-from minislm.packed import Choose, Steps, lay_out, rounded
+from minislm.packed import Choose, Int8Linear, Steps, in_bytes, lay_out, rounded
 
 _TILE = 16  # outputs: as many float32 as a register of AVX-512 holds
 _FEW = 16  # rows whose sums of one tile stay in registers
@@ -38,7 +38,11 @@ _BLOCKS = 2  # gone through in one piece of code; a longer one is optimized less
 _SETTINGS = {
     "aot_inductor.package_constants_in_so": False,
     "cpp.enable_floating_point_contract_flag": "fast",  # a product and its addition in one
+    "cpp.use_decompose_tanh": True,  # of a sum of exponentials: half the time of the library's
 }
+# torch keeps GCC from finding the instructions for products of bytes; this is the one setting
+# that comes after the flag with which it does.
+_FIND_BYTES = {"cpp.march": "native -ftree-loop-vectorize"}
 
 
 class TiledLinear(nn.Module):
@@ -46,27 +50,22 @@ class TiledLinear(nn.Module):
     zeros; n inputs at once where the rows are few.
 
     A tile is read once, from its first number to its last, and makes 16 outputs of every row: the
-    compiler makes one loop of the sums of all rows. In int8 only the weights are rounded: what is
-    saved is the time to read them.
+    compiler makes one loop of the sums of all rows.
     """
 
-    def __init__(self, linear: nn.Linear, rows: int = 1, int8: bool = False):
+    def __init__(self, linear: nn.Linear, rows: int = 1):
         super().__init__()
-        weight, scale = rounded(linear.weight) if int8 else (linear.weight.detach(), None)
-        self.out, inputs = weight.shape
+        self.out, inputs = linear.weight.shape
         self.together = max(1, _IN_FLIGHT // rows)
         self.filling = -inputs % self.together
-        weight = F.pad(weight, (0, self.filling, 0, -self.out % _TILE))
+        weight = F.pad(linear.weight.detach(), (0, self.filling, 0, -self.out % _TILE))
         tiles = weight.view(len(weight) // _TILE, _TILE, -1, self.together).permute(0, 2, 3, 1)
         self.register_buffer("tiles", tiles.contiguous())
-        self.register_buffer("scale", scale)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         tiles = self.tiles.float()[None]  # while it is read: nothing of this size is ever written
-        rows = F.pad(x.float().flatten(0, -2), (0, self.filling)).contiguous()
-        # Has to be there once, where the compiler would make it anew for every tile.
-        rows = rows.as_strided(rows.shape, (rows.shape[1], 1))
+        rows = _made_once(F.pad(x.float().flatten(0, -2), (0, self.filling)).contiguous())
         outputs = []
         for row in rows.view(len(rows), 1, 1, -1, self.together, 1):
             products = [row[:, :, :, i] * tiles[:, :, :, i] for i in range(self.together)]
@@ -74,31 +73,72 @@ class TiledLinear(nn.Module):
                 products = [a + b for a, b in zip(products[::2], products[1::2])]
             outputs.append(products[0].sum(2))
         y = torch.cat(outputs).flatten(1)[:, : self.out]
-        y = y if self.scale is None else y * self.scale
         y = y if self.bias is None else y + self.bias
         return y.to(x.dtype).view(x.shape[:-1] + (self.out,))
 
 
-def lay_out_for(
-    rows: int, model: Transformer, precision: str, otherwise: Transformer
-) -> Transformer | None:
-    """The model for compiled steps of so many rows; the given one stays as it is.
+class ByteLinear(nn.Module):
+    """x W^T + b for a few rows x in 8-bit integers: what `Int8Linear` gives.
 
-    None where they would be slower than those of `otherwise`, the same model laid out for recorded
-    steps: many rows if weights are in int8, or if the matrix library is slow with weights that are
-    not packed for it, which a short trial shows.
+    A row of W is read once, and makes one output of every row of x. Products of bytes that are
+    added up are one instruction of the processor, for 64 of them at once.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        weight, scale = rounded(linear.weight)
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale / 127)
+        self.register_buffer("zero", 128 * weight.sum(1, dtype=torch.int32))
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        whole, largest = in_bytes(x.flatten(0, -2))
+        weight = self.weight.short().int()  # while it is read, as above
+        sums = [(weight * row.short().int()).sum(1, dtype=torch.int32) for row in _made_once(whole)]
+        y = (torch.stack(sums) - self.zero).float() * self.scale * largest
+        y = y if self.bias is None else y + self.bias
+        return y.to(x.dtype).view(x.shape[:-1] + (len(weight),))
+
+
+def _made_once(rows: Tensor) -> Tensor:
+    """The same numbers, which the compiler would else make anew wherever they are read."""
+    return rows.as_strided(rows.shape, (rows.shape[1], 1))
+
+
+def lay_out_for(
+    rows: int, model: Transformer, precision: str, packed: Transformer
+) -> tuple[Transformer, Transformer | None]:
+    """The model for steps taken one by one, and the one for compiled steps of so many rows: both
+    give the same. The given ones stay as they are.
+
+    The second is None where compiled steps would be slower than recorded ones: many rows if
+    weights are in int8, or if the matrix library is slow with weights that are not packed for it,
+    which a short trial shows.
 
     Args:
-        precision: as for `pack`; but with few rows int8 rounds the weights alone, of all matrices.
+        precision: as for `pack`; but with few rows int8 is for all matrices, and the rest is in
+            float32.
+        packed: the model packed in this precision.
     """
-    if rows <= _FEW:
-        return lay_out(model, precision, lambda it: TiledLinear(it, rows, precision == "int8"))
     if precision == "int8":
-        return None
+        if rows > _FEW or not _bytes_found():
+            return packed, None
+        alone = lay_out(model, "float32", lambda linear: Int8Linear(linear, rows))
+        return alone, lay_out(model, "float32", ByteLinear)
+    if rows <= _FEW:
+        return packed, lay_out(model, precision, lambda linear: TiledLinear(linear, rows))
     plain = lay_out(model, precision, lambda linear: linear)
     x = torch.zeros(rows, model.config.width, dtype=plain.head.weight.dtype)
-    fast = _seconds(plain.head, x) < _MUCH * _seconds(otherwise.head, x)
-    return plain if fast else None
+    fast = _seconds(plain.head, x) < _MUCH * _seconds(packed.head, x)
+    return packed, plain if fast else None
+
+
+def _bytes_found() -> bool:
+    """Whether this version of torch lets the compiler find the instructions for bytes."""
+    from torch._inductor import config
+
+    return set(_FIND_BYTES) <= set(config.get_config_copy())
 
 
 @torch.inference_mode()
@@ -147,7 +187,8 @@ def compile_steps(rows: int, model: Transformer, choose: Choose) -> Callable[...
         chosen = []
         for u_Bm in u_Bn.split(count, dim=1):
             pos_B = pos_B + count if chosen else pos_B
-            chosen.append(run(tokens_B, pos_B, k_LBKSD, v_LBKSD, u_Bm.contiguous()))
+            inputs = [tokens_B, pos_B, k_LBKSD, v_LBKSD, u_Bm.contiguous()]
+            chosen += run.loader.boxed_run(inputs)  # `run(...)` looks at each of them for 20 us
             tokens_B = chosen[-1][:, -1].contiguous()
         return torch.cat(chosen, dim=1)[:B]
 
@@ -167,7 +208,7 @@ def _load(program: torch.export.ExportedProgram, rows: int):
         made = os.path.join(folder, "steps.pt2")
         try:
             torch._inductor.aoti_compile_and_package(
-                program, package_path=made, inductor_configs=dict(_SETTINGS)
+                program, package_path=made, inductor_configs=_settings()
             )
         except torch._inductor.exc.InvalidCxxCompiler as error:
             raise UserError(
@@ -177,6 +218,15 @@ def _load(program: torch.export.ExportedProgram, rows: int):
     seconds = time.perf_counter() - begin
     say(f"steps of {rows} rows compiled in {seconds:.0f} s, kept in {path.parent}")
     return torch._inductor.aoti_load_package(str(path))
+
+
+def _settings() -> dict[str, bool | str]:
+    """For torch's compiler, as far as this version of it knows them."""
+    from torch._inductor import config, cpp_builder
+
+    settings = _SETTINGS if cpp_builder.is_clang() else _SETTINGS | _FIND_BYTES
+    known = config.get_config_copy()
+    return {name: value for name, value in settings.items() if name in known}
 
 
 def _folder() -> Path:
@@ -194,5 +244,5 @@ def _fingerprint(program: torch.export.ExportedProgram) -> str:
         flags = known.group(2) if known else flags
     told = re.sub(r"#.*", "", str(program))  # without the places of the source code
     threads = torch.get_num_threads()
-    parts = (told, _SETTINGS, torch.__version__, threads, platform.machine(), flags)
+    parts = (told, _SETTINGS, _FIND_BYTES, torch.__version__, threads, platform.machine(), flags)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]

@@ -56,14 +56,14 @@ class Decoder:
         )
         packed = self.recorded and precision in PRECISIONS
         self.model = pack(model, precision, rows) if packed else model
-        self.config, self.like = model.config, self.model.embedding.weight
         self.captured = weight.device.type == "cuda"
         self.compiled = compiled and self.captured and rows == 1
         self.shared, self.rows = None, rows  # the model for compiled steps of so many rows
         if compiled and not self.captured:
             # Of no use to read prompts with, or to go on with other numbers of rows.
-            own = precision if packed else str(self.like.dtype).removeprefix("torch.")
-            self.shared = lay_out_for(rows, model, own, self.model)
+            own = precision if packed else str(weight.dtype).removeprefix("torch.")
+            self.model, self.shared = lay_out_for(rows, model, own, self.model)
+        self.config, self.like = model.config, self.model.embedding.weight
         # Steps taken at once.
         self.stride = STEPS if self.captured else max(1, _RECORDED // model.config.n_layer)
         self._spare: list[KVCache] = []  # a graph serves one cache: it is used again

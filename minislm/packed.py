@@ -78,6 +78,13 @@ def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale[:, None]).round().to(torch.int8), scale
 
 
+def in_bytes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows as uint8 numbers from 1 to 255 with their zero at 128, and the largest absolute value
+    of each, which stands for 127."""
+    largest = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-12)
+    return (x * (127 / largest) + 128).round().to(torch.uint8), largest
+
+
 class Int8Linear(nn.Module):
     """x W^T + b in 8-bit integers: a scale for every row of W, and one for every row of x.
 
@@ -95,8 +102,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        largest = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-12)
-        whole = (x * (127 / largest) + 128).round().to(torch.uint8)
+        whole, largest = in_bytes(x)
         y = _operators().int8_linear(whole, self.weight, self.scale, self.zero) * largest
         return (y if self.bias is None else y + self.bias).to(x.dtype)
 

@@ -7,7 +7,7 @@ import torch
 from conftest import random_model
 from torch import nn
 
-from minislm import compiled, engine
+from minislm import compiled, engine, packed
 from minislm.errors import UserError
 from minislm.sampler import Sampler
 
@@ -20,27 +20,41 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "minislm"
 
 
-@pytest.mark.parametrize("int8", [False, True])
+SIZES = pytest.mark.parametrize("inputs, out", [(256, 64), (30, 17), (4, 1)])
+ROWS = pytest.mark.parametrize("rows, bias", [(1, True), (1, False), (2, True), (9, True)])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("inputs, out", [(256, 64), (30, 17), (4, 1)])
-@pytest.mark.parametrize("rows, bias", [(1, True), (1, False), (2, True), (9, True)])
-def test_a_tiled_layer_is_the_layer(inputs, out, rows, bias, dtype, int8):
+@SIZES
+@ROWS
+def test_a_tiled_layer_is_the_layer(inputs, out, rows, bias, dtype):
     layer = nn.Linear(inputs, out, bias=bias, dtype=dtype)
     x = torch.randn(rows, 1, inputs, dtype=dtype)
-    got, wanted = compiled.TiledLinear(layer, rows, int8)(x), layer(x)
+    got, wanted = compiled.TiledLinear(layer, rows)(x), layer(x)
     assert got.dtype == dtype and got.shape == wanted.shape
-    tolerance = 0.02 if int8 or dtype == torch.bfloat16 else 1e-5
+    tolerance = 0.02 if dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(got, wanted, atol=tolerance, rtol=tolerance)
 
 
+@SIZES
+@ROWS
 @torch.inference_mode()
-def test_a_row_in_int8_is_tiled_from_the_models_own_weights():
+def test_a_layer_in_bytes_is_the_int8_layer_of_the_library(inputs, out, rows, bias):
+    layer, x = nn.Linear(inputs, out, bias=bias), 7 * torch.randn(rows, 1, inputs)
+    got, wanted = compiled.ByteLinear(layer)(x), packed.Int8Linear(layer, rows)(x)
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_few_rows_in_int8_have_all_matrices_in_bytes_in_both_models():
     model, token = random_model(), torch.tensor([[7]])
-    tiled = engine.Decoder(model, 1, "int8", compiled=True).shared
-    expected, found = model(token), tiled(token).float()
-    assert (found - expected).norm() < 0.06 * expected.norm()
-    kinds = {module.tiles.dtype for module in tiled.modules() if hasattr(module, "tiles")}
-    assert kinds == {torch.int8}
+    decoder = engine.Decoder(model, 1, "int8", compiled=True)
+    expected = model(token)
+    for each, kind in ((decoder.shared, compiled.ByteLinear), (decoder.model, packed.Int8Linear)):
+        kinds = [type(module) for module in each.modules() if hasattr(module, "scale")]
+        assert kinds.count(kind) == 4 * len(model.blocks) + 1
+        assert (each(token) - expected).norm() < 0.06 * expected.norm()
+        assert each.embedding.weight.dtype == torch.float32
 
 
 def test_where_compiled_steps_would_be_slower_they_are_recorded(monkeypatch):
@@ -55,20 +69,26 @@ def test_where_compiled_steps_would_be_slower_they_are_recorded(monkeypatch):
 
 
 @pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
-@pytest.mark.parametrize("rows", [3, 20])
+@pytest.mark.parametrize(
+    "rows, precision, blocks", [(3, "float32", 1), (3, "int8", 1), (20, "float32", 2)]
+)
 def test_compiled_steps_say_the_same_and_are_kept_for_every_model_of_the_shape(
-    rows, cache, monkeypatch, capfd
+    rows, precision, blocks, cache, monkeypatch, capfd
 ):
     """Rows end one after the other, new ones come, and the last few are left to recorded steps."""
     monkeypatch.setattr(compiled, "_seconds", lambda *anything: 1.0)
+    monkeypatch.setattr(compiled, "_BLOCKS", blocks)
     prompts = [[1 + k % 7] * (1 + k % 8 * 11) for k in range(3 * rows)]
     for seed in (1, 2):
         model = random_model(seed=seed, n_layer=1, qkv_bias=True, context=90)
         told = []
-        for each in (False, True):
-            sampler = Sampler(model, batch_size=rows, compiled=each)
-            seeds = range(3 * rows)
-            told.append(sampler.generate_ids(prompts, seeds=seeds, max_new_tokens=70, top_k=9))
+        for often in (False, True):
+            with monkeypatch.context() as patched:
+                if not often:  # every step is a recorded one
+                    patched.setattr(engine.Decoder, "compiles", lambda *anything: False)
+                sampler = Sampler(model, batch_size=rows, compiled=True, precision=precision)
+                seeds = range(3 * rows)
+                told.append(sampler.generate_ids(prompts, seeds=seeds, max_new_tokens=70, top_k=9))
         assert told[0] == told[1] and len(set(map(len, told[0]))) == 7
         assert len(list(cache.iterdir())) == 1  # the weights are not in it
     assert capfd.readouterr().err.count("compiled in") == 1
