@@ -25,9 +25,10 @@ from tqdm import tqdm
 from minislm import pretrained
 from minislm.apart import Apart, limits_shown, machine_limits
 from minislm.config import SHAPES, BenchmarkConfig, MachineConfig, ModelConfig
-from minislm.device import choose_device
+from minislm.device import choose_device, name_of
 from minislm.errors import UserError, say
 from minislm.files import atomic_path, write_json
+from minislm.llamacpp import LlamaCpp
 from minislm.model import Transformer
 from minislm.peers import ENGINES, CTranslate2, CTranslate2Alone, installed
 from minislm.pictures import plotting
@@ -35,6 +36,8 @@ from minislm.tokenizer import Tokenizer
 
 PROMPT = 16  # tokens in a prompt
 TOP_K = 50
+_HUES = {"minislm": "Blues", "transformers": "Greys", "ctranslate2": "Oranges",
+         "ct2, 1 thread": "Reds", "llama.cpp": "Greens"}  # fmt: skip
 
 
 @dataclass
@@ -85,7 +88,7 @@ def run(
         result = {
             "model": source or config.shape,
             "parameters": shape.n_parameters(),
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+            "device": name_of(device),
             "threads": threads,
             "prompt_tokens": PROMPT,
             "new_tokens": config.new_tokens,
@@ -96,7 +99,8 @@ def run(
     if machine.json:
         write_json(machine.json, result)
     if config.chart:
-        chart(rows, Path(config.chart))
+        on = f"{threads} threads of " if device.type == "cpu" else ""
+        chart(rows, on + name_of(device), Path(config.chart))
 
 
 def _model_folder(source: str | None, shape: str, temporary: Path) -> Path:
@@ -147,15 +151,15 @@ def _measure(
 
 def _wanted(config: BenchmarkConfig, threads: int, device: str) -> Iterable[tuple[str, str]]:
     asked = [each for each in config.precisions.split(",") if device == "cpu" or each != "int8"]
-    for engine, (module, precisions, make) in ENGINES.items():
+    for engine, (packages, precisions, make) in ENGINES.items():
         if engine != "minislm" and not config.peers:
             continue
-        if issubclass(make, CTranslate2) and device != "cpu":
+        if issubclass(make, (CTranslate2, LlamaCpp)) and device != "cpu":
             continue
         if make is CTranslate2Alone and threads == 1:
             continue
         if not installed(engine):
-            say(f"{engine} is not installed (pip install {module}): left out")
+            say(f"{engine} is not installed (pip install {packages}): left out")
             continue
         yield from ((engine, each) for each in precisions if each in asked)
 
@@ -191,7 +195,7 @@ def roofline(
     cached = 2 * config.n_layer * config.kv_heads * config.head_width * read
     queries = 2 * config.n_layer * config.n_head * config.head_width * read
     operations = 2 * batch * (weights + queries)
-    size = {"float32": 4, "bfloat16": 2, "int8": 1}[dtype]
+    size = {"float32": 4, "int8": 1}.get(dtype, 2)
     in_bytes = weights * size + batch * cached * max(size, 2)
     rate = limits["gflops_float32" if dtype == "float32" else "gflops_bfloat16"]
     rate *= 2 if dtype == "int8" else 1
@@ -237,37 +241,44 @@ def _ratio(row: Row, rows: list[Row], peer: str) -> str:
     return f"{row.tokens_per_s / best:.2f}x" if best else ""
 
 
-def chart(rows: list[Row], path: Path) -> None:
-    """Bars by batch size, an engine a colour, as a PNG; raises UserError without matplotlib."""
+def chart(rows: list[Row], where: str, path: Path) -> None:
+    """Bars as a PNG: a panel for each batch size and way to choose, an engine a colour.
+
+    Raises:
+        UserError: there is no matplotlib.
+    """
     if (pyplot := plotting()) is None:
         raise UserError("--chart needs matplotlib: pip install -e '.[plot]'")
     modes = list(dict.fromkeys(row.mode for row in rows))
     batches = sorted({row.batch for row in rows})
     kinds = list(dict.fromkeys((row.engine, row.dtype) for row in rows))
     figure, axes = pyplot.subplots(
-        1, len(modes), figsize=(5.5 * len(modes), 4), layout="constrained", squeeze=False
-    )
-    shades = {"minislm": "Blues", "transformers": "Greys", "ctranslate2": "Oranges",
-              "ct2, 1 thread": "Reds"}  # fmt: skip
-    for panel, mode in zip(axes[0], modes):
-        for k, (engine, dtype) in enumerate(kinds):
-            of_kind = [r for r in rows if (r.engine, r.dtype, r.mode) == (engine, dtype, mode)]
-            width = 0.8 / len(kinds)
-            places = [batches.index(r.batch) + (k - (len(kinds) - 1) / 2) * width for r in of_kind]
-            depth = {"float32": 0.85, "bfloat16": 0.6, "int8": 0.4}[dtype]
-            panel.bar(
-                places,
-                [r.tokens_per_s for r in of_kind],
-                width,
-                color=pyplot.colormaps[shades[engine]](depth),
-                label=f"{engine} {dtype}",
-            )
-        panel.set_xticks(range(len(batches)), [str(batch) for batch in batches])
-        panel.set(xlabel="batch size", ylabel="new tokens per second", title=mode)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.yaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
-    axes[0][0].legend(frameon=False, fontsize=8)
+        len(modes), len(batches), figsize=(1 + 2.6 * len(batches), 0.8 + 2.4 * len(modes)),
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for line, mode in zip(axes, modes):
+        for panel, batch in zip(line, batches):
+            for place, kind in enumerate(kinds):
+                rate = next(
+                    r.tokens_per_s for r in rows
+                    if ((r.engine, r.dtype), r.mode, r.batch) == (kind, mode, batch)
+                )  # fmt: skip
+                panel.bar(place, rate, color=_colour(*kind), label=" ".join(kind))
+            panel.set_title(f"batch {batch}, {mode}", fontsize=9)
+            panel.set_xticks([])
+            panel.tick_params(labelsize=8)
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.yaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
+    names = axes[0][0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside right upper", frameon=False, fontsize=8)
+    figure.suptitle(f"new tokens per second on {where}", fontsize=10)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
     pyplot.close(figure)
     print(f"chart: {path}", file=sys.stderr)
+
+
+def _colour(engine: str, dtype: str) -> tuple[float, ...]:
+    """A hue for an engine, darker for larger numbers."""
+    depth = {"float32": 0.85, "int8": 0.4}.get(dtype, 0.6)
+    return plotting().colormaps[_HUES[engine]](depth)

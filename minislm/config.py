@@ -276,13 +276,16 @@ class SampleConfig:
             raise UserError("--beams goes with neither --repetition-penalty nor --logprobs")
 
 
+_PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+
+
 @dataclass(frozen=True)
 class MachineConfig:
     """Which model is opened, and where it runs."""
 
     device: str = knob("auto", "cpu, cuda, mps; auto: the best there is")
     dtype: str = knob("float32", "of the weights; int8: the large matrices, on a CPU",
-                      choices=("float32", "bfloat16", "float16", "int8"))
+                      choices=_PRECISIONS)
     threads: int | None = knob(None, "CPU threads (default: torch's choice)", minimum=1)
     json: str | None = knob(None, "write the result to this JSON file")
 
@@ -379,7 +382,8 @@ class BenchmarkConfig:
     shape: str = knob("one-block", "random weights of this shape are measured where --model is "
                       "not given", choices=tuple(SHAPES))
     modes: str = knob("greedy,top-k", "ways to choose a token: greedy, top-k, or both")
-    precisions: str = knob("float32,bfloat16,int8", "precisions to measure")
+    precisions: str = knob(",".join(_PRECISIONS), "precisions to measure, of each engine those "
+                           "that it has")
     rounds: int = knob(5, "measurements of each; the median counts", minimum=1)
     new_tokens: int = knob(200, "tokens asked for, of each prompt", minimum=2)
     chart: str | None = knob(None, "draw the figures into this PNG file")
@@ -389,7 +393,7 @@ class BenchmarkConfig:
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise UserError(f"--batch-sizes takes numbers from 1 up, not {self.batch_sizes}")
         _known("--modes", self.modes, ("greedy", "top-k"))
-        _known("--precisions", self.precisions, ("float32", "bfloat16", "int8"))
+        _known("--precisions", self.precisions, _PRECISIONS)
 
 
 class Parser(argparse.ArgumentParser):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import platform
+import re
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -26,6 +29,15 @@ def choose_device(name: str) -> torch.device:
     if not there.get(device.type, device.type == "cpu"):
         raise UserError(f"no {device.type} device on this machine; use --device cpu or auto")
     return device
+
+
+def name_of(device: torch.device) -> str:
+    """What the machine is called that the numbers live on: the GPU, or the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    told = Path("/proc/cpuinfo")
+    name = re.search(r"(?m)^model name\s*:\s*(.+)$", told.read_text()) if told.is_file() else None
+    return name.group(1) if name else platform.processor() or platform.machine()
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from minislm.apart import Apart, limits_shown, machine_limits
 from minislm.config import ModelConfig, TrainConfig, to_dict
-from minislm.device import choose_device, choose_dtype, keep_freed_memory
+from minislm.device import choose_device, choose_dtype, keep_freed_memory, name_of
 from minislm.errors import say
 from minislm.files import write_json
 from minislm.gradients import backward, with_compiled_blocks
@@ -113,7 +113,7 @@ def benchmark(flags: argparse.Namespace) -> None:
     print(table(paces, operations, limits))
     if train.json:
         rows = [vars(pace) | {"tokens_per_s": pace.tokens_per_s} for pace in paces]
-        result = {"model": to_dict(model), "device": str(device), "threads": threads,
+        result = {"model": to_dict(model), "device": name_of(device), "threads": threads,
                   "batch_tokens": train.batch_tokens, "flops_per_token": operations,
                   "limits": limits, "rows": rows}  # fmt: skip
         write_json(train.json, result)

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from minislm.llamacpp import LlamaCpp
 
 
 class Minislm:
@@ -99,14 +101,18 @@ class CTranslate2Alone(CTranslate2):
         super().__init__(folder, precision, 1, device)
 
 
-# engine -> (the module it needs, the precisions it is measured in, the class above)
+# engine -> (the packages it needs, the precisions it is measured in, the class above)
 ENGINES = {
     "minislm": ("torch", ("float32", "bfloat16", "int8"), Minislm),
     "transformers": ("transformers", ("float32", "bfloat16"), Transformers),
     "ctranslate2": ("ctranslate2", ("float32", "int8"), CTranslate2),
     "ct2, 1 thread": ("ctranslate2", ("float32", "int8"), CTranslate2Alone),
+    "llama.cpp": ("llama-cpp-python gguf", ("float32", "float16", "int8"), LlamaCpp),
 }
 
 
 def installed(engine: str) -> bool:
-    return importlib.util.find_spec(ENGINES[engine][0]) is not None
+    try:
+        return all(importlib.metadata.version(name) for name in ENGINES[engine][0].split())
+    except importlib.metadata.PackageNotFoundError:
+        return False

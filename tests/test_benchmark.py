@@ -5,12 +5,18 @@ import json
 import pytest
 from conftest import random_model
 
-from minislm import benchmark
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+
+from minislm import benchmark, pretrained
 from minislm.apart import Apart
 from minislm.benchmark import Row, roofline, table
 from minislm.config import BenchmarkConfig, MachineConfig
 from minislm.errors import UserError
+from minislm.llamacpp import LlamaCpp, write_gguf
 from minislm.peers import ENGINES, installed
+from minislm.sampler import Sampler
+from minislm.tokenizer import Tokenizer
 
 LIMITS = {
     "gflops_float32": 100.0, "gflops_bfloat16": 200.0, "memory_gb_s": 10.0, "cache_gb_s": 50.0,
@@ -62,14 +68,32 @@ def test_a_whole_benchmark(monkeypatch, tmp_path, capsys):
     benchmark.run(None, config, MachineConfig(threads=1, json=str(tmp_path / "b.json")))
     result = json.loads((tmp_path / "b.json").read_text())
     assert {each["engine"] for each in result["rows"]} == {
-        "minislm", "transformers", "ctranslate2"
-    }  # fmt: skip
+        engine for engine in ENGINES if installed(engine) and engine != "ct2, 1 thread"
+    }
+    assert result["device"] and not any("failure" in each for each in result["rows"])
     for each in result["rows"]:
         assert each["tokens_per_s"] > 0 and each["first_token_ms"] > 0, each
         assert 20 < each["memory_mb"] < 5_000 and each["batch"] == 2
     assert set(result["limits"]) == set(LIMITS)
     assert "minislm" in capsys.readouterr().out
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not installed("llama.cpp"), reason="llama-cpp-python, or gguf, is missing")
+def test_llama_cpp_is_given_the_same_weights(tmp_path):
+    gpt2 = dict(norm="layernorm", position="learned", mlp="gelu", n_kv_head=0, width=64, n_head=2)
+    gpt2 |= dict(qkv_bias=True, out_bias=True, mlp_bias=True, vocab_size=500, context=64)
+    model, words = random_model(**gpt2), {f"t{k}": k for k in range(499)} | {"<|endoftext|>": 499}
+    tokenizer = Tokenizer(Backend(models.WordLevel(words, unk_token="t0")))
+    pretrained.save_model(tmp_path / "gpt2", model, tokenizer)
+    prompts = [[5, 6, 7], [8, 9, 10]]
+    settings = dict(max_new_tokens=20, temperature=0.0, stop=False)
+    wanted = Sampler(model).generate_ids(prompts, **settings)
+    engine = LlamaCpp(tmp_path / "gpt2", "float32", 1, "cpu")
+    assert engine(prompts, 20, 0) == wanted and engine(prompts[:1], 5, 0) == [wanted[0][:5]]
+    assert len({tuple(engine(prompts, 20, 50)[1]) for _ in range(2)} | {tuple(wanted[1])}) > 1
+    with pytest.raises(ValueError, match="GPT-2's shape"):
+        write_gguf(random_model(), tmp_path / "other.gguf", "float32")
 
 
 def test_an_engine_that_cannot_open_the_model_says_why(tmp_path):

@@ -22,7 +22,7 @@ FLOORS = [
      "attention", "lanes"},
     {"model", "baselines", "corpus", "stories", "device", "llama2c", "families"},
     {"settings", "distributed", "batches", "loss", "optimizer", "checkpoint", "pretrained", "packed"},
-    {"compiled", "captured", "ablation", "gradients"},
+    {"compiled", "captured", "ablation", "gradients", "llamacpp"},
     {"engine"},
     {"batch", "beam"},
     {"sampler"},
