@@ -88,23 +88,24 @@ def draw_of_many(p_BV: Tensor, u_B: Tensor) -> Tensor:
     p_BwC = _in_rows(p_BV, _ROWS, 0.0)
     cdf_BC = p_BwC.sum(1).cumsum(-1)
     threshold_B1 = u_B[:, None] * cdf_BC[:, -1:]
-    columns = int(cdf_BC.shape[1])
+    rows, columns = map(int, p_BwC.shape[1:])
     column_B1 = (cdf_BC <= threshold_B1).sum(-1, keepdim=True).clamp(max=columns - 1)
     before_B1 = F.pad(cdf_BC, (1, 0)).gather(1, column_B1)
-    p_Bw = p_BwC.gather(2, column_B1[:, None].expand(-1, _ROWS, 1))[:, :, 0]
+    p_Bw = p_BwC.gather(2, column_B1[:, None].expand(-1, rows, 1))[:, :, 0]
     cdf_Bw = p_Bw.cumsum(-1)
     # Rounding may put the rest beyond the column's own mass: the last token with mass is meant.
     rest_B1 = torch.minimum(threshold_B1 - before_B1, cdf_Bw[:, -1:] * (1 - 2**-23))
-    row_B1 = (cdf_Bw <= rest_B1).sum(-1, keepdim=True).clamp(max=_ROWS - 1)
+    row_B1 = (cdf_Bw <= rest_B1).sum(-1, keepdim=True).clamp(max=rows - 1)
     return (row_B1 * columns + column_B1)[:, 0]
 
 
 def likeliest(logits_BV: Tensor) -> Tensor:
     """The place of each row's maximum: [B]."""
     logits_BwC = _in_rows(logits_BV, _ROWS, -torch.inf)
+    rows, columns = map(int, logits_BwC.shape[1:])
     column_B = logits_BwC.amax(1).argmax(-1)
-    index_Bw1 = column_B[:, None, None].expand(-1, _ROWS, 1)
-    return logits_BwC.gather(2, index_Bw1).argmax(1)[:, 0] * int(logits_BwC.shape[2]) + column_B
+    index_Bw1 = column_B[:, None, None].expand(-1, rows, 1)
+    return logits_BwC.gather(2, index_Bw1).argmax(1)[:, 0] * columns + column_B
 
 
 def likeliest_k(logits_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -112,11 +113,12 @@ def likeliest_k(logits_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     They stand in the k columns with the largest maxima.
     """
-    if int(logits_BV.shape[1]) < 4 * k * _ROWS_OF_TOP:  # no fewer to look through
+    rows = _rows_of(int(logits_BV.shape[1]), _ROWS_OF_TOP)
+    if int(logits_BV.shape[1]) < 4 * k * rows:  # no fewer to look through
         return logits_BV.topk(k)
     logits_BwC = _in_rows(logits_BV, _ROWS_OF_TOP, -torch.inf)
     column_Bk = _topk(logits_BwC.amax(1), k, sorted=False)[1]
-    index_Bwk = column_Bk[:, None].expand(-1, _ROWS_OF_TOP, k)
+    index_Bwk = column_Bk[:, None].expand(-1, rows, k)
     values_Bk, place_Bk = _topk(logits_BwC.gather(2, index_Bwk).flatten(1), k)
     row_Bk, column_Bk = place_Bk // k, column_Bk.gather(1, place_Bk % k)
     return values_Bk, row_Bk * int(logits_BwC.shape[2]) + column_Bk
@@ -132,11 +134,19 @@ def _topk(x_Bn: Tensor, k: int, sorted: bool = True) -> tuple[Tensor, Tensor]:
     return values_Bk, place_Bk.clamp(max=n - 1)  # where fewer than k are above -inf
 
 
-def _in_rows(x_BV: Tensor, rows: int, filling: float) -> Tensor:
-    """[B, V] as [B, rows, V / rows], filled up where V is no multiple."""
-    filling_up = -int(x_BV.shape[1]) % rows
-    if filling_up:
-        x_BV = F.pad(x_BV, (0, filling_up), value=filling)
+def _rows_of(V: int, about: int) -> int:
+    """How many rows V numbers are put into: a divisor of V close to `about`, so that none must be
+    filled up, which copies all of them; `about` itself if there is none."""
+    near = [rows for rows in range(about // 4, 4 * about) if V % rows == 0]
+    return min(near, key=lambda rows: abs(rows - about), default=about)
+
+
+def _in_rows(x_BV: Tensor, about: int, filling: float) -> Tensor:
+    """[B, V] as [B, rows, V / rows], filled up where V has no divisor."""
+    V = int(x_BV.shape[1])
+    rows = _rows_of(V, about)
+    if V % rows:
+        x_BV = F.pad(x_BV, (0, -V % rows), value=filling)
     return x_BV.unflatten(1, (rows, -1))
 
 
