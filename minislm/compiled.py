@@ -101,6 +101,21 @@ class ByteLinear(nn.Module):
         return y.to(x.dtype).view(x.shape[:-1] + (len(weight),))
 
 
+class TurnedLinear(nn.Module):
+    """x W^T for many rows x in bfloat16, as (W x^T)^T.
+
+    The matrix library lays out anew what stands on the right, in every product: here the rows,
+    which are few beside the weights of a head.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.weight = linear.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.weight @ x.flatten(0, -2).t()).t().unflatten(0, x.shape[:-1])
+
+
 def _made_once(rows: Tensor) -> Tensor:
     """The same numbers, which the compiler would else make anew wherever they are read."""
     return rows.as_strided(rows.shape, (rows.shape[1], 1))
@@ -129,6 +144,8 @@ def lay_out_for(
     if rows <= _FEW:
         return packed, lay_out(model, precision, lambda linear: TiledLinear(linear, rows))
     plain = lay_out(model, precision, lambda linear: linear)
+    if precision == "bfloat16":
+        plain.head = TurnedLinear(plain.head)
     x = torch.zeros(rows, model.config.width, dtype=plain.head.weight.dtype)
     fast = _seconds(plain.head, x) < _MUCH * _seconds(packed.head, x)
     return packed, plain if fast else None

@@ -36,6 +36,13 @@ def test_a_tiled_layer_is_the_layer(inputs, out, rows, bias, dtype):
     torch.testing.assert_close(got, wanted, atol=tolerance, rtol=tolerance)
 
 
+@torch.inference_mode()
+def test_a_turned_layer_is_the_layer():
+    layer = nn.Linear(30, 17, bias=False, dtype=torch.bfloat16)
+    x = torch.randn(5, 1, 30, dtype=torch.bfloat16)
+    torch.testing.assert_close(compiled.TurnedLinear(layer)(x), layer(x), atol=0.02, rtol=0.02)
+
+
 @SIZES
 @ROWS
 @torch.inference_mode()
@@ -59,11 +66,14 @@ def test_few_rows_in_int8_have_all_matrices_in_bytes_in_both_models():
 
 def test_where_compiled_steps_would_be_slower_they_are_recorded(monkeypatch):
     def shared(rows, precision, seconds):
-        monkeypatch.setattr(compiled, "_seconds", lambda head, x: seconds[type(head) is nn.Linear])
+        own = (nn.Linear, compiled.TurnedLinear)
+        monkeypatch.setattr(compiled, "_seconds", lambda head, x: seconds[isinstance(head, own)])
         return engine.Decoder(random_model(), rows, precision, compiled=True).shared
 
     assert shared(64, "int8", (1.0, 0.1)) is None
     assert shared(64, "float32", (1.0, 2.0)) is None
+    assert shared(64, "bfloat16", (1.0, 2.0)) is None
+    assert type(shared(64, "bfloat16", (1.0, 1.1)).head) is compiled.TurnedLinear
     assert shared(64, "float32", (1.0, 1.1)) is not None
     assert shared(4, "float32", (1.0, 2.0)) is not None  # without the library's products
 
