@@ -61,6 +61,12 @@ class KVCache:
         self.k_LBKSD[place] = k_BKTD.transpose(1, 2).to(self.k_LBKSD.dtype)
         self.v_LBKSD[place] = v_BKTD.transpose(1, 2).to(self.v_LBKSD.dtype)
 
+    def fill(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
+        """`write` of texts from their beginning: T tokens into the first T slots."""
+        B, _, T, _ = k_BKTD.shape
+        self.k_LBKSD[layer, :B, :, :T] = k_BKTD
+        self.v_LBKSD[layer, :B, :, :T] = v_BKTD
+
     def read(self, layer: int, rows: int, slots: int) -> tuple[Tensor, Tensor]:
         """Keys and values [rows, K, slots, D] of the first slots of the first rows."""
         k_BKSD, v_BKSD = self.k_LBKSD[layer], self.v_LBKSD[layer]
@@ -78,5 +84,14 @@ class KVCache:
     def copy_rows(self, rows: Sequence[int], source: KVCache, source_rows: Sequence[int]) -> None:
         """Take over rows of another cache (or of this one), as many slots as both have."""
         slots = min(self.slots, source.slots)
+        if source is not self:  # within one cache, pieces could overlap
+            rows, source_rows = _in_one_piece(rows), _in_one_piece(source_rows)
         self.k_LBKSD[:, rows, :, :slots] = source.k_LBKSD[:, source_rows, :, :slots]
         self.v_LBKSD[:, rows, :, :slots] = source.v_LBKSD[:, source_rows, :, :slots]
+
+
+def _in_one_piece(rows: Sequence[int] | slice) -> Sequence[int] | slice:
+    """Rows that follow one another as a slice, which is copied faster than a list of them."""
+    if isinstance(rows, slice) or list(rows) != list(range(rows[0], rows[0] + len(rows))):
+        return rows
+    return slice(rows[0], rows[0] + len(rows))

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from minislm.cache import KVCache, rounded_up
 from minislm.captured import STEPS, CapturedSteps, padded_rows
-from minislm.compiled import compile_steps, lay_out_for
+from minislm.compiled import compile_steps
+from minislm.layouts import lay_out_for
 from minislm.model import Transformer
 from minislm.packed import PRECISIONS, Choose, Steps, pack, record
 

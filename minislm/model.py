@@ -105,8 +105,10 @@ class Attention(nn.Module):
     ) -> Tensor:  # fmt: skip
         q_BHTD, k_BKSD, v_BKSD = self.project(x_BTC, rotary)
         if cache is not None:
-            cache.write(self.layer, k_BKSD, v_BKSD, pos_BT)
-            if mask is not None:  # the cache holds more than the new tokens
+            if mask is None:  # the cache holds the new tokens and no others
+                cache.fill(self.layer, k_BKSD, v_BKSD)
+            else:
+                cache.write(self.layer, k_BKSD, v_BKSD, pos_BT)
                 k_BKSD, v_BKSD = cache.read(self.layer, x_BTC.shape[0], mask.shape[-1])
                 if x_BTC.shape[1] == 1:
                     y_BH1D = attend_alone(q_BHTD, k_BKSD, v_BKSD, mask, self.scale)

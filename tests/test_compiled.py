@@ -7,7 +7,7 @@ import torch
 from conftest import random_model
 from torch import nn
 
-from minislm import compiled, engine, packed
+from minislm import compiled, engine, layouts, packed
 from minislm.errors import UserError
 from minislm.sampler import Sampler
 
@@ -30,7 +30,7 @@ ROWS = pytest.mark.parametrize("rows, bias", [(1, True), (1, False), (2, True), 
 def test_a_tiled_layer_is_the_layer(inputs, out, rows, bias, dtype):
     layer = nn.Linear(inputs, out, bias=bias, dtype=dtype)
     x = torch.randn(rows, 1, inputs, dtype=dtype)
-    got, wanted = compiled.TiledLinear(layer, rows)(x), layer(x)
+    got, wanted = layouts.TiledLinear(layer, rows)(x), layer(x)
     assert got.dtype == dtype and got.shape == wanted.shape
     tolerance = 0.02 if dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(got, wanted, atol=tolerance, rtol=tolerance)
@@ -40,7 +40,7 @@ def test_a_tiled_layer_is_the_layer(inputs, out, rows, bias, dtype):
 def test_a_turned_layer_is_the_layer():
     layer = nn.Linear(30, 17, bias=False, dtype=torch.bfloat16)
     x = torch.randn(5, 1, 30, dtype=torch.bfloat16)
-    torch.testing.assert_close(compiled.TurnedLinear(layer)(x), layer(x), atol=0.02, rtol=0.02)
+    torch.testing.assert_close(layouts.TurnedLinear(layer)(x), layer(x), atol=0.02, rtol=0.02)
 
 
 @SIZES
@@ -48,7 +48,7 @@ def test_a_turned_layer_is_the_layer():
 @torch.inference_mode()
 def test_a_layer_in_bytes_is_the_int8_layer_of_the_library(inputs, out, rows, bias):
     layer, x = nn.Linear(inputs, out, bias=bias), 7 * torch.randn(rows, 1, inputs)
-    got, wanted = compiled.ByteLinear(layer)(x), packed.Int8Linear(layer, rows)(x)
+    got, wanted = layouts.ByteLinear(layer)(x), packed.Int8Linear(layer, rows)(x)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
 
@@ -57,7 +57,7 @@ def test_few_rows_in_int8_have_all_matrices_in_bytes_in_both_models():
     model, token = random_model(), torch.tensor([[7]])
     decoder = engine.Decoder(model, 1, "int8", compiled=True)
     expected = model(token)
-    for each, kind in ((decoder.shared, compiled.ByteLinear), (decoder.model, packed.Int8Linear)):
+    for each, kind in ((decoder.shared, layouts.ByteLinear), (decoder.model, packed.Int8Linear)):
         kinds = [type(module) for module in each.modules() if hasattr(module, "scale")]
         assert kinds.count(kind) == 4 * len(model.blocks) + 1
         assert (each(token) - expected).norm() < 0.06 * expected.norm()
@@ -66,14 +66,14 @@ def test_few_rows_in_int8_have_all_matrices_in_bytes_in_both_models():
 
 def test_where_compiled_steps_would_be_slower_they_are_recorded(monkeypatch):
     def shared(rows, precision, seconds):
-        own = (nn.Linear, compiled.TurnedLinear)
-        monkeypatch.setattr(compiled, "_seconds", lambda head, x: seconds[isinstance(head, own)])
+        own = (nn.Linear, layouts.TurnedLinear)
+        monkeypatch.setattr(layouts, "_seconds", lambda head, x: seconds[isinstance(head, own)])
         return engine.Decoder(random_model(), rows, precision, compiled=True).shared
 
     assert shared(64, "int8", (1.0, 0.1)) is None
     assert shared(64, "float32", (1.0, 2.0)) is None
     assert shared(64, "bfloat16", (1.0, 2.0)) is None
-    assert type(shared(64, "bfloat16", (1.0, 1.1)).head) is compiled.TurnedLinear
+    assert type(shared(64, "bfloat16", (1.0, 1.1)).head) is layouts.TurnedLinear
     assert shared(64, "float32", (1.0, 1.1)) is not None
     assert shared(4, "float32", (1.0, 2.0)) is not None  # without the library's products
 
@@ -86,7 +86,7 @@ def test_compiled_steps_say_the_same_and_are_kept_for_every_model_of_the_shape(
     rows, precision, blocks, cache, monkeypatch, capfd
 ):
     """Rows end one after the other, new ones come, and the last few are left to recorded steps."""
-    monkeypatch.setattr(compiled, "_seconds", lambda *anything: 1.0)
+    monkeypatch.setattr(layouts, "_seconds", lambda *anything: 1.0)
     monkeypatch.setattr(compiled, "_BLOCKS", blocks)
     prompts = [[1 + k % 7] * (1 + k % 8 * 11) for k in range(3 * rows)]
     for seed in (1, 2):

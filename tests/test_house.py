@@ -23,6 +23,7 @@ FLOORS = [
     {"model", "baselines", "corpus", "stories", "device", "llama2c", "families"},
     {"settings", "distributed", "batches", "loss", "optimizer", "checkpoint", "pretrained", "packed"},
     {"compiled", "captured", "ablation", "gradients", "llamacpp"},
+    {"layouts"},
     {"engine"},
     {"batch", "beam"},
     {"sampler"},
