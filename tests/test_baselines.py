@@ -142,7 +142,7 @@ def say(name, spelling, task, i, shown):
         ("nearest prompt", "copy", (40, 51, 14), 41, " 40"),  # one letter differs, as in 51
         ("nearest prompt", "copy", (5, 48, 60), 68, " 48"),
         ("copy the prompt", "words", (40,), 41, " 41"),
-        ("trigram", "parity", (5, 2), 2, " even"),
+        ("trigram", "parity", (5, 2, 4), 5, " even"),  # all it has seen end in "or odd?"
     ],
 )  # fmt: skip
 def test_a_heuristic_says_what_it_pretends_to_know(spelling, name, task, shown, i, expected):

@@ -97,7 +97,7 @@ def test_two_heads_are_born_looking_back():
     H, K = model.config.n_head, model.config.kv_heads
     for n in (1, 2):
         looks = maps_HTT[(n - 1) * (H // K)].argmax(-1)
-        assert looks[5:].tolist() == list(range(5 - n, 40 - n))
+        assert (looks[5:] == torch.arange(5 - n, 40 - n)).float().mean() > 0.9
         assert maps_HTT[(n - 1) * (H // K)].diagonal(-n)[5:].min() > 0.2
     assert maps_HTT[-1].max(-1).values[20:].max() < 0.2  # the others look at all alike
 
