@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import random_model
 
+from minislm import choice
 from minislm.choice import Choice, draw, draw_of_many, likeliest, likeliest_k, penalize
 from minislm.sampler import Sampler
 
@@ -111,6 +112,12 @@ def test_the_penalty_is_that_of_transformers():
 
 
 @pytest.mark.parametrize("rows", [9, 70])
+def test_gpt2s_vocabulary_is_looked_at_without_a_copy():
+    logits = torch.zeros(1, 50_257)
+    for about in (choice._ROWS, choice._ROWS_OF_TOP):
+        assert choice._in_rows(logits, about, 0.0).data_ptr() == logits.data_ptr()
+
+
 @pytest.mark.parametrize("vocabulary", [7, 64, 100, 4096, 5003])
 def test_two_levels_find_what_one_finds(vocabulary, rows):
     logits = torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(3))
