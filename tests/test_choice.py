@@ -112,12 +112,6 @@ def test_the_penalty_is_that_of_transformers():
 
 
 @pytest.mark.parametrize("rows", [9, 70])
-def test_gpt2s_vocabulary_is_looked_at_without_a_copy():
-    logits = torch.zeros(1, 50_257)
-    for about in (choice._ROWS, choice._ROWS_OF_TOP):
-        assert choice._in_rows(logits, about, 0.0).data_ptr() == logits.data_ptr()
-
-
 @pytest.mark.parametrize("vocabulary", [7, 64, 100, 4096, 5003])
 def test_two_levels_find_what_one_finds(vocabulary, rows):
     logits = torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(3))
@@ -161,3 +155,9 @@ def test_exactly_k_stay_where_logits_are_equal():
     p, ids = Choice(1.0, top_k=4).probabilities(torch.zeros(1, 30))
     assert p.shape == ids.shape == (1, 4)
     assert len(set(likeliest_k(torch.zeros(1, 4096), 50)[1][0].tolist())) == 50
+
+
+def test_gpt2s_vocabulary_is_looked_at_without_a_copy():
+    logits = torch.zeros(1, 50_257)
+    for about in (choice._ROWS, choice._ROWS_OF_TOP):
+        assert choice._in_rows(logits, about, 0.0).data_ptr() == logits.data_ptr()
