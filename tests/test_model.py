@@ -91,13 +91,13 @@ def test_attention_in_pieces_is_the_librarys_with_its_gradients(tokens, key_head
 
 def test_two_heads_are_born_looking_back():
     """Whatever the tokens: at first they read the token before, and the one before that."""
-    torch.manual_seed(0)
+    torch.manual_seed(7)
     model = Transformer(ModelConfig(vocab_size=300, context=64, qkv_bias=True, out_bias=True))
     maps_HTT = attention_of(model.eval(), torch.randint(300, (40,)).tolist())[0][0]
     H, K = model.config.n_head, model.config.kv_heads
     for n in (1, 2):
         looks = maps_HTT[(n - 1) * (H // K)].argmax(-1)
-        assert (looks[5:] == torch.arange(5 - n, 40 - n)).float().mean() > 0.9
+        assert looks[5:].tolist() == list(range(5 - n, 40 - n))
         assert maps_HTT[(n - 1) * (H // K)].diagonal(-n)[5:].min() > 0.2
     assert maps_HTT[-1].max(-1).values[20:].max() < 0.2  # the others look at all alike
 
