@@ -1,9 +1,10 @@
-"""Who reads whom: masks, and softmax(q k^T scale) v (Vaswani et al. 2017, equation 1) in four ways.
+"""Who reads whom: masks, and softmax(q k^T scale) v (Vaswani et al. 2017, equation 1) in five ways.
 
     attention_weights   the obvious way, for those who want to look at the weights
     attend              the library's, for everything but:
     attend_in_pieces    training on a CPU in bfloat16
     attend_alone        one query a row, as when sampling
+    attend_in_loops     the same for the compiler of steps
 
 The letters behind a tensor's name are those of model.py; N is B K, G is H // K: the queries that
 share a key head are the rows of one product.
@@ -84,9 +85,34 @@ def attend_alone(
     """
     if q_BH1D.is_cuda and q_BH1D.dtype != torch.float32 and q_BH1D.shape[1] == k_BKSD.shape[1]:
         return attend(q_BH1D, k_BKSD, v_BKSD, mask, scale)
+    if q_BH1D.device.type == "cpu" and torch.compiler.is_compiling():
+        return attend_in_loops(q_BH1D, k_BKSD, v_BKSD, mask, scale)
     H, K, D = q_BH1D.shape[1], k_BKSD.shape[1], q_BH1D.shape[3]
     q_NGD = (q_BH1D * scale).reshape(-1, H // K, D)
     scores_NGS = q_NGD.to(k_BKSD.dtype) @ k_BKSD.flatten(0, 1).transpose(1, 2)
     p_BHS = (scores_NGS.view(-1, H, mask.shape[-1]).float() + mask[:, 0]).softmax(-1)
     y_NGD = p_BHS.to(v_BKSD.dtype).view(scores_NGS.shape) @ v_BKSD.flatten(0, 1)
+    return y_NGD.view(-1, H, 1, D).to(q_BH1D.dtype)
+
+
+def made_once(x: Tensor) -> Tensor:
+    """The same numbers, which the compiler would else make anew wherever they are read."""
+    x = x.contiguous()
+    return x.as_strided(x.shape, x.stride())
+
+
+def attend_in_loops(
+    q_BH1D: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor, scale: float
+) -> Tensor:
+    """`attend_alone` in products and sums of single numbers, all in float32.
+
+    Each sum becomes a loop that reads keys or values once, in their own dtype; nothing of the size
+    of the cache is ever written.
+    """
+    H, K, D, S = q_BH1D.shape[1], k_BKSD.shape[1], q_BH1D.shape[3], mask.shape[-1]
+    q_NG1D = made_once((q_BH1D.float() * scale).reshape(-1, H // K, 1, D))
+    k_N1SD, v_N1SD = k_BKSD.flatten(0, 1)[:, None], v_BKSD.flatten(0, 1)[:, None]
+    scores_NGS = (q_NG1D * k_N1SD.float()).sum(-1)
+    p_BHS = (scores_NGS.view(-1, H, S) + mask[:, 0]).softmax(-1)
+    y_NGD = (p_BHS.view(-1, H // K, S, 1) * v_N1SD.float()).sum(-2)
     return y_NGD.view(-1, H, 1, D).to(q_BH1D.dtype)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minislm.attention import made_once
 from minislm.compiled import multiplies_bytes
 from minislm.device import best_seconds
 from minislm.model import Transformer
@@ -18,7 +19,7 @@ from minislm.packed import Int8Linear, in_bytes, lay_out, rounded
 _TILE = 16  # outputs: as many float32 as a register of AVX-512 holds
 _FEW = 16  # rows whose sums of one tile stay in registers
 _IN_FLIGHT = 4  # sums of a tile made at the same time, so that none waits for its last addition
-_MUCH = 1.4  # times as slow: what is saved elsewhere would be lost in the products
+_MUCH = 1.2  # times as slow: what is saved elsewhere would be lost in the products
 _TRIALS = 7
 
 
@@ -42,7 +43,7 @@ class TiledLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tiles = self.tiles.float()[None]  # while it is read: nothing of this size is ever written
-        rows = _made_once(F.pad(x.float().flatten(0, -2), (0, self.filling)).contiguous())
+        rows = made_once(F.pad(x.float().flatten(0, -2), (0, self.filling)))
         outputs = []
         for row in rows.view(len(rows), 1, 1, -1, self.together, 1):
             products = [row[:, :, :, i] * tiles[:, :, :, i] for i in range(self.together)]
@@ -72,30 +73,27 @@ class ByteLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         whole, largest = in_bytes(x.flatten(0, -2))
         weight = self.weight.short().int()  # while it is read, as above
-        sums = [(weight * row.short().int()).sum(1, dtype=torch.int32) for row in _made_once(whole)]
+        sums = [(weight * row.short().int()).sum(1, dtype=torch.int32) for row in made_once(whole)]
         y = (torch.stack(sums) - self.zero).float() * self.scale * largest
         y = y if self.bias is None else y + self.bias
         return y.to(x.dtype).view(x.shape[:-1] + (len(weight),))
 
 
 class TurnedLinear(nn.Module):
-    """x W^T for many rows x in bfloat16, as (W x^T)^T.
+    """x W^T + b for many rows x in bfloat16, as (W x^T)^T + b.
 
     The matrix library lays out anew what stands on the right, in every product: here the rows,
-    which are few beside the weights of a head.
+    which are few beside the weights.
     """
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
-        self.weight = linear.weight
+        self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.weight @ x.flatten(0, -2).t()).t().unflatten(0, x.shape[:-1])
-
-
-def _made_once(rows: Tensor) -> Tensor:
-    """The same numbers, which the compiler would else make anew wherever they are read."""
-    return rows.as_strided(rows.shape, (rows.shape[1], 1))
+        y = (self.weight @ x.flatten(0, -2).t()).t()
+        y = y if self.bias is None else y + self.bias
+        return y.unflatten(0, x.shape[:-1])
 
 
 def lay_out_for(
@@ -120,9 +118,8 @@ def lay_out_for(
         return alone, lay_out(model, "float32", ByteLinear)
     if rows <= _FEW:
         return packed, lay_out(model, precision, lambda linear: TiledLinear(linear, rows))
-    plain = lay_out(model, precision, lambda linear: linear)
-    if precision == "bfloat16":
-        plain.head = TurnedLinear(plain.head)
+    turned = precision == "bfloat16"
+    plain = lay_out(model, precision, TurnedLinear if turned else lambda linear: linear)
     x = torch.zeros(rows, model.config.width, dtype=plain.head.weight.dtype)
     fast = _seconds(plain.head, x) < _MUCH * _seconds(packed.head, x)
     return packed, plain if fast else None
