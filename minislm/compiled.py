@@ -26,7 +26,7 @@ from minislm.cache import KVCache
 from minislm.errors import UserError, say
 from minislm.files import atomic_write
 from minislm.model import Transformer
-from minislm.packed import Choose, Steps
+from minislm.recorded import Choose, Steps
 
 _BLOCKS = 2  # gone through in one piece of code; a longer one is optimized less
 _SETTINGS = {

@@ -20,7 +20,8 @@ from minislm.captured import STEPS, CapturedSteps, padded_rows
 from minislm.compiled import compile_steps
 from minislm.layouts import lay_out_for
 from minislm.model import Transformer
-from minislm.packed import PRECISIONS, Choose, Steps, pack, record
+from minislm.packed import PRECISIONS, pack
+from minislm.recorded import Choose, Reading, Steps, record_reading, record_steps
 
 _RECORDED = 8  # blocks run through in one recording: with one block, eight tokens a row
 
@@ -67,9 +68,21 @@ class Decoder:
         self.config, self.like = model.config, self.model.embedding.weight
         # Steps taken at once.
         self.stride = STEPS if self.captured else max(1, _RECORDED // model.config.n_layer)
+        self._reading, self._recorded_reading, self._read = Reading(self.model), None, 0
         self._spare: list[KVCache] = []  # a graph serves one cache: it is used again
         self._steps: dict[tuple[int, Choose, bool], Callable[..., Tensor]] = {}
         self._lock = threading.RLock()  # an engine may be collected, and end, at any time
+
+    def reading(self, length: int) -> Callable[..., Tensor]:
+        """What reads prompts of up to this length: a recording where there can be one, but not the
+        first time (it takes longer to make than it saves once)."""
+        if not self.recorded or any(0 < window < length for window in self.config.windows):
+            return self._reading
+        with self._lock:
+            self._read += 1
+            if self._read == 2:
+                self._recorded_reading = record_reading(self._reading)
+            return self._recorded_reading or self._reading
 
     def compiles(self, rows: int, count: int) -> bool:
         """Whether `count` steps of `rows` rows are compiled ones: not if most rows are free."""
@@ -91,7 +104,7 @@ class Decoder:
             step = torch.compile(step, dynamic=True) if self.compiled else step
             return CapturedSteps(step, count)
         steps = Steps(self.model, count, choose)
-        return record(steps) if self.recorded else steps
+        return record_steps(steps) if self.recorded else steps
 
     def cache(self, rows: int, slots: int) -> KVCache:
         """A cache for an engine; for recorded steps, which read all of it, it begins small and
@@ -151,16 +164,13 @@ class Engine:
         )
 
     def _read(self, rows: list[int], prompts: list[Sequence[int]]) -> Tensor:
-        decoder, device = self.decoder, self.device
-        tokens_BT, last_B = _side_by_side(prompts)
-        T = tokens_BT.shape[1]
-        own = KVCache(decoder.config, len(prompts), T, decoder.like)
-        pos_BT = torch.arange(T, device=device).expand(len(prompts), T)
-        features_BTC = decoder.model.features(tokens_BT.to(device), own, pos_BT, T)
+        tokens_BT, last_B = (tensor.to(self.device) for tensor in _side_by_side(prompts))
+        B, T = tokens_BT.shape
+        own = KVCache(self.decoder.config, B, T, self.decoder.like)
+        logits_BV = self.decoder.reading(T)(tokens_BT, last_B, own.k_LBKSD, own.v_LBKSD)
         self._grow(T)
-        self.cache.copy_rows(rows, own, range(len(rows)))
-        last_BC = features_BTC[torch.arange(len(prompts), device=device), last_B.to(device)]
-        return decoder.model.head(last_BC)  # at the last token of each row alone
+        self.cache.copy_rows(rows, own, range(B))
+        return logits_BV
 
     def _grow(self, slots: int) -> None:
         if slots > self.cache.slots:

@@ -6,6 +6,8 @@ once; those of many rows stay products of the matrix library.
 
 from __future__ import annotations
 
+import statistics
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,8 +21,8 @@ from minislm.packed import Int8Linear, in_bytes, lay_out, rounded
 _TILE = 16  # outputs: as many float32 as a register of AVX-512 holds
 _FEW = 16  # rows whose sums of one tile stay in registers
 _IN_FLIGHT = 4  # sums of a tile made at the same time, so that none waits for its last addition
-_MUCH = 1.2  # times as slow: what is saved elsewhere would be lost in the products
-_TRIALS = 7
+_MUCH = 1.15  # times as slow: what is saved elsewhere would be lost in the products
+_TRIALS = 11
 
 
 class TiledLinear(nn.Module):
@@ -121,10 +123,11 @@ def lay_out_for(
     turned = precision == "bfloat16"
     plain = lay_out(model, precision, TurnedLinear if turned else lambda linear: linear)
     x = torch.zeros(rows, model.config.width, dtype=plain.head.weight.dtype)
-    fast = _seconds(plain.head, x) < _MUCH * _seconds(packed.head, x)
-    return packed, plain if fast else None
+    return packed, plain if _times_as_slow(plain.head, packed.head, x) < _MUCH else None
 
 
 @torch.inference_mode()
-def _seconds(linear: nn.Module, x: Tensor) -> float:
-    return best_seconds(lambda: linear(x), _TRIALS)
+def _times_as_slow(linear: nn.Module, other: nn.Module, x: Tensor) -> float:
+    """How long the one takes beside the other; in turns, so that a busy machine slows both."""
+    trials = [[best_seconds(lambda: f(x), 1) for f in (linear, other)] for _ in range(_TRIALS)]
+    return statistics.median(first / second for first, second in trials)

@@ -1,10 +1,7 @@
 """A model laid out for fast decoding on a CPU: the same modules, other layouts of their matrices.
 
 `pack` gives a Transformer whose linear layers keep their weights the way the processor's matrix
-library (oneDNN) wants to read them, in float32, bfloat16 or int8. `Steps` is what several decode
-steps do, recorded operation by operation and run without Python: what a step costs beyond its
-arithmetic decides the speed of a small model, and while one recording runs, other threads can run
-theirs.
+library (oneDNN) wants to read them, in float32, bfloat16 or int8.
 """
 
 from __future__ import annotations
@@ -17,7 +14,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from minislm.cache import KVCache
 from minislm.model import Transformer
 
 PRECISIONS = ("float32", "bfloat16", "int8")
@@ -145,53 +141,3 @@ def _packed_linear(linear: nn.Linear, precision: str, rows: int) -> nn.Module:
     if precision == "float32" and rows == 1:
         return ColumnLinear(linear)
     return PackedLinear(linear, rows)
-
-
-Choose = Callable[[Tensor, Tensor], Tensor]  # logits [B, V], uniforms [B] -> tokens [B]
-
-
-class Steps(nn.Module):
-    """`count` decode steps: the last tokens [B], where the next ones go [B], the cache's tensors
-    and uniform numbers [B, count] -> the new tokens [B, count].
-
-    Every step writes into the cache and reads all its slots up to its own position: the cache
-    should be hardly longer than what is needed.
-    """
-
-    def __init__(self, model: Transformer, count: int, choose: Choose):
-        super().__init__()
-        self.model, self.count, self.choose = model, count, choose
-
-    def forward(
-        self, tokens_B: Tensor, pos_B: Tensor, k_LBKSD: Tensor, v_LBKSD: Tensor, u_Bn: Tensor
-    ) -> Tensor:
-        cache, chosen = KVCache.of(k_LBKSD, v_LBKSD), []
-        for step in range(self.count):
-            pos_B1 = pos_B[:, None] + step
-            logits_BV = self.model(tokens_B[:, None], cache, pos_B1, k_LBKSD.shape[3])[:, 0]
-            tokens_B = self.choose(logits_BV, u_Bn[:, step])
-            chosen.append(tokens_B)
-        return torch.stack(chosen, dim=1)
-
-
-@torch.inference_mode()
-def record(steps: Steps) -> torch.jit.ScriptModule:
-    """The steps as a recording (`torch.jit.trace`): same inputs, same output, no Python.
-
-    It takes any number of rows and slots.
-    """
-    config, like = steps.model.config, steps.model.embedding.weight
-    cache = KVCache(config, 2, min(config.context, steps.count + 1), like)
-    example = (
-        torch.zeros(2, dtype=torch.int64),
-        torch.zeros(2, dtype=torch.int64),
-        cache.k_LBKSD,
-        cache.v_LBKSD,
-        torch.zeros(2, steps.count),
-    )
-    with warnings.catch_warnings():
-        # Deprecated in favour of torch.compile, which takes half a minute where this takes 0.1 s
-        # and does not run beside other threads.
-        warnings.simplefilter("ignore")
-        recording = torch.jit.trace(steps.eval(), example, check_trace=False)
-        return torch.jit.optimize_for_inference(torch.jit.freeze(recording))

@@ -13,7 +13,7 @@ from minislm.captured import CapturedSteps, padded_rows
 from minislm.choice import Choice
 from minislm.config import PRESETS
 from minislm.engine import Decoder, Engine
-from minislm.packed import Steps
+from minislm.recorded import Steps
 from minislm.sampler import Sampler
 
 GREEDY = Choice(temperature=0.0)

@@ -7,7 +7,7 @@ import torch
 from conftest import random_model
 from torch import nn
 
-from minislm import compiled, engine, layouts, packed
+from minislm import attention, compiled, engine, layouts, packed
 from minislm.errors import UserError
 from minislm.sampler import Sampler
 
@@ -36,9 +36,10 @@ def test_a_tiled_layer_is_the_layer(inputs, out, rows, bias, dtype):
     torch.testing.assert_close(got, wanted, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("bias", [False, True])
 @torch.inference_mode()
-def test_a_turned_layer_is_the_layer():
-    layer = nn.Linear(30, 17, bias=False, dtype=torch.bfloat16)
+def test_a_turned_layer_is_the_layer(bias):
+    layer = nn.Linear(30, 17, bias=bias, dtype=torch.bfloat16)
     x = torch.randn(5, 1, 30, dtype=torch.bfloat16)
     torch.testing.assert_close(layouts.TurnedLinear(layer)(x), layer(x), atol=0.02, rtol=0.02)
 
@@ -65,17 +66,41 @@ def test_few_rows_in_int8_have_all_matrices_in_bytes_in_both_models():
 
 
 def test_where_compiled_steps_would_be_slower_they_are_recorded(monkeypatch):
-    def shared(rows, precision, seconds):
-        own = (nn.Linear, layouts.TurnedLinear)
-        monkeypatch.setattr(layouts, "_seconds", lambda head, x: seconds[isinstance(head, own)])
+    def shared(rows, precision, times, own=nn.Linear):
+        def slow(linear, other, x):
+            assert type(linear) is own and type(other) is packed.PackedLinear
+            return times
+
+        monkeypatch.setattr(layouts, "_times_as_slow", slow)
         return engine.Decoder(random_model(), rows, precision, compiled=True).shared
 
-    assert shared(64, "int8", (1.0, 0.1)) is None
-    assert shared(64, "float32", (1.0, 2.0)) is None
-    assert shared(64, "bfloat16", (1.0, 2.0)) is None
-    assert type(shared(64, "bfloat16", (1.0, 1.1)).head) is layouts.TurnedLinear
-    assert shared(64, "float32", (1.0, 1.1)) is not None
-    assert shared(4, "float32", (1.0, 2.0)) is not None  # without the library's products
+    assert shared(64, "int8", 0.1) is None
+    assert shared(64, "float32", 2.0) is None
+    assert shared(64, "bfloat16", 2.0, layouts.TurnedLinear) is None
+    kept = shared(64, "bfloat16", 1.1, layouts.TurnedLinear)
+    assert type(kept.head) is type(kept.blocks[0].mlp.up) is layouts.TurnedLinear
+    assert type(shared(64, "float32", 1.1).head) is nn.Linear
+    assert shared(4, "float32", 2.0) is not None  # without the library's products
+
+
+def test_one_product_is_compared_with_another(monkeypatch):
+    monkeypatch.setattr(layouts, "best_seconds", lambda work, repeats: work())
+    assert layouts._times_as_slow(lambda x: 3.0 * x, lambda x: 2.0 * x, 0.1) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("heads, kv_heads, window", [(4, 4, 0), (4, 2, 0), (6, 2, 5)])
+@torch.inference_mode()
+def test_attention_in_loops_is_attention(heads, kv_heads, window):
+    B, S, D = 3, 20, 8
+    q = torch.randn(B, 1, heads, D).transpose(1, 2)
+    k, v = torch.randn(2, B, kv_heads, 40, D)[:, :, :, :S]
+    mask = attention.hide(attention.visible(torch.tensor([[4], [19], [0]]), S, window), q.dtype)
+    wanted = attention.attend_alone(q, k, v, mask, 0.3)
+    assert wanted.shape == (B, heads, 1, D)
+    torch.testing.assert_close(attention.attend_in_loops(q, k, v, mask, 0.3), wanted)
+    rough = attention.attend_in_loops(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask, 0.3)
+    assert rough.dtype == torch.bfloat16
+    torch.testing.assert_close(rough.float(), wanted, atol=0.03, rtol=0.03)
 
 
 @pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
@@ -86,7 +111,7 @@ def test_compiled_steps_say_the_same_and_are_kept_for_every_model_of_the_shape(
     rows, precision, blocks, cache, monkeypatch, capfd
 ):
     """Rows end one after the other, new ones come, and the last few are left to recorded steps."""
-    monkeypatch.setattr(layouts, "_seconds", lambda *anything: 1.0)
+    monkeypatch.setattr(layouts, "_times_as_slow", lambda *anything: 1.0)
     monkeypatch.setattr(compiled, "_BLOCKS", blocks)
     prompts = [[1 + k % 7] * (1 + k % 8 * 11) for k in range(3 * rows)]
     for seed in (1, 2):

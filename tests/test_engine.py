@@ -4,9 +4,11 @@ import pytest
 import torch
 from conftest import brute_force, prompts_of, random_model
 
+from minislm.cache import KVCache
 from minislm.config import PRESETS
 from minislm.engine import Decoder, Engine
-from minislm.packed import Steps, pack, record
+from minislm.packed import pack
+from minislm.recorded import Steps, record_steps
 
 FAMILIES = {
     "llama": {},
@@ -69,7 +71,7 @@ def test_a_row_in_int8_does_not_depend_on_its_neighbours(monkeypatch):
 def test_a_recording_does_what_it_recorded(family, choose):
     model = pack(random_model(**FAMILIES[family]), "float32", 3)
     steps = Steps(model, 4, choose)
-    recording = record(steps)
+    recording = record_steps(steps)
     generator = torch.Generator().manual_seed(2)
     for rows, slots in ((2, 5), (3, 40), (7, 16)):  # other shapes than the recorded one
         shape = (2, rows, model.config.kv_heads, slots, model.config.head_width)
@@ -84,6 +86,26 @@ def test_a_recording_does_what_it_recorded(family, choose):
         assert torch.equal(found, expected)
         torch.testing.assert_close(k, ours[0])
         torch.testing.assert_close(v, ours[1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.inference_mode()
+def test_prompts_are_read_the_same_by_a_recording_and_without(family):
+    """Every length has to do, also one that a window of the model cuts."""
+    model = random_model(**FAMILIES[family])
+    decoder = Decoder(model, 3)
+    for length in (3, 1, 7, 40, 64, 2):  # the first is read without a recording
+        prompts = prompts_of((length, max(1, length - 1), length))
+        engine = Engine(decoder, 3, 100)
+        for ids, logits in zip(prompts, engine.prefill(range(3), prompts)):
+            expected = model(torch.tensor([ids]))[0, -1]
+            torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+        for row, ids in enumerate(prompts):
+            cache = KVCache(model.config, 1, len(ids), decoder.like)
+            model(torch.tensor([ids]), cache, torch.arange(len(ids))[None])
+            found = engine.cache.k_LBKSD[:, row, :, : len(ids)]
+            torch.testing.assert_close(found, cache.k_LBKSD[:, 0], atol=1e-4, rtol=1e-4)
+    assert isinstance(decoder.reading(2), torch.jit.ScriptModule) == decoder.recorded
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,0 +1,90 @@
+"""What a decoder does, as modules of tensors alone, and recordings of them that run without Python.
+
+What a step costs beyond its arithmetic decides the speed of a small model; and while one recording
+runs, other threads can run theirs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from minislm.cache import KVCache
+from minislm.model import Transformer
+
+Choose = Callable[[Tensor, Tensor], Tensor]  # logits [B, V], uniforms [B] -> tokens [B]
+
+
+class Steps(nn.Module):
+    """`count` decode steps: the last tokens [B], where the next ones go [B], the cache's tensors
+    and uniform numbers [B, count] -> the new tokens [B, count].
+
+    Every step writes into the cache and reads all its slots up to its own position: the cache
+    should be hardly longer than what is needed.
+    """
+
+    def __init__(self, model: Transformer, count: int, choose: Choose):
+        super().__init__()
+        self.model, self.count, self.choose = model, count, choose
+
+    def forward(
+        self, tokens_B: Tensor, pos_B: Tensor, k_LBKSD: Tensor, v_LBKSD: Tensor, u_Bn: Tensor
+    ) -> Tensor:
+        cache, chosen = KVCache.of(k_LBKSD, v_LBKSD), []
+        for step in range(self.count):
+            pos_B1 = pos_B[:, None] + step
+            logits_BV = self.model(tokens_B[:, None], cache, pos_B1, k_LBKSD.shape[3])[:, 0]
+            tokens_B = self.choose(logits_BV, u_Bn[:, step])
+            chosen.append(tokens_B)
+        return torch.stack(chosen, dim=1)
+
+
+class Reading(nn.Module):
+    """Prompts from their beginning: tokens [B, T], filled up on the right, where the last one of
+    each stands [B], and the tensors of a cache of B rows and T slots, which are filled -> the
+    logits after each prompt [B, V]."""
+
+    def __init__(self, model: Transformer):
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, tokens_BT: Tensor, last_B: Tensor, k_LBKSD: Tensor, v_LBKSD: Tensor
+    ) -> Tensor:
+        B, T = tokens_BT.shape
+        pos_BT = torch.arange(T, device=tokens_BT.device).expand(B, T)
+        features_BTC = self.model.features(tokens_BT, KVCache.of(k_LBKSD, v_LBKSD), pos_BT, T)
+        last_BC = features_BTC[torch.arange(B, device=last_B.device), last_B]
+        return self.model.head(last_BC)  # at the last token of each row alone
+
+
+def record_steps(steps: Steps) -> torch.jit.ScriptModule:
+    """The steps as a recording: same inputs, same output, for any number of rows and slots."""
+    cache = _small_cache(steps.model, steps.count + 1)
+    tokens_B, pos_B = torch.zeros(2, 2, dtype=torch.int64)
+    return _record(steps, tokens_B, pos_B, *cache, torch.zeros(2, steps.count))
+
+
+def record_reading(reading: Reading) -> torch.jit.ScriptModule:
+    """The same for prompts, of any number and length that no window of the model cuts."""
+    cache = _small_cache(reading.model, 2)
+    tokens_BT = torch.zeros(2, cache[0].shape[3], dtype=torch.int64)
+    return _record(reading, tokens_BT, torch.zeros(2, dtype=torch.int64), *cache)
+
+
+def _small_cache(model: Transformer, slots: int) -> tuple[Tensor, Tensor]:
+    cache = KVCache(model.config, 2, min(model.config.context, slots), model.embedding.weight)
+    return cache.k_LBKSD, cache.v_LBKSD
+
+
+@torch.inference_mode()
+def _record(module: nn.Module, *example: Tensor) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings():
+        # Deprecated in favour of torch.compile, which takes half a minute where this takes 0.1 s
+        # and does not run beside other threads.
+        warnings.simplefilter("ignore")
+        recording = torch.jit.trace(module.eval(), example, check_trace=False)
+        return torch.jit.optimize_for_inference(torch.jit.freeze(recording))
