@@ -139,7 +139,8 @@ class Batch:
         copied = [b for b in range(len(taken)) if sources[b] != b]
         if copied:
             self.engine.copy([begin + b for b in copied], [begin + sources[b] for b in copied])
-        logits_BV = logits[[read.index(source) for source in sources]]
+        place = {source: place for place, source in enumerate(read)}
+        logits_BV = logits[[place[source] for source in sources]] if copied else logits
         uniforms_BN = self._uniforms([seed for _, _, seed in taken]).to(logits_BV.device)
         lengths_B = torch.tensor([len(ids) for _, ids, _ in taken], device=self.engine.device)
         self.rows += rows
