@@ -135,12 +135,12 @@ class Batch:
         read = sorted(set(sources))
         if not taken:
             return [], [], []
-        logits = self.engine.prefill([begin + b for b in read], [taken[b][1] for b in read])
+        logits_BV = self.engine.prefill([begin + b for b in read], [taken[b][1] for b in read])
         copied = [b for b in range(len(taken)) if sources[b] != b]
         if copied:
             self.engine.copy([begin + b for b in copied], [begin + sources[b] for b in copied])
-        place = {source: place for place, source in enumerate(read)}
-        logits_BV = logits[[place[source] for source in sources]] if copied else logits
+            place = {source: place for place, source in enumerate(read)}
+            logits_BV = logits_BV[[place[source] for source in sources]]
         uniforms_BN = self._uniforms([seed for _, _, seed in taken]).to(logits_BV.device)
         lengths_B = torch.tensor([len(ids) for _, ids, _ in taken], device=self.engine.device)
         self.rows += rows

@@ -75,7 +75,7 @@ class Decoder:
 
     def reading(self, length: int) -> Callable[..., Tensor]:
         """What reads prompts of up to this length: a recording where there can be one, but not the
-        first time (it takes longer to make than it saves once)."""
+        first time (to make one takes as long as it saves in some hundred readings)."""
         if not self.recorded or any(0 < window < length for window in self.config.windows):
             return self._reading
         with self._lock:
