@@ -61,30 +61,42 @@ class Reading(nn.Module):
         return self.model.head(last_BC)  # at the last token of each row alone
 
 
-def record_steps(steps: Steps) -> torch.jit.ScriptModule:
-    """The steps as a recording: same inputs, same output, for any number of rows and slots."""
+class Recording:
+    """What a module of tensors alone does, recorded: same inputs, same output.
+
+    Args:
+        example: its inputs; others may have other sizes.
+    """
+
+    def __init__(self, module: nn.Module, *example: Tensor):
+        with warnings.catch_warnings(), torch.inference_mode():
+            # Deprecated in favour of torch.compile, which takes half a minute where this takes
+            # 0.3 s and does not run beside other threads.
+            warnings.simplefilter("ignore")
+            self._recorded = torch.jit.freeze(
+                torch.jit.trace(module.eval(), example, check_trace=False)
+            )
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        # Else the first two runs are watched for 0.2 s, which makes no later one faster.
+        with torch.jit.optimized_execution(False):
+            return self._recorded(*inputs)
+
+
+def record_steps(steps: Steps) -> Recording:
+    """The steps, for any number of rows and slots."""
     cache = _small_cache(steps.model, steps.count + 1)
     tokens_B, pos_B = torch.zeros(2, 2, dtype=torch.int64)
-    return _record(steps, tokens_B, pos_B, *cache, torch.zeros(2, steps.count))
+    return Recording(steps, tokens_B, pos_B, *cache, torch.zeros(2, steps.count))
 
 
-def record_reading(reading: Reading) -> torch.jit.ScriptModule:
-    """The same for prompts, of any number and length that no window of the model cuts."""
+def record_reading(reading: Reading) -> Recording:
+    """The reading of prompts, of any number and length that no window of the model cuts."""
     cache = _small_cache(reading.model, 2)
     tokens_BT = torch.zeros(2, cache[0].shape[3], dtype=torch.int64)
-    return _record(reading, tokens_BT, torch.zeros(2, dtype=torch.int64), *cache)
+    return Recording(reading, tokens_BT, torch.zeros(2, dtype=torch.int64), *cache)
 
 
 def _small_cache(model: Transformer, slots: int) -> tuple[Tensor, Tensor]:
     cache = KVCache(model.config, 2, min(model.config.context, slots), model.embedding.weight)
     return cache.k_LBKSD, cache.v_LBKSD
-
-
-@torch.inference_mode()
-def _record(module: nn.Module, *example: Tensor) -> torch.jit.ScriptModule:
-    with warnings.catch_warnings():
-        # Deprecated in favour of torch.compile, which takes half a minute where this takes 0.1 s
-        # and does not run beside other threads.
-        warnings.simplefilter("ignore")
-        recording = torch.jit.trace(module.eval(), example, check_trace=False)
-        return torch.jit.optimize_for_inference(torch.jit.freeze(recording))

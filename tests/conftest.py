@@ -11,6 +11,8 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a real hub
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: one thread is each one's share
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -8,7 +8,7 @@ from minislm.cache import KVCache
 from minislm.config import PRESETS
 from minislm.engine import Decoder, Engine
 from minislm.packed import pack
-from minislm.recorded import Steps, record_steps
+from minislm.recorded import Recording, Steps, record_steps
 
 FAMILIES = {
     "llama": {},
@@ -105,7 +105,7 @@ def test_prompts_are_read_the_same_by_a_recording_and_without(family):
             model(torch.tensor([ids]), cache, torch.arange(len(ids))[None])
             found = engine.cache.k_LBKSD[:, row, :, : len(ids)]
             torch.testing.assert_close(found, cache.k_LBKSD[:, 0], atol=1e-4, rtol=1e-4)
-    assert isinstance(decoder.reading(2), torch.jit.ScriptModule) == decoder.recorded
+    assert isinstance(decoder.reading(2), Recording) == decoder.recorded
 
 
 @pytest.mark.parametrize("family", FAMILIES)
