@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minislm.recorded import Steps
@@ -35,18 +35,12 @@ class CapturedSteps:
     Rows of the cache beyond the tokens given are written into: they must be free.
 
     Args:
-        step: `Steps` of count 1, as they are or compiled.
-        count: how many are taken at once.
+        step: a `Step`, as it is or compiled.
         capture: makes what gives, for work to be done again and again, the call that does it.
     """
 
-    def __init__(
-        self,
-        step: Steps | Callable[..., Tensor],
-        count: int,
-        capture: Callable[[], Callable] | None = None,
-    ):
-        self.step, self.count, self.make = step, count, capture or Capture
+    def __init__(self, step: nn.Module, capture: Callable[[], Callable] | None = None):
+        self.steps, self.make = Steps(step), capture or Capture
         self._graphs: dict[tuple, _Captured] = {}
         self._capture = self.make()
         self._lock = threading.Lock()  # two threads would overwrite each other's inputs
@@ -54,21 +48,21 @@ class CapturedSteps:
     def __call__(
         self, tokens_B: Tensor, pos_B: Tensor, k_LBKSD: Tensor, v_LBKSD: Tensor, u_Bn: Tensor
     ) -> Tensor:
-        cache = (k_LBKSD, v_LBKSD)
-        key = tuple((each.data_ptr(), each.shape, each.stride()) for each in cache)
+        cache, count = (k_LBKSD, v_LBKSD), u_Bn.shape[1]
+        key = (count, *((each.data_ptr(), each.shape, each.stride()) for each in cache))
         with self._lock:
             if key not in self._graphs:
                 if len(self._graphs) >= _MOST:
                     self._graphs, self._capture = {}, self.make()
-                self._graphs[key] = _Captured(self.step, self.count, cache, self._capture)
+                self._graphs[key] = _Captured(self.steps, count, cache, self._capture)
             return self._graphs[key](tokens_B, pos_B, u_Bn)
 
 
 class _Captured:
     """One graph with the tensors that it reads from and writes into."""
 
-    def __init__(self, step: Callable, count: int, cache: tuple[Tensor, Tensor], capture: Callable):
-        self.step, self.cache, self.capture = step, cache, capture
+    def __init__(self, steps: Steps, count: int, cache: tuple[Tensor, Tensor], capture: Callable):
+        self.steps, self.cache, self.capture = steps, cache, capture
         rows, device = cache[0].shape[1], cache[0].device
         self.tokens_B, self.pos_B = torch.zeros(2, rows, dtype=torch.int64, device=device)
         self.u_Bn = torch.zeros(rows, count, device=device)
@@ -84,12 +78,7 @@ class _Captured:
         return self.replay()[:B].clone()  # the next replay overwrites it
 
     def _work(self) -> Tensor:
-        tokens_B, chosen = self.tokens_B, []
-        for k in range(self.u_Bn.shape[1]):
-            u_B1 = self.u_Bn[:, k : k + 1]
-            tokens_B = self.step(tokens_B, self.pos_B + k, *self.cache, u_B1)[:, 0]
-            chosen.append(tokens_B)
-        return torch.stack(chosen, dim=1)
+        return self.steps(self.tokens_B, self.pos_B, *self.cache, self.u_Bn)
 
 
 class Capture:

@@ -26,7 +26,7 @@ from minislm.cache import KVCache
 from minislm.errors import UserError, say
 from minislm.files import atomic_write
 from minislm.model import Transformer
-from minislm.recorded import Choose, Steps
+from minislm.recorded import Choose, Step, Steps
 
 _BLOCKS = 2  # gone through in one piece of code; a longer one is optimized less
 _SETTINGS = {
@@ -53,7 +53,7 @@ def compile_steps(rows: int, model: Transformer, choose: Choose) -> Callable[...
         UserError: there is no C++ compiler.
     """
     count = max(1, _BLOCKS // model.config.n_layer)
-    steps = Steps(model, count, choose).eval()
+    steps = Steps(Step(model, choose)).eval()
     most, any_size = model.config.context, torch.export.Dim.AUTO
     # Parts of a longer cache are what it will be given.
     cache = KVCache(model.config, rows, min(most, 96), model.embedding.weight)

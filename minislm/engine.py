@@ -21,7 +21,7 @@ from minislm.compiled import compile_steps
 from minislm.layouts import lay_out_for
 from minislm.model import Transformer
 from minislm.packed import PRECISIONS, pack
-from minislm.recorded import Choose, Reading, Steps, record_reading, record_steps
+from minislm.recorded import Choose, Reading, Step, Steps, record_reading, record_steps
 
 _RECORDED = 8  # blocks run through in one recording: with one block, eight tokens a row
 
@@ -70,7 +70,7 @@ class Decoder:
         self.stride = STEPS if self.captured else max(1, _RECORDED // model.config.n_layer)
         self._reading, self._recorded_reading, self._read = Reading(self.model), None, 0
         self._spare: list[KVCache] = []  # a graph serves one cache: it is used again
-        self._steps: dict[tuple[int, Choose, bool], Callable[..., Tensor]] = {}
+        self._steps: dict[tuple[Choose, bool], Callable[..., Tensor]] = {}
         self._lock = threading.RLock()  # an engine may be collected, and end, at any time
 
     def reading(self, length: int) -> Callable[..., Tensor]:
@@ -88,23 +88,21 @@ class Decoder:
         """Whether `count` steps of `rows` rows are compiled ones: not if most rows are free."""
         return self.shared is not None and count == self.stride and 2 * rows > self.rows
 
-    def steps(self, count: int, choose: Choose, compiled: bool) -> Callable[..., Tensor]:
-        """`count` steps with one way to choose tokens, made once."""
-        key = (count, choose, compiled)
+    def steps(self, choose: Choose, compiled: bool) -> Callable[..., Tensor]:
+        """`Steps` with one way to choose tokens, made once."""
+        key = (choose, compiled)
         with self._lock:
             if key not in self._steps:
                 self._steps[key] = self._make(*key)
             return self._steps[key]
 
-    def _make(self, count: int, choose: Choose, compiled: bool) -> Callable[..., Tensor]:
+    def _make(self, choose: Choose, compiled: bool) -> Callable[..., Tensor]:
         if compiled:
             return compile_steps(self.rows, self.shared, choose)
+        step = Step(self.model, choose)
         if self.captured:
-            step = Steps(self.model, 1, choose)
-            step = torch.compile(step, dynamic=True) if self.compiled else step
-            return CapturedSteps(step, count)
-        steps = Steps(self.model, count, choose)
-        return record_steps(steps) if self.recorded else steps
+            return CapturedSteps(torch.compile(step, dynamic=True) if self.compiled else step)
+        return record_steps(step) if self.recorded else Steps(step)
 
     def cache(self, rows: int, slots: int) -> KVCache:
         """A cache for an engine; for recorded steps, which read all of it, it begins small and
@@ -212,7 +210,7 @@ class Engine:
         elif compiled:
             rows, slots = self.decoder.rows, end
         part = self.cache.part(rows, slots)
-        run = self.decoder.steps(count, choose, compiled)
+        run = self.decoder.steps(choose, compiled)
         return run(tokens_B, pos_B, part.k_LBKSD, part.v_LBKSD, u_Bn)
 
 

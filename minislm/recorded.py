@@ -18,26 +18,43 @@ from minislm.model import Transformer
 Choose = Callable[[Tensor, Tensor], Tensor]  # logits [B, V], uniforms [B] -> tokens [B]
 
 
-class Steps(nn.Module):
-    """`count` decode steps: the last tokens [B], where the next ones go [B], the cache's tensors
-    and uniform numbers [B, count] -> the new tokens [B, count].
+class Step(nn.Module):
+    """A decode step: the last tokens [B], where the next ones go [B], the cache's tensors and
+    uniform numbers [B] -> the new tokens [B].
 
-    Every step writes into the cache and reads all its slots up to its own position: the cache
-    should be hardly longer than what is needed.
+    It writes into the cache and reads all its slots up to its own position: the cache should be
+    hardly longer than what is needed.
     """
 
-    def __init__(self, model: Transformer, count: int, choose: Choose):
+    def __init__(self, model: Transformer, choose: Choose):
         super().__init__()
-        self.model, self.count, self.choose = model, count, choose
+        self.model, self.choose = model, choose
+
+    def forward(
+        self, tokens_B: Tensor, pos_B: Tensor, k_LBKSD: Tensor, v_LBKSD: Tensor, u_B: Tensor
+    ) -> Tensor:
+        cache, slots = KVCache.of(k_LBKSD, v_LBKSD), k_LBKSD.shape[3]
+        logits_BV = self.model(tokens_B[:, None], cache, pos_B[:, None], slots)[:, 0]
+        return self.choose(logits_BV, u_B)
+
+
+class Steps(nn.Module):
+    """As many steps as there are columns of uniform numbers [B, n] -> the new tokens [B, n].
+
+    Args:
+        step: a `Step`, as it is or recorded or compiled.
+    """
+
+    def __init__(self, step: nn.Module):
+        super().__init__()
+        self.step = step
 
     def forward(
         self, tokens_B: Tensor, pos_B: Tensor, k_LBKSD: Tensor, v_LBKSD: Tensor, u_Bn: Tensor
     ) -> Tensor:
-        cache, chosen = KVCache.of(k_LBKSD, v_LBKSD), []
-        for step in range(self.count):
-            pos_B1 = pos_B[:, None] + step
-            logits_BV = self.model(tokens_B[:, None], cache, pos_B1, k_LBKSD.shape[3])[:, 0]
-            tokens_B = self.choose(logits_BV, u_Bn[:, step])
+        chosen: list[Tensor] = []
+        for n in range(u_Bn.shape[1]):
+            tokens_B = self.step(tokens_B, pos_B + n, k_LBKSD, v_LBKSD, u_Bn[:, n])
             chosen.append(tokens_B)
         return torch.stack(chosen, dim=1)
 
@@ -66,37 +83,42 @@ class Recording:
 
     Args:
         example: its inputs; others may have other sizes.
+        within: makes, of what was recorded, the module that is run.
     """
 
-    def __init__(self, module: nn.Module, *example: Tensor):
+    def __init__(
+        self,
+        module: nn.Module,
+        *example: Tensor,
+        within: Callable[[nn.Module], nn.Module] = lambda recorded: recorded,
+    ):
         with warnings.catch_warnings(), torch.inference_mode():
             # Deprecated in favour of torch.compile, which takes half a minute where this takes
-            # 0.3 s and does not run beside other threads.
+            # 0.1 s and does not run beside other threads.
             warnings.simplefilter("ignore")
-            self._recorded = torch.jit.freeze(
-                torch.jit.trace(module.eval(), example, check_trace=False)
-            )
+            recorded = torch.jit.trace(module.eval(), example, check_trace=False)
+            self._run = torch.jit.freeze(torch.jit.script(within(recorded).eval()))
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         # Else the first two runs are watched for 0.2 s, which makes no later one faster.
         with torch.jit.optimized_execution(False):
-            return self._recorded(*inputs)
+            return self._run(*inputs)
 
 
-def record_steps(steps: Steps) -> Recording:
-    """The steps, for any number of rows and slots."""
-    cache = _small_cache(steps.model, steps.count + 1)
+def record_steps(step: Step) -> Recording:
+    """`Steps` of it, of any number, for any number of rows and slots."""
     tokens_B, pos_B = torch.zeros(2, 2, dtype=torch.int64)
-    return Recording(steps, tokens_B, pos_B, *cache, torch.zeros(2, steps.count))
+    cache = _small_cache(step.model)
+    return Recording(step, tokens_B, pos_B, *cache, torch.zeros(2), within=Steps)
 
 
 def record_reading(reading: Reading) -> Recording:
     """The reading of prompts, of any number and length that no window of the model cuts."""
-    cache = _small_cache(reading.model, 2)
+    cache = _small_cache(reading.model)
     tokens_BT = torch.zeros(2, cache[0].shape[3], dtype=torch.int64)
     return Recording(reading, tokens_BT, torch.zeros(2, dtype=torch.int64), *cache)
 
 
-def _small_cache(model: Transformer, slots: int) -> tuple[Tensor, Tensor]:
-    cache = KVCache(model.config, 2, min(model.config.context, slots), model.embedding.weight)
+def _small_cache(model: Transformer) -> tuple[Tensor, Tensor]:
+    cache = KVCache(model.config, 2, min(model.config.context, 2), model.embedding.weight)
     return cache.k_LBKSD, cache.v_LBKSD

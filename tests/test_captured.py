@@ -13,7 +13,7 @@ from minislm.captured import CapturedSteps, padded_rows
 from minislm.choice import Choice
 from minislm.config import PRESETS
 from minislm.engine import Decoder, Engine
-from minislm.recorded import Steps
+from minislm.recorded import Step
 from minislm.sampler import Sampler
 
 GREEDY = Choice(temperature=0.0)
@@ -109,9 +109,9 @@ def test_a_compiled_step_is_one_graph():
     model = random_model()
     cache = Engine(Decoder(model, 2), 2, 64).cache
     arguments = (torch.tensor([3, 4]), torch.tensor([0, 0]), cache.k_LBKSD, cache.v_LBKSD)
-    expected = Steps(model, 1, GREEDY)(*arguments, torch.zeros(2, 1))
-    step = torch.compile(Steps(model, 1, GREEDY), fullgraph=True, backend="eager")
-    found = CapturedSteps(step, 1, capture=Calls())(*arguments, torch.zeros(2, 1))
+    expected = Step(model, GREEDY)(*arguments, torch.zeros(2))
+    step = torch.compile(Step(model, GREEDY), fullgraph=True, backend="eager")
+    found = CapturedSteps(step, capture=Calls())(*arguments, torch.zeros(2, 1))[:, 0]
     assert torch.equal(found, expected)
 
 

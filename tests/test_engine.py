@@ -8,7 +8,7 @@ from minislm.cache import KVCache
 from minislm.config import PRESETS
 from minislm.engine import Decoder, Engine
 from minislm.packed import pack
-from minislm.recorded import Recording, Steps, record_steps
+from minislm.recorded import Recording, Step, Steps, record_steps
 
 FAMILIES = {
     "llama": {},
@@ -70,15 +70,15 @@ def test_a_row_in_int8_does_not_depend_on_its_neighbours(monkeypatch):
 @pytest.mark.parametrize("choose", [greedy, by_uniform])
 def test_a_recording_does_what_it_recorded(family, choose):
     model = pack(random_model(**FAMILIES[family]), "float32", 3)
-    steps = Steps(model, 4, choose)
-    recording = record_steps(steps)
+    steps, recording = Steps(Step(model, choose)), record_steps(Step(model, choose))
     generator = torch.Generator().manual_seed(2)
-    for rows, slots in ((2, 5), (3, 40), (7, 16)):  # other shapes than the recorded one
+    # Other shapes than the recorded one, and other numbers of steps.
+    for rows, slots, count in ((2, 5, 4), (3, 40, 8), (7, 16, 1)):
         shape = (2, rows, model.config.kv_heads, slots, model.config.head_width)
         k, v = (torch.randn(shape, generator=generator) for _ in range(2))
         tokens = torch.randint(0, 300, (rows,), generator=generator)
-        pos = torch.randint(0, slots - 4, (rows,), generator=generator)
-        u = torch.rand(rows, 4, generator=generator)
+        pos = torch.randint(0, slots - count + 1, (rows,), generator=generator)
+        u = torch.rand(rows, count, generator=generator)
         ours = [k.clone(), v.clone()]
         with torch.inference_mode():
             expected = steps(tokens, pos, *ours, u)
