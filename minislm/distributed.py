@@ -15,8 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.distributed as dist
@@ -116,26 +117,24 @@ def started() -> bool:
 def start(processes: int, threads: int | None, command: Sequence[str]) -> int:
     """Run a command in so many processes, which share the threads; the exit code of them all.
 
-    Only the first one prints. Ctrl-C is answered by each of them. When one is killed the others
-    are ended too.
+    Only the first one prints, and another one that ends with an error of its own. Ctrl-C is
+    answered by each of them. When one is killed the others are ended too.
 
     Raises:
         UserError: one of them was killed.
     """
     each = max(1, (threads or torch.get_num_threads()) // processes)
-    with tempfile.TemporaryDirectory() as folder:
-        workers = []
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        workers, errors = [], []
         for rank in range(processes):
             own = {"RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank),
                    "OMP_NUM_THREADS": str(each), _STORE: os.path.join(folder, "store")}  # fmt: skip
-            quiet = None if rank == 0 else subprocess.DEVNULL
-            environment = os.environ | own | _LOOPBACK
-            workers.append(
-                subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
-            )
+            errors.append(stack.enter_context(tempfile.TemporaryFile()))
+            quiet = dict(stdout=subprocess.DEVNULL, stderr=errors[rank]) if rank else {}
+            workers.append(subprocess.Popen(command, env=os.environ | own | _LOOPBACK, **quiet))
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            return _wait(workers)
+            return _wait(workers, errors)
         finally:
             for worker in workers:
                 worker.kill()
@@ -147,8 +146,8 @@ def start(processes: int, threads: int | None, command: Sequence[str]) -> int:
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 
 
-def _wait(workers: Sequence[subprocess.Popen]) -> int:
-    """The first code that is not 0 (a mistake is told by the leader), or 0 when all are done."""
+def _wait(workers: Sequence[subprocess.Popen], errors: Sequence[IO[bytes]]) -> int:
+    """The first code that is not 0, or 0 when all are done."""
     while True:
         codes = [worker.poll() for worker in workers]
         for rank, code in enumerate(codes):
@@ -157,11 +156,15 @@ def _wait(workers: Sequence[subprocess.Popen]) -> int:
                     f"process {rank} of {len(workers)} was killed ({signal.Signals(-code).name}); "
                     "go on from the last state with --resume"
                 )
-        wrong = [code for code in codes if code]
+        wrong = [(rank, code) for rank, code in enumerate(codes) if code]
         if wrong:
-            time.sleep(0.5)  # the leader may be about to say why
-            first = workers[0].poll()
-            return first if first else wrong[0]
+            time.sleep(0.5)  # the leader may be about to say the same
+            leader = workers[0].poll()
+            for rank, code in wrong:
+                if rank and (code != leader or code == 1):  # 1: nobody has foreseen it
+                    errors[rank].seek(0)
+                    sys.stderr.write(errors[rank].read().decode(errors="replace"))
+            return wrong[0][1]
         if None not in codes:
             return 0
         time.sleep(0.05)

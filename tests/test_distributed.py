@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY, train_in
 
-from minislm import checkpoint
+from minislm import checkpoint, distributed
 
 RUN = [*TINY, "--stories", "40", "--samples", "0", "--tasks", "copy", "--evals", "5",
        "--dtype", "float32", "--seed", "1"]  # fmt: skip
@@ -122,6 +122,22 @@ def test_a_mistake_is_told_once(tmp_path):
     process = start(tmp_path, *RUN, "--steps", 2, "--out", "run", "--processes", 2)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2 and err.count("error:") == 1 and "holds a run already" in err
+
+
+@pytest.mark.parametrize(
+    "first, second, told",
+    [
+        ("time.sleep(60)", "raise ValueError('its own')", ["ValueError: its own"]),
+        ("time.sleep(0.2); sys.exit(1)", "raise ValueError('its own')", ["ValueError: its own"]),
+        ("time.sleep(60)", "print('full', file=sys.stderr); sys.exit(2)", ["full"]),
+        ("sys.exit(2)", "print('full', file=sys.stderr); sys.exit(2)", []),  # the leader tells it
+        ("sys.exit(1)", "time.sleep(60)", []),
+    ],
+)
+def test_what_only_one_process_met_is_told(first, second, told, capfd):
+    work = f"import os, sys, time\nif os.environ['RANK'] == '0': {first}\nelse: {second}"
+    assert distributed.start(2, 1, [sys.executable, "-c", work]) in (1, 2)
+    assert capfd.readouterr().err.splitlines()[-1:] == told
 
 
 def test_prompts_are_dealt_out_and_say_what_they_say_alone(tiny_run, tmp_path):
