@@ -141,12 +141,15 @@ def answer(
 def likelihoods(
     model: Transformer, tokenizer: Tokenizer, texts: Sequence[tuple[str, str]]
 ) -> list[float]:
-    """Log-likelihood of each continuation behind its prompt, in nats per byte."""
-    values = []
+    """Log-likelihood of each continuation behind its prompt, in nats per byte, as far as the model
+    can read: the end of a long prompt, and the beginning of a long continuation."""
+    values, most = [], model.config.context
     for prompt, text in texts:
-        before = tokenizer.prompt_ids(prompt)
-        ids = (before + tokenizer.encode(text))[: model.config.context + 1]
-        tokens = torch.tensor([ids], device=model.embedding.weight.device)
+        before, whole = tokenizer.prompt_ids(prompt)[-most:], tokenizer.encode(text)
+        after = whole[: most + 1 - len(before)]
+        if len(after) < len(whole):
+            text = tokenizer.continuation(before, after)
+        tokens = torch.tensor([before + after], device=model.embedding.weight.device)
         logprobs = model(tokens[:, :-1]).float().log_softmax(-1)
         each = logprobs.gather(2, tokens[:, 1:, None])[0, len(before) - 1 :, 0]
         values.append(float(each.sum()) / max(1, len(text.encode())))

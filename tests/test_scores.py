@@ -173,6 +173,20 @@ def test_an_answer_is_the_likeliest_ending_per_byte(tokenizer):
     assert grading.answer(model, tokenizer, [question]) == {question.kind: (right, 1)}
 
 
+def test_a_text_beyond_the_context_counts_as_far_as_it_is_read(tokenizer):
+    model = random_model(vocab_size=tokenizer.vocab_size, context=16)
+    read = "The dog ran home."
+    for prompt, text in (("One day", read + 20 * " It was big."), (20 * "One day " + "he", read)):
+        before = tokenizer.prompt_ids(prompt)[-16:]
+        after = tokenizer.encode(text)[: 17 - len(before)]
+        logprobs = model(torch.tensor([before + after])[:, :-1])[0].log_softmax(-1)
+        told = sum(logprobs[len(before) - 1 + k, i].item() for k, i in enumerate(after))
+        by_hand = told / len(tokenizer.decode(after).encode())
+        assert grading.likelihoods(model, tokenizer, [(prompt, text)]) == [
+            pytest.approx(by_hand, rel=1e-4)
+        ]
+
+
 def test_eval_scores_models_side_by_side(run_script, tiny_run, tmp_path):
     done = run_script("eval.py", "--score", "--model", tiny_run, "--completions", 16,
                       "--json", "s.json", "--grader", tiny_run, "--threads", 1)  # fmt: skip
