@@ -28,9 +28,8 @@ from minislm.config import SHAPES, BenchmarkConfig, MachineConfig, ModelConfig
 from minislm.device import choose_device, name_of
 from minislm.errors import UserError, say
 from minislm.files import atomic_path, write_json
-from minislm.llamacpp import LlamaCpp
 from minislm.model import Transformer
-from minislm.peers import ENGINES, CTranslate2, CTranslate2Alone, installed
+from minislm.peers import ENGINES, CTranslate2Alone, installed
 from minislm.pictures import plotting
 from minislm.tokenizer import Tokenizer
 
@@ -154,7 +153,7 @@ def _wanted(config: BenchmarkConfig, threads: int, device: str) -> Iterable[tupl
     for engine, (packages, precisions, make) in ENGINES.items():
         if engine != "minislm" and not config.peers:
             continue
-        if issubclass(make, (CTranslate2, LlamaCpp)) and device != "cpu":
+        if device != "cpu" and not make.on_gpu:
             continue
         if make is CTranslate2Alone and threads == 1:
             continue

@@ -75,6 +75,8 @@ def _named(model: Transformer) -> Iterator[tuple[str, Tensor]]:
 class LlamaCpp:
     """All prompts in one batch, on the CPU; prompts must be of one length."""
 
+    on_gpu = False
+
     def __init__(self, folder: Path, precision: str, threads: int, device: str):
         import llama_cpp
 

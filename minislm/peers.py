@@ -1,6 +1,7 @@
 """The engines that the sampler is compared with, each behind the same call.
 
 `engine(prompts, count, top_k)` continues every prompt by exactly `count` tokens; top_k 0 is greedy.
+`on_gpu`: whether it runs there too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from minislm.llamacpp import LlamaCpp
 
 class Minislm:
     """Our own sampler; `compiled`: where it can be had."""
+
+    on_gpu = True
 
     def __init__(
         self, folder: Path, precision: str, threads: int, device: str, compiled: bool = False
@@ -41,6 +44,8 @@ class Minislm:
 
 class Transformers:
     """`generate` of Hugging Face transformers, with its key/value cache."""
+
+    on_gpu = True
 
     def __init__(self, folder: Path, precision: str, threads: int, device: str):
         import torch
@@ -70,6 +75,8 @@ class Transformers:
 
 class CTranslate2:
     """CTranslate2's generator, all prompts in one batch, on the CPU."""
+
+    on_gpu = False
 
     def __init__(self, folder: Path, precision: str, threads: int, device: str):
         import ctranslate2

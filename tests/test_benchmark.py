@@ -96,6 +96,22 @@ def test_llama_cpp_is_given_the_same_weights(tmp_path):
         write_gguf(random_model(), tmp_path / "other.gguf", "float32")
 
 
+def test_engines_are_asked_where_they_run_and_for_what_is_wanted(monkeypatch):
+    def wanted(device, threads=2, **asked):
+        config = BenchmarkConfig(precisions="float32,int8", **asked)
+        return list(benchmark._wanted(config, threads, device))
+
+    monkeypatch.setattr(benchmark, "installed", lambda engine: True)
+    everywhere = [("minislm", "float32"), ("transformers", "float32")]
+    assert wanted("cuda", peers=True) == everywhere
+    both = [(engine, each) for engine in ENGINES for each in ("float32", "int8")]
+    both.remove(("transformers", "int8"))
+    assert wanted("cpu", peers=True) == both
+    alone = [(engine, each) for engine, each in both if engine != "ct2, 1 thread"]
+    assert wanted("cpu", threads=1, peers=True) == alone  # the other one is that already
+    assert wanted("cpu") == [("minislm", "float32"), ("minislm", "int8")]
+
+
 def test_an_engine_that_cannot_open_the_model_says_why(tmp_path):
     worker = Apart(ENGINES["minislm"][2], tmp_path / "nothing", "float32", 1, "cpu")
     assert "UserError" in worker.failure
