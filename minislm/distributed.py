@@ -158,13 +158,13 @@ def _wait(workers: Sequence[subprocess.Popen], errors: Sequence[IO[bytes]]) -> i
                 )
         wrong = [(rank, code) for rank, code in enumerate(codes) if code]
         if wrong:
-            time.sleep(0.5)  # the leader may be about to say the same
+            time.sleep(0.5)  # the leader may be about to say why
             leader = workers[0].poll()
-            for rank, code in wrong:
-                if rank and (code != leader or code == 1):  # 1: nobody has foreseen it
+            for rank, _ in wrong:
+                if rank and leader in (None, 0, 1):  # 1: an error that it had not foreseen
                     errors[rank].seek(0)
                     sys.stderr.write(errors[rank].read().decode(errors="replace"))
-            return wrong[0][1]
+            return leader or wrong[0][1]
         if None not in codes:
             return 0
         time.sleep(0.05)
