@@ -175,7 +175,8 @@ class Transformer(nn.Module):
         if config.position == "rotary":  # buffers made from the config, not learned
             for name, table in zip(("cos", "sin"), rotary_tables(config)):
                 self.register_buffer(name, table, persistent=False)
-        self.initialize()
+        if not self.head.weight.is_meta:  # shapes alone have nothing to draw into
+            self.initialize()
 
     def initialize(self, generator: torch.Generator | None = None) -> None:
         """Draw fresh weights: N(0, 0.02^2), biases 0, as GPT-2; but see `look_back`.

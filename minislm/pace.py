@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from minislm.apart import Apart, limits_shown, machine_limits
 from minislm.config import ModelConfig, TrainConfig, to_dict
-from minislm.device import choose_device, choose_dtype, keep_freed_memory, name_of
+from minislm.device import choose_device, choose_dtype, keep_freed_memory, name_of, shapes_alone
 from minislm.errors import say
 from minislm.files import write_json
 from minislm.gradients import backward, with_compiled_blocks
@@ -161,7 +161,7 @@ def flops_per_token(model: ModelConfig) -> float:
     feature of each of the, on average, context / 2 tokens that a query reads, twice: for scores
     and for values. What a mask hides is not counted.
     """
-    with torch.device("meta"):
+    with shapes_alone():
         transformer = Transformer(model)
     weights = sum(w.numel() for w in transformer.blocks.parameters() if w.ndim == 2)
     weights += model.vocab_size * model.width

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from minislm import hub, llama2c
 from minislm.config import ModelConfig
-from minislm.device import DTYPES
+from minislm.device import DTYPES, shapes_alone
 from minislm.errors import CheckpointError, UserError
 from minislm.families import (
     LLAMA,
@@ -35,7 +35,7 @@ from minislm.families import (
     read_config,
 )
 from minislm.files import atomic_path, atomic_write
-from minislm.model import Transformer, rotary_tables
+from minislm.model import Transformer
 from minislm.pickles import read_pickle
 from minislm.tokenizer import Tokenizer
 
@@ -91,7 +91,7 @@ def load(
             f"{embedding.file}: tensor {embedding.name} has {config.vocab_size} rows, too few for "
             f"the tokenizer's {tokenizer.vocab_size} tokens; they do not belong together"
         )
-    with torch.device("meta"):  # the shapes alone: no memory is taken before they are checked
+    with shapes_alone():  # the shapes alone: no memory is taken before they are checked
         model = Transformer(config)
     places = _places(model, family, stored)
     _fill(model, places, DTYPES[dtype], device)
@@ -341,11 +341,14 @@ def _check_tied(head: Stored, embedding: Stored) -> None:
 
 def _fill(model: Transformer, places: list[Place], dtype: torch.dtype, device: str) -> None:
     """Give the model of shapes its memory, and copy tensor after tensor into it."""
-    model.to(dtype).to_empty(device=device)
-    if model.config.tied:  # to_empty has torn them apart
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            memory = torch.empty(weight.shape, dtype=dtype, device=device)
+            setattr(module, name, torch.nn.Parameter(memory))
+    if model.config.tied:  # which has torn them apart
         model.head.weight = model.embedding.weight
     if model.config.position == "rotary":
-        model.cos, model.sin = (table.to(device) for table in rotary_tables(model.config))
+        model.cos, model.sin = model.cos.to(device), model.sin.to(device)
     parameters = dict(model.named_parameters())
     for place in places:
         tensor, stored = place.stored.read(), place.stored

@@ -227,3 +227,18 @@ def test_int8_is_measured_like_any_other_precision(run_script, tiny_run):
     assert one["parameters"] == other["parameters"]
     assert one["bits_per_byte"] != other["bits_per_byte"]
     assert abs(one["bits_per_byte"] / other["bits_per_byte"] - 1) < 0.01
+
+
+def test_to_tell_a_story_torchs_compiler_is_not_loaded(tiny_run):
+    """It would be a third of the time to the first word."""
+    work = f"""
+import runpy, sys
+sys.argv = ["sample.py", "--model", {str(tiny_run)!r}, "--prompt", "Once", "--max-new-tokens", "9"]
+try:
+    runpy.run_path({str(ROOT / "sample.py")!r}, run_name="__main__")
+finally:
+    print([name for name in ("torch._dynamo", "sympy") if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.startswith("Once"), done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from minislm.attention import attend_in_pieces, attention_weights, visible
 from minislm.config import PRESETS, ModelConfig
+from minislm.device import shapes_alone
 from minislm.errors import UserError
 from minislm.interpret import attention_of
 from minislm.model import KVCache, Transformer, rotary_tables
@@ -175,3 +176,17 @@ def test_a_text_longer_than_the_context_is_refused():
 def test_a_shape_that_cannot_be_is_refused_by_its_flag(knobs, names):
     with pytest.raises(UserError, match=names):
         ModelConfig(**knobs)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"qkv_bias": True}, {"position": "learned"}], ids=str)
+def test_shapes_alone_are_those_of_the_model(knobs):
+    config = ModelConfig(vocab_size=300, context=64, **knobs)
+    with shapes_alone():
+        shapes = Transformer(config)
+    model = Transformer(config)
+    assert all(weight.is_meta for weight in shapes.parameters())
+    assert [(name, weight.shape) for name, weight in shapes.named_parameters()] == [
+        (name, weight.shape) for name, weight in model.named_parameters()
+    ]
+    for (name, table), (other, wanted) in zip(shapes.named_buffers(), model.named_buffers()):
+        assert name == other and torch.equal(table, wanted)
