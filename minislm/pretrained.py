@@ -91,7 +91,7 @@ def load(
             f"{embedding.file}: tensor {embedding.name} has {config.vocab_size} rows, too few for "
             f"the tokenizer's {tokenizer.vocab_size} tokens; they do not belong together"
         )
-    with shapes_alone():  # the shapes alone: no memory is taken before they are checked
+    with shapes_alone():  # no memory is taken before they are checked
         model = Transformer(config)
     places = _places(model, family, stored)
     _fill(model, places, DTYPES[dtype], device)
@@ -341,7 +341,7 @@ def _check_tied(head: Stored, embedding: Stored) -> None:
 
 def _fill(model: Transformer, places: list[Place], dtype: torch.dtype, device: str) -> None:
     """Give the model of shapes its memory, and copy tensor after tensor into it."""
-    for module in model.modules():
+    for module in model.modules():  # as `to_empty` would, which loads sympy for it
         for name, weight in list(module.named_parameters(recurse=False)):
             memory = torch.empty(weight.shape, dtype=dtype, device=device)
             setattr(module, name, torch.nn.Parameter(memory))
