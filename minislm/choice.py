@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from minislm import selection
+from minislm.attention import made_once
 from minislm.config import SampleConfig
+from minislm.selection import pays
 
 _ROWS = 64  # of the view in which a maximum or a sum is looked for
 _ROWS_OF_TOP = 8  # fewer, where the k best columns are looked into
@@ -113,25 +116,28 @@ def likeliest_k(logits_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     They stand in the k columns with the largest maxima.
     """
-    rows = _rows_of(int(logits_BV.shape[1]), _ROWS_OF_TOP)
-    if int(logits_BV.shape[1]) < 4 * k * rows:  # no fewer to look through
+    B, V = logits_BV.shape[0], int(logits_BV.shape[1])  # other batches are of other sizes
+    rows = _rows_of(V, _ROWS_OF_TOP)
+    if V < 4 * k * rows:  # no fewer to look through
         return logits_BV.topk(k)
+    best, C = _topk, -(-V // rows)
+    if logits_BV.device.type == "cpu" and torch.compiler.is_compiling() and pays(B, C, k):
+        best, logits_BV = selection.topk, made_once(logits_BV)  # in rows
     logits_BwC = _in_rows(logits_BV, _ROWS_OF_TOP, -torch.inf)
-    column_Bk = _topk(logits_BwC.amax(1), k, sorted=False)[1]
-    index_Bwk = column_Bk[:, None].expand(-1, rows, k)
-    values_Bk, place_Bk = _topk(logits_BwC.gather(2, index_Bwk).flatten(1), k)
-    row_Bk, column_Bk = place_Bk // k, column_Bk.gather(1, place_Bk % k)
-    return values_Bk, row_Bk * int(logits_BwC.shape[2]) + column_Bk
+    column_C = torch.arange(C, device=logits_BV.device)
+    column_Bk = best(logits_BwC.amax(1), column_C.expand(B, -1), k)[1]
+    values_Bwk = logits_BwC.gather(2, column_Bk[:, None].expand(-1, rows, k))
+    first_w1 = C * torch.arange(rows, device=logits_BV.device)[:, None]
+    return best(values_Bwk.flatten(1), (first_w1 + column_Bk[:, None]).flatten(1), k)
 
 
-def _topk(x_Bn: Tensor, k: int, sorted: bool = True) -> tuple[Tensor, Tensor]:
+def _topk(x_Bn: Tensor, ids_Bn: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """`topk`, of many rows by all threads (recordings, one thread's, are made of few rows)."""
     B, n = map(int, x_Bn.shape)
-    if n >= _SHARED_FROM or B < _SHARED_ROWS:
-        return x_Bn.topk(k, sorted=sorted)
-    filled_Bn = F.pad(x_Bn, (0, _SHARED_FROM - n), value=-torch.inf)
-    values_Bk, place_Bk = filled_Bn.topk(k, sorted=sorted)
-    return values_Bk, place_Bk.clamp(max=n - 1)  # where fewer than k are above -inf
+    if n < _SHARED_FROM and B >= _SHARED_ROWS:
+        x_Bn = F.pad(x_Bn, (0, _SHARED_FROM - n), value=-torch.inf)
+    values_Bk, place_Bk = x_Bn.topk(k)
+    return values_Bk, ids_Bn.gather(1, place_Bk.clamp(max=n - 1))
 
 
 def _rows_of(V: int, about: int) -> int:

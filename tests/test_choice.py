@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import random_model
 
-from minislm import choice
+from minislm import choice, selection
 from minislm.choice import Choice, draw, draw_of_many, likeliest, likeliest_k, penalize
 from minislm.sampler import Sampler
 
@@ -20,6 +20,13 @@ SETTINGS = [
     dict(temperature=2.0, top_k=9, top_p=0.8),
     dict(temperature=0.7, top_k=20, top_p=0.9, min_p=0.05),
 ]
+
+
+@pytest.fixture
+def selects(monkeypatch):
+    """The k likeliest are found as in compiled steps of many rows."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(choice, "pays", lambda *anything: True)
 
 
 def reference(logits, temperature, top_k=0, top_p=1.0, min_p=0.0):
@@ -120,6 +127,37 @@ def test_two_levels_find_what_one_finds(vocabulary, rows):
         values, places = likeliest_k(logits, k)
         assert torch.equal(values, logits.topk(k).values)
         assert torch.equal(places, logits.topk(k).indices)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # many are equal in bfloat16
+@pytest.mark.parametrize("vocabulary, k", [(7, 6), (64, 64), (4096, 50), (5003, 700), (40_000, 9)])
+def test_the_k_largest_in_compiled_steps_are_those_of_the_library(vocabulary, k, dtype, selects):
+    logits = torch.randn(9, vocabulary, generator=torch.Generator().manual_seed(3)).to(dtype)
+    logits[0], logits[1, 3:], logits[2, ::2] = 1.5, -torch.inf, -0.0
+    before = logits.clone()
+    for values, places in (
+        likeliest_k(logits, k),
+        selection.topk(logits, torch.arange(vocabulary).expand(9, -1), k),
+    ):
+        assert torch.equal(values.to(dtype), logits.topk(k).values)
+        assert torch.equal(values.to(dtype), logits.gather(1, places))
+        assert all(len(set(row)) == k for row in places.tolist())
+    assert torch.equal(places[0], torch.arange(k))  # of equal ones the first
+    assert torch.equal(logits, before)
+
+
+def test_compiled_steps_of_many_rows_select_where_a_trial_finds_it_faster(monkeypatch):
+    def never(*anything):
+        raise AssertionError("few rows need no trial")
+
+    monkeypatch.setattr(selection, "best_seconds", never)
+    assert not selection.pays(5, 512, 50)
+    for ours, theirs in ((2.0, 1.0), (1.0, 2.0)):
+        selection._sooner.cache_clear()
+        seconds = iter((ours, theirs))
+        monkeypatch.setattr(selection, "best_seconds", lambda work, repeats: next(seconds))
+        assert selection.pays(64, 512, 50) is selection.pays(64, 512, 50) is (ours < theirs)
+    selection._sooner.cache_clear()
 
 
 def test_a_draw_in_two_levels_follows_every_border():
