@@ -65,6 +65,9 @@ def compile_steps(rows: int, model: Transformer, choose: Choose) -> Callable[...
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
         program = torch.export.export(steps, example, dynamic_shapes=fixed | shapes)
+        for name, tensor in program.state_dict.items():
+            if tensor.is_mkldnn:  # a library's own layout, of which the compiler can read nothing
+                program.state_dict[name] = torch.empty(tensor.shape)
         run = _load(program, rows)
     weights = dict(steps.named_parameters(remove_duplicate=False))
     weights |= dict(steps.named_buffers(remove_duplicate=False))

@@ -98,6 +98,24 @@ class TurnedLinear(nn.Module):
         return y.unflatten(0, x.shape[:-1])
 
 
+class MKLLinear(nn.Module):
+    """x W^T + b for just so many rows x in float32, with W in the layout of MKL: for 64 rows in
+    0.82 of the time of the same library's product that lays it out anew."""
+
+    def __init__(self, linear: nn.Linear, rows: int):
+        super().__init__()
+        self.rows = rows
+        self.register_buffer("weight", linear.weight.detach().contiguous())
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+        packed = torch.ops.mkl._mkl_reorder_linear_weight(self.weight, rows)
+        self.register_buffer("packed", packed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_RI = x.flatten(0, -2)
+        y = torch.ops.mkl._mkl_linear(x_RI, self.packed, self.weight, self.bias, self.rows)
+        return y.unflatten(0, x.shape[:-1])
+
+
 def lay_out_for(
     rows: int, model: Transformer, precision: str, packed: Transformer
 ) -> tuple[Transformer, Transformer | None]:
@@ -105,8 +123,8 @@ def lay_out_for(
     give the same. The given ones stay as they are.
 
     The second is None where compiled steps would be slower than recorded ones: many rows if
-    weights are in int8, or if the matrix library is slow with weights that are not packed for it,
-    which a short trial shows.
+    weights are in int8, or if the products that compiled steps can have are slow, which a short
+    trial shows.
 
     Args:
         precision: as for `pack`; but with few rows int8 is for all matrices, and the rest is in
@@ -120,10 +138,15 @@ def lay_out_for(
         return alone, lay_out(model, "float32", ByteLinear)
     if rows <= _FEW:
         return packed, lay_out(model, precision, lambda linear: TiledLinear(linear, rows))
-    turned = precision == "bfloat16"
-    plain = lay_out(model, precision, TurnedLinear if turned else lambda linear: linear)
-    x = torch.zeros(rows, model.config.width, dtype=plain.head.weight.dtype)
-    return packed, plain if _times_as_slow(plain.head, packed.head, x) < _MUCH else None
+    shared = lay_out(model, precision, lambda linear: _of_the_library(linear, precision, rows))
+    x = torch.zeros(rows, model.config.width, dtype=shared.head.weight.dtype)
+    return packed, shared if _times_as_slow(shared.head, packed.head, x) < _MUCH else None
+
+
+def _of_the_library(linear: nn.Linear, precision: str, rows: int) -> nn.Module:
+    if precision == "bfloat16":
+        return TurnedLinear(linear)
+    return MKLLinear(linear, rows) if torch.backends.mkl.is_available() else linear
 
 
 @torch.inference_mode()

@@ -44,6 +44,20 @@ def test_a_turned_layer_is_the_layer(bias):
     torch.testing.assert_close(layouts.TurnedLinear(layer)(x), layer(x), atol=0.02, rtol=0.02)
 
 
+MKL = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch is without MKL")
+
+
+@MKL
+@pytest.mark.parametrize("bias", [False, True])
+@torch.inference_mode()
+def test_a_layer_in_the_layout_of_mkl_is_the_layer(bias):
+    layer, x = nn.Linear(30, 17, bias=bias), torch.randn(20, 1, 30)
+    ours, wanted = layouts.MKLLinear(layer, 20), layer(x)
+    assert ours(x).shape == wanted.shape
+    ours.weight.zero_()  # it is the packed numbers that are read, for so many rows
+    torch.testing.assert_close(ours(x), wanted)
+
+
 @SIZES
 @ROWS
 @torch.inference_mode()
@@ -66,7 +80,9 @@ def test_few_rows_in_int8_have_all_matrices_in_bytes_in_both_models():
 
 
 def test_where_compiled_steps_would_be_slower_they_are_recorded(monkeypatch):
-    def shared(rows, precision, times, own=nn.Linear):
+    mkl = layouts.MKLLinear if torch.backends.mkl.is_available() else nn.Linear
+
+    def shared(rows, precision, times, own=mkl):
         def slow(linear, other, x):
             assert type(linear) is own and type(other) is packed.PackedLinear
             return times
@@ -79,8 +95,10 @@ def test_where_compiled_steps_would_be_slower_they_are_recorded(monkeypatch):
     assert shared(64, "bfloat16", 2.0, layouts.TurnedLinear) is None
     kept = shared(64, "bfloat16", 1.1, layouts.TurnedLinear)
     assert type(kept.head) is type(kept.blocks[0].mlp.up) is layouts.TurnedLinear
-    assert type(shared(64, "float32", 1.1).head) is nn.Linear
+    assert type(shared(64, "float32", 1.1).head) is mkl
     assert shared(4, "float32", 2.0) is not None  # without the library's products
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert type(shared(64, "float32", 1.1, nn.Linear).head) is nn.Linear
 
 
 def test_one_product_is_compared_with_another(monkeypatch):
