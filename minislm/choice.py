@@ -10,6 +10,7 @@ plain integers because these functions are recorded: a vocabulary does not chang
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -122,21 +123,23 @@ def likeliest_k(logits_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return logits_BV.topk(k)
     best, C = _topk, -(-V // rows)
     if logits_BV.device.type == "cpu" and torch.compiler.is_compiling() and pays(B, C, k):
-        best, logits_BV = selection.topk, made_once(logits_BV)  # in rows
+        best, logits_BV = partial(selection.topk, below=C * rows), made_once(logits_BV)  # in rows
     logits_BwC = _in_rows(logits_BV, _ROWS_OF_TOP, -torch.inf)
     column_C = torch.arange(C, device=logits_BV.device)
-    column_Bk = best(logits_BwC.amax(1), column_C.expand(B, -1), k)[1]
+    column_Bk = best(logits_BwC.amax(1), column_C.expand(B, -1), k, sorted=False)[1]
     values_Bwk = logits_BwC.gather(2, column_Bk[:, None].expand(-1, rows, k))
     first_w1 = C * torch.arange(rows, device=logits_BV.device)[:, None]
     return best(values_Bwk.flatten(1), (first_w1 + column_Bk[:, None]).flatten(1), k)
 
 
-def _topk(x_Bn: Tensor, ids_Bn: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _topk(
+    x_Bn: Tensor, ids_Bn: Tensor, k: int, sorted: bool = True
+) -> tuple[Tensor, Tensor]:
     """`topk`, of many rows by all threads (recordings, one thread's, are made of few rows)."""
     B, n = map(int, x_Bn.shape)
     if n < _SHARED_FROM and B >= _SHARED_ROWS:
         x_Bn = F.pad(x_Bn, (0, _SHARED_FROM - n), value=-torch.inf)
-    values_Bk, place_Bk = x_Bn.topk(k)
+    values_Bk, place_Bk = x_Bn.topk(k, sorted=sorted)
     return values_Bk, ids_Bn.gather(1, place_Bk.clamp(max=n - 1))
 
 
