@@ -85,7 +85,7 @@ def attend_alone(
     """
     if q_BH1D.is_cuda and q_BH1D.dtype != torch.float32 and q_BH1D.shape[1] == k_BKSD.shape[1]:
         return attend(q_BH1D, k_BKSD, v_BKSD, mask, scale)
-    if q_BH1D.device.type == "cpu" and torch.compiler.is_compiling():
+    if in_loops(q_BH1D):
         return attend_in_loops(q_BH1D, k_BKSD, v_BKSD, mask, scale)
     H, K, D = q_BH1D.shape[1], k_BKSD.shape[1], q_BH1D.shape[3]
     q_NGD = (q_BH1D * scale).reshape(-1, H // K, D)
@@ -93,6 +93,11 @@ def attend_alone(
     p_BHS = (scores_NGS.view(-1, H, mask.shape[-1]).float() + mask[:, 0]).softmax(-1)
     y_NGD = p_BHS.to(v_BKSD.dtype).view(scores_NGS.shape) @ v_BKSD.flatten(0, 1)
     return y_NGD.view(-1, H, 1, D).to(q_BH1D.dtype)
+
+
+def in_loops(x: Tensor) -> bool:
+    """Whether this is for compiled steps of a CPU, where operations become loops."""
+    return x.device.type == "cpu" and torch.compiler.is_compiling()
 
 
 def made_once(x: Tensor) -> Tensor:

@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minislm import selection
-from minislm.attention import made_once
+from minislm.attention import in_loops, made_once
 from minislm.config import SampleConfig
-from minislm.selection import pays
 
 _ROWS = 64  # of the view in which a maximum or a sum is looked for
 _ROWS_OF_TOP = 8  # fewer, where the k best columns are looked into
@@ -122,7 +121,7 @@ def likeliest_k(logits_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if V < 4 * k * rows:  # no fewer to look through
         return logits_BV.topk(k)
     best, C = _topk, -(-V // rows)
-    if logits_BV.device.type == "cpu" and torch.compiler.is_compiling() and pays(B, C, k):
+    if in_loops(logits_BV) and selection.pays(B, C, k):
         best, logits_BV = partial(selection.topk, below=C * rows), made_once(logits_BV)  # in rows
     logits_BwC = _in_rows(logits_BV, _ROWS_OF_TOP, -torch.inf)
     column_C = torch.arange(C, device=logits_BV.device)
@@ -140,6 +139,7 @@ def _topk(
     if n < _SHARED_FROM and B >= _SHARED_ROWS:
         x_Bn = F.pad(x_Bn, (0, _SHARED_FROM - n), value=-torch.inf)
     values_Bk, place_Bk = x_Bn.topk(k, sorted=sorted)
+    # What fills up is taken where fewer than k are above -inf.
     return values_Bk, ids_Bn.gather(1, place_Bk.clamp(max=n - 1))
 
 

@@ -26,7 +26,7 @@ SETTINGS = [
 def selects(monkeypatch):
     """The k likeliest are found as in compiled steps of many rows."""
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    monkeypatch.setattr(choice, "pays", lambda *anything: True)
+    monkeypatch.setattr(selection, "pays", lambda *anything: True)
 
 
 def reference(logits, temperature, top_k=0, top_p=1.0, min_p=0.0):

@@ -7,7 +7,7 @@ import torch
 from conftest import random_model
 from torch import nn
 
-from minislm import attention, choice, compiled, engine, layouts, packed
+from minislm import attention, compiled, engine, layouts, packed, selection
 from minislm.errors import UserError
 from minislm.sampler import Sampler
 
@@ -130,7 +130,7 @@ def test_compiled_steps_say_the_same_and_are_kept_for_every_model_of_the_shape(
 ):
     """Rows end one after the other, new ones come, and the last few are left to recorded steps."""
     monkeypatch.setattr(layouts, "_times_as_slow", lambda *anything: 1.0)
-    monkeypatch.setattr(choice, "pays", lambda rows, *anything: rows > 3)
+    monkeypatch.setattr(selection, "pays", lambda rows, *anything: rows > 3)
     monkeypatch.setattr(compiled, "_BLOCKS", blocks)
     prompts = [[1 + k % 7] * (1 + k % 8 * 11) for k in range(3 * rows)]
     for seed in (1, 2):
