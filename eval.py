@@ -14,7 +14,7 @@ from minislm.config import (
     build,
     only_with,
 )
-from minislm.errors import run_script
+from minislm.runtime.errors import run_script
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Let a model go on with a text: `python sample.py --prompt "Once upon a time"`. See --help."""
 
 from minislm.config import BenchmarkConfig, MachineConfig, Parser, SampleConfig, build
-from minislm.errors import run_script
+from minislm.runtime.errors import run_script
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Train a small language model: `python train.py` needs no argument. See --help."""
 
 from minislm.config import DataConfig, ModelConfig, Parser, TrainConfig
-from minislm.errors import run_script
+from minislm.runtime.errors import run_script
 
 
 def main() -> None:

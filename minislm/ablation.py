@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.model import Transformer
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from minislm.device import best_seconds, finish_work
+from minislm.runtime.device import best_seconds, finish_work
 
 
 class Apart:

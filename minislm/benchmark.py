@@ -25,9 +25,9 @@ from tqdm import tqdm
 from minislm import pretrained
 from minislm.apart import Apart, limits_shown, machine_limits
 from minislm.config import SHAPES, BenchmarkConfig, MachineConfig, ModelConfig
-from minislm.device import choose_device, name_of
-from minislm.errors import UserError, say
-from minislm.files import atomic_path, write_json
+from minislm.runtime.device import choose_device, name_of
+from minislm.runtime.errors import UserError, say
+from minislm.runtime.files import atomic_path, write_json
 from minislm.model import Transformer
 from minislm.peers import ENGINES, CTranslate2Alone, installed
 from minislm.pictures import plotting

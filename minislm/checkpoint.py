@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from minislm.errors import CheckpointError, UserError
-from minislm.files import append_line, atomic_path, atomic_write, cannot, lock
-from minislm.pickles import read_pickle
+from minislm.runtime.errors import CheckpointError, UserError
+from minislm.runtime.files import append_line, atomic_path, atomic_write, cannot, lock
+from minislm.runtime.pickles import read_pickle
 
 RUNS = Path("runs")
 STATE, METRICS, CONFIG = "train_state.pt", "metrics.jsonl", "config.json"

@@ -10,9 +10,9 @@ from pathlib import Path
 from minislm import checkpoint, evaluation, pretrained
 from minislm.config import DataConfig, EvalConfig, MachineConfig, SampleConfig
 from minislm.corpus import TokenFile, prepare
-from minislm.device import choose_device, set_threads
-from minislm.errors import UserError, say
-from minislm.files import write_json
+from minislm.runtime.device import choose_device, set_threads
+from minislm.runtime.errors import UserError, say
+from minislm.runtime.files import write_json
 from minislm.hub import find_text
 from minislm.model import Transformer
 from minislm.packed import pack

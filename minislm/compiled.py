@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minislm.cache import KVCache
-from minislm.errors import UserError, say
-from minislm.files import atomic_write
+from minislm.runtime.errors import UserError, say
+from minislm.runtime.files import atomic_write
 from minislm.model import Transformer
 from minislm.recorded import Choose, Step, Steps
 

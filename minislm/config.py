@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 
 
 def knob(

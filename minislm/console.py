@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from minislm.compare import open_model
 from minislm.config import MachineConfig, SampleConfig
-from minislm.distributed import Team, started
-from minislm.errors import UserError
-from minislm.files import write_json
+from minislm.runtime.process_group import Team, started
+from minislm.runtime.errors import UserError
+from minislm.runtime.files import write_json
 from minislm.sampler import Sampler
 
 

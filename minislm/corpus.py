@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from minislm.cleaning import Tally, admit, clean_stories, signatures
 from minislm.duplicates import Signatures
-from minislm.errors import UserError
-from minislm.files import atomic_path, atomic_write, cannot, lock
+from minislm.runtime.errors import UserError
+from minislm.runtime.files import atomic_path, atomic_write, cannot, lock
 from minislm.reading import TextError, fingerprint, read_stories, source_files
 from minislm.tokenizer import Tokenizer
 from minislm.workers import Shard, in_batches, make_shard, make_shards, token_type

@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from minislm import checkpoint
 from minislm.config import StudyConfig
-from minislm.errors import UserError
-from minislm.files import append_line, atomic_write
+from minislm.runtime.errors import UserError
+from minislm.runtime.files import append_line, atomic_write
 
 Job = dict[str, Any]
 Row = dict[str, Any]  # {"job": the job, "result": what it gave, "seconds": how long it took}

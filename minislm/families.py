@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from minislm.config import ModelConfig, to_dict
-from minislm.errors import CheckpointError, UserError
+from minislm.runtime.errors import CheckpointError, UserError
 
 REQUIRED = object()  # a key that config.json must have
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from minislm.config import SampleConfig
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.intervals import bootstrap, wilson
 from minislm.lexicon import BOYS, GIRLS
 from minislm.model import Transformer

@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 
 _TOKENIZER_FILES = [
     "tokenizer.json",

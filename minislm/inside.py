@@ -10,7 +10,7 @@ from tqdm import tqdm
 from minislm import ablation, interpret
 from minislm.compare import measured_text, open_model
 from minislm.config import EvalConfig, InspectConfig, MachineConfig, SampleConfig
-from minislm.errors import UserError, say
+from minislm.runtime.errors import UserError, say
 from minislm.model import Transformer
 from minislm.page import draw, write_page
 from minislm.sampler import Sampler

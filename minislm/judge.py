@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minislm.errors import UserError
-from minislm.files import atomic_write
+from minislm.runtime.errors import UserError
+from minislm.runtime.files import atomic_write
 
 ASKED = ("grammar", "creativity", "consistency")
 AGES = {"A": "3 or under", "B": "4-5", "C": "6-7", "D": "8-9", "E": "10-12", "F": "13-16"}

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from minislm.attention import made_once
 from minislm.compiled import multiplies_bytes
-from minislm.device import best_seconds
+from minislm.runtime.device import best_seconds
 from minislm.model import Transformer
 from minislm.packed import Int8Linear, in_bytes, lay_out, rounded
 

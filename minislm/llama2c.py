@@ -17,7 +17,7 @@ import torch
 from tokenizers import AddedToken, decoders, models, normalizers, processors
 from torch import Tensor
 
-from minislm.errors import CheckpointError
+from minislm.runtime.errors import CheckpointError
 from minislm.tokenizer import Tokenizer
 
 _MAGIC = b"24ka"  # "ak42" as a little-endian number; version 0 has no magic

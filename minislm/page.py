@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from minislm.files import atomic_write
+from minislm.runtime.files import atomic_write
 from minislm.interpret import Head, Peak, Text
 from minislm.lexicon import WORD_CLASSES
 from minislm.pictures import plotting

@@ -23,10 +23,10 @@ from minislm.config import (
     to_dict,
 )
 from minislm.corpus import TokenFile, learn_tokenizer, prepare
-from minislm.distributed import Team, start, started
-from minislm.device import choose_device, choose_dtype, keep_freed_memory, set_threads
-from minislm.errors import UserError, say
-from minislm.files import write_json
+from minislm.runtime.process_group import Team, start, started
+from minislm.runtime.device import choose_device, choose_dtype, keep_freed_memory, set_threads
+from minislm.runtime.errors import UserError, say
+from minislm.runtime.files import write_json
 from minislm.hub import find_text
 from minislm.model import Transformer
 from minislm.sampler import Sampler

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from minislm import hub, llama2c
 from minislm.config import ModelConfig
-from minislm.device import DTYPES, shapes_alone
-from minislm.errors import CheckpointError, UserError
+from minislm.runtime.device import DTYPES, shapes_alone
+from minislm.runtime.errors import CheckpointError, UserError
 from minislm.families import (
     LLAMA,
     OWN,
@@ -34,9 +34,9 @@ from minislm.families import (
     model_config_from_hf,
     read_config,
 )
-from minislm.files import atomic_path, atomic_write
+from minislm.runtime.files import atomic_path, atomic_write
 from minislm.model import Transformer
-from minislm.pickles import read_pickle
+from minislm.runtime.pickles import read_pickle
 from minislm.tokenizer import Tokenizer
 
 _WEIGHTS = "model.safetensors"

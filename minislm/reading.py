@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from minislm.cleaning import Tally
-from minislm.errors import UserError
-from minislm.files import atomic_write
+from minislm.runtime.errors import UserError
+from minislm.runtime.files import atomic_write
 from minislm.tokenizer import END_OF_TEXT
 
 MAX_STORY = 100_000  # characters; the longest story of TinyStories has about 5,000

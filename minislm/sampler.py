@@ -28,7 +28,7 @@ from minislm import beam
 from minislm.batch import Batch, Job, Row, StopStrings
 from minislm.config import SampleConfig
 from minislm.engine import STEPS, Decoder, Engine, Uncached
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.lanes import in_lanes
 from minislm.packed import PRECISIONS
 from minislm.tokenizer import StreamDecoder, Tokenizer

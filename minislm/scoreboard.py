@@ -12,7 +12,7 @@ from minislm import grading, scores
 from minislm.compare import open_model
 from minislm.config import EvalConfig, MachineConfig, ScoreConfig
 from minislm.console import read_prompts
-from minislm.errors import say
+from minislm.runtime.errors import say
 from minislm.hub import find_text
 from minislm.intervals import bootstrap
 from minislm.judge import AGES, ASKED, Judge, Verdict

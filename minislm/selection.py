@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minislm.device import best_seconds
+from minislm.runtime.device import best_seconds
 from minislm.lanes import in_lanes
 
 _MANY = 16  # rows; with fewer the call costs what it saves

@@ -18,7 +18,7 @@ from minislm.config import (
     from_dict,
     to_dict,
 )
-from minislm.errors import CheckpointError, UserError
+from minislm.runtime.errors import CheckpointError, UserError
 from minislm.synthetic import TASKS, pair
 
 UNARY_CONTEXT = 1536  # the longest unary pair fits, where digits merge

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from minislm import lexicon as lex
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.lexicon import WORD_CLASSES, classify, plural
 from minislm.numerals import NUMBER_PLOTS
 from minislm.plots import PLOTS

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from minislm import amounts, classes, findings, sweep, verdict
 from minislm.config import DataConfig, StudyConfig
-from minislm.errors import UserError, say
+from minislm.runtime.errors import UserError, say
 from minislm.experiments import Study, run
 from minislm.settings import task_names
 

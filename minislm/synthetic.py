@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minislm.errors import UserError, run_script
-from minislm.files import atomic_write
+from minislm.runtime.errors import UserError, run_script
+from minislm.runtime.files import atomic_write
 
 TEST_RESIDUES = (1, 3, 7)
 LARGEST = 100

@@ -17,8 +17,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
-from minislm.errors import UserError
-from minislm.files import atomic_write
+from minislm.runtime.errors import UserError
+from minislm.runtime.files import atomic_write
 
 # A story starts from it, ends with it and is padded with it (bos = eos = pad), as in GPT-2 and the
 # published TinyStories models.

@@ -27,8 +27,8 @@ from minislm import checkpoint, pretrained
 from minislm.batches import Batches
 from minislm.config import SampleConfig, TrainConfig
 from minislm.corpus import TokenFile
-from minislm.distributed import Team
-from minislm.errors import UserError
+from minislm.runtime.process_group import Team
+from minislm.runtime.errors import UserError
 from minislm.evaluation import TextLoss, text_loss
 from minislm.gradients import backward, with_compiled_blocks
 from minislm.model import Transformer

@@ -30,8 +30,8 @@ import tokenizers
 
 from minislm.cleaning import Tally, clean_story
 from minislm.duplicates import Signatures
-from minislm.errors import UserError
-from minislm.files import atomic_path
+from minislm.runtime.errors import UserError
+from minislm.runtime.files import atomic_path
 from minislm.tokenizer import END_OF_TEXT, Tokenizer
 
 MOST_WORKERS = 8  # of 60 MB each; the process that joins the shards keeps up with about as many

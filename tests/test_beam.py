@@ -7,7 +7,7 @@ import torch
 from conftest import random_model
 
 from minislm.config import PRESETS
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.pretrained import save_model
 from minislm.sampler import Sampler
 

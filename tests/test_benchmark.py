@@ -12,7 +12,7 @@ from minislm import benchmark, pretrained
 from minislm.apart import Apart
 from minislm.benchmark import Row, roofline, table
 from minislm.config import BenchmarkConfig, MachineConfig
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.llamacpp import LlamaCpp, write_gguf
 from minislm.peers import ENGINES, installed
 from minislm.sampler import Sampler

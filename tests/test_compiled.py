@@ -8,7 +8,7 @@ from conftest import random_model
 from torch import nn
 
 from minislm import attention, compiled, engine, layouts, packed, selection
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.sampler import Sampler
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")

@@ -15,7 +15,7 @@ from conftest import ROOT
 from minislm import cleaning, corpus, reading, workers
 from minislm.cleaning import Tally, clean_stories, normalise, signatures
 from minislm.corpus import TokenFile, learn_tokenizer, prepare
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.reading import fingerprint, read_stories
 from minislm.tokenizer import END_OF_TEXT, Tokenizer
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from conftest import ROOT, TINY, train_in
 
-from minislm import checkpoint, distributed
+from minislm import checkpoint
+from minislm.runtime import process_group as distributed
 
 RUN = [*TINY, "--stories", "40", "--samples", "0", "--tasks", "copy", "--evals", "5",
        "--dtype", "float32", "--seed", "1"]  # fmt: skip

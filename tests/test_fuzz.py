@@ -33,7 +33,7 @@ from minislm import checkpoint
 from minislm.cleaning import Tally, clean_stories
 from minislm.config import PRESETS, DataConfig, TrainConfig, to_dict
 from minislm.corpus import prepare
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.settings import Settings
 from minislm.pretrained import load, save_model
 from minislm.reading import read_stories

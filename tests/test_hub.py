@@ -195,7 +195,7 @@ def hub():
 ASK = """
 import json, sys
 from minislm import hub
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 for repo, revision in json.loads(sys.argv[1]):
     try:
         if revision == "text":

@@ -8,7 +8,7 @@ from conftest import random_model
 from minislm import interpret, pretrained
 from minislm.ablation import Part, heads, parse, switched_off
 from minislm.config import PRESETS
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.interpret import classes_of, excite, pieces_of, read, sort_heads
 from minislm.lexicon import WORD_CLASSES
 from minislm.sampler import Sampler

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from minislm.attention import attend_in_pieces, attention_weights, visible
 from minislm.config import PRESETS, ModelConfig
-from minislm.device import shapes_alone
-from minislm.errors import UserError
+from minislm.runtime.device import shapes_alone
+from minislm.runtime.errors import UserError
 from minislm.interpret import attention_of
 from minislm.model import KVCache, Transformer, rotary_tables
 

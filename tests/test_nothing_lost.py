@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT, TINY, train_in
 
 from minislm import checkpoint, pretrained
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 
 RUN = [*TINY, "--stories", 40, "--samples", 0, "--tasks", "copy", "--evals", 6]
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from test_pretrained import one_thread, small_llama2c, write_tokenizer_bin  # noqa: F401
 
 from minislm.config import PRESETS
-from minislm.errors import CheckpointError, UserError
+from minislm.runtime.errors import CheckpointError, UserError
 from minislm.pretrained import load, save_model
 
 FIRST_NORM = "model.layers.0.input_layernorm.weight"

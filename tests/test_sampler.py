@@ -8,7 +8,7 @@ import torch
 from conftest import brute_force, random_model
 
 from minislm.config import PRESETS, SampleConfig
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.sampler import Sampler
 
 PROMPTS = [

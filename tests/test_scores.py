@@ -9,7 +9,7 @@ from conftest import ROOT, random_model
 
 from minislm import grading, scoreboard, scores
 from minislm.config import ScoreConfig
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.judge import Verdict
 from minislm.overlap import Library
 from minislm.prompts import BEGINNINGS, QUESTIONS

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from minislm import lexicon
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.stories import PLOTS, WORD_CLASSES, classify, generate
 
 STORIES = list(generate(3000, seed=7))

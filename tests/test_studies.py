@@ -10,7 +10,7 @@ from conftest import random_model
 
 from minislm import amounts, classes, experiments, findings, subjects, sweep, verdict
 from minislm.config import StudyConfig
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.evaluation import text_loss
 from minislm.experiments import Study, read_rows
 from minislm.intervals import bootstrap, of_mean, of_rates, wilson

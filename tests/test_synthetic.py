@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from minislm import synthetic
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.synthetic import (
     END_OF_TEXT,
     TASKS,

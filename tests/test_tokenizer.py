@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, processors
 
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.tokenizer import END_OF_TEXT, StreamDecoder, Tokenizer
 
 STORY = (

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from minislm import checkpoint
 from minislm.config import RATES, TrainConfig
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 from minislm.gradients import backward, with_compiled_blocks
 from minislm.lanes import in_lanes
 from minislm.loss import token_losses, training_loss

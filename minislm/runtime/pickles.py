@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from minislm.errors import CheckpointError
+from minislm.runtime.errors import CheckpointError
 
 
 def read_pickle(file: Path, *, mapped: bool = False) -> Any:

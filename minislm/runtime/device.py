@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch.overrides import TorchFunctionMode
 
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

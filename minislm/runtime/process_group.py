@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 
 _STORE = "MINISLM_STORE"  # a file through which the processes of --processes find one another
 _PATIENCE = timedelta(minutes=10)  # for a process that prepares data, or was suspended

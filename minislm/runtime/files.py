@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from minislm.errors import UserError
+from minislm.runtime.errors import UserError
 
 
 @contextmanager
