@@ -24,7 +24,7 @@ from minislm.overlap import Library
 from minislm.pictures import dots, lines
 from minislm.sampler import Sampler
 from minislm.scores import DIMENSIONS, measure
-from minislm.stories import generate
+from minislm.stories.generate import generate
 from minislm.subjects import make_tokenizer, random_weights, tokens_of
 from minislm.synthetic import pairs
 from minislm.tokenizer import Tokenizer

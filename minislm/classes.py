@@ -20,10 +20,10 @@ from minislm.experiments import Row, table
 from minislm.finetune import RATES, on_pairs, on_stories
 from minislm.interpret import class_of_characters
 from minislm.intervals import of_mean
-from minislm.lexicon import WORD_CLASSES, classify
+from minislm.stories.lexicon import WORD_CLASSES, classify
 from minislm.model import Transformer
 from minislm.pictures import bars
-from minislm.stories import Story, generate
+from minislm.stories.generate import Story, generate
 from minislm.subjects import make_tokenizer, random_weights, tokens_of
 from minislm.synthetic import encode_pair, pairs
 from minislm.tokenizer import Tokenizer

@@ -19,13 +19,13 @@ import torch
 from minislm.config import SampleConfig
 from minislm.runtime.errors import UserError
 from minislm.intervals import bootstrap, wilson
-from minislm.lexicon import BOYS, GIRLS
+from minislm.stories.lexicon import BOYS, GIRLS
 from minislm.model import Transformer
 from minislm.overlap import Library, distinct, self_bleu, words_of
 from minislm.prompts import BEGINNINGS, QUESTIONS, Question
 from minislm.sampler import Sampler
 from minislm.scores import DIMENSIONS, Measures, instruction, measure, names, sentences, stem
-from minislm.stories import Story, generate
+from minislm.stories.generate import Story, generate
 from minislm.tokenizer import Tokenizer
 
 _INSTRUCT_SEED = 4_000_000  # of the stories whose headers are given as instructions

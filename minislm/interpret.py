@@ -22,7 +22,7 @@ from minislm.ablation import Part, heads, switched_off
 from minislm.attention import attention_weights, visible
 from minislm.corpus import TokenFile
 from minislm.evaluation import text_loss
-from minislm.lexicon import WORD_CLASSES, classify
+from minislm.stories.lexicon import WORD_CLASSES, classify
 from minislm.model import Attention, Transformer
 from minislm.tokenizer import StreamDecoder, Tokenizer
 

@@ -31,7 +31,7 @@ from minislm.hub import find_text
 from minislm.model import Transformer
 from minislm.sampler import Sampler
 from minislm.settings import Settings, changed, settings_from, task_names
-from minislm.stories import generate
+from minislm.stories.generate import generate
 from minislm.synthetic import encode_pair, fits, pairs
 from minislm.tokenizer import Tokenizer
 from minislm.training import Trainer, plot_losses

@@ -20,7 +20,7 @@ from minislm.corpus import TokenFile
 from minislm.evaluation import text_loss
 from minislm.finetune import on_stories
 from minislm.model import Transformer
-from minislm.stories import generate
+from minislm.stories.generate import generate
 from minislm.synthetic import TASKS, Pair, pairs
 from minislm.tokenizer import Tokenizer
 

@@ -20,7 +20,7 @@ import torch
 from minislm import compare, pipeline
 from minislm.config import ModelConfig
 from minislm.model import Transformer
-from minislm.stories import generate
+from minislm.stories.generate import generate
 from minislm.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ from minislm.config import SampleConfig
 from minislm.evaluation import answers, exact_match
 from minislm.intervals import wilson
 from minislm.sampler import Sampler
-from minislm.stories import generate
+from minislm.stories.generate import generate
 from minislm.synthetic import TASKS, Pair, pairs
 from minislm.tokenizer import Tokenizer
 

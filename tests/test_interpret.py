@@ -10,7 +10,7 @@ from minislm.ablation import Part, heads, parse, switched_off
 from minislm.config import PRESETS
 from minislm.runtime.errors import UserError
 from minislm.interpret import classes_of, excite, pieces_of, read, sort_heads
-from minislm.lexicon import WORD_CLASSES
+from minislm.stories.lexicon import WORD_CLASSES
 from minislm.sampler import Sampler
 
 TEXT = "Once upon a time, there was a little dog named Max. He had three red balls."

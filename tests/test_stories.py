@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from minislm import lexicon
+from minislm.stories.generate import lexicon
 from minislm.runtime.errors import UserError
-from minislm.stories import PLOTS, WORD_CLASSES, classify, generate
+from minislm.stories.generate import PLOTS, WORD_CLASSES, classify, generate
 
 STORIES = list(generate(3000, seed=7))
 TEXTS = [story.text for story in STORIES]

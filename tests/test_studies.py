@@ -14,9 +14,9 @@ from minislm.runtime.errors import UserError
 from minislm.evaluation import text_loss
 from minislm.experiments import Study, read_rows
 from minislm.intervals import bootstrap, of_mean, of_rates, wilson
-from minislm.lexicon import WORD_CLASSES
-from minislm.numerals import NUMBER_PLOTS
-from minislm.stories import generate
+from minislm.stories.lexicon import WORD_CLASSES
+from minislm.stories.number_plots import NUMBER_PLOTS
+from minislm.stories.generate import generate
 from minislm.studies import STUDIES
 from minislm.subjects import SUBJECTS, Subject, halves, texts_of, tokens_of
 from minislm.synthetic import TASKS, number_words, pairs

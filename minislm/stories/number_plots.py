@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from minislm import lexicon as lex
-from minislm.lexicon import plural
+from minislm.stories.generate import lexicon as lex
+from minislm.stories.lexicon import plural
 from minislm.synthetic import is_test, number_words
-from minislm.teller import Person, Tale, begin, begin_pair, lesson, meet
+from minislm.stories.narrator import Person, Tale, begin, begin_pair, lesson, meet
 
 _SMALL = tuple(i for i in range(1, 101) if not is_test(i))
 

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minislm import lexicon as lex
-from minislm.lexicon import a, number_word, plural
+from minislm.stories.generate import lexicon as lex
+from minislm.stories.lexicon import a, number_word, plural
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from minislm import lexicon as lex
-from minislm.lexicon import a, number_word, plural, verb_form
-from minislm.teller import (
+from minislm.stories.generate import lexicon as lex
+from minislm.stories.lexicon import a, number_word, plural, verb_form
+from minislm.stories.narrator import (
     Person,
     Tale,
     at,
