@@ -26,7 +26,7 @@ from minislm.sampler import Sampler
 from minislm.scores import DIMENSIONS, measure
 from minislm.stories.generate import generate
 from minislm.subjects import make_tokenizer, random_weights, tokens_of
-from minislm.synthetic import pairs
+from minislm.tasks import pairs
 from minislm.tokenizer import Tokenizer
 
 SHAPE, STORIES = "two blocks", 6000

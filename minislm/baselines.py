@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from minislm.config import ModelConfig
-from minislm.synthetic import TASKS, Pair, encode_pair, pairs
+from minislm.tasks import TASKS, Pair, encode_pair, pairs
 from minislm.tokenizer import Tokenizer
 
 

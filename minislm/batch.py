@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minislm.choice import Choice, penalize
+from minislm.sampling import Choice, penalize
 from minislm.config import SampleConfig
 from minislm.engine import STEPS, Engine, Uncached
 from minislm.tokenizer import StreamDecoder, Tokenizer

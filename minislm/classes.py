@@ -25,7 +25,7 @@ from minislm.model import Transformer
 from minislm.pictures import bars
 from minislm.stories.generate import Story, generate
 from minislm.subjects import make_tokenizer, random_weights, tokens_of
-from minislm.synthetic import encode_pair, pairs
+from minislm.tasks import encode_pair, pairs
 from minislm.tokenizer import Tokenizer
 
 SHAPE = "one block"

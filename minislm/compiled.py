@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minislm.cache import KVCache
+from minislm.kv_cache import KVCache
 from minislm.runtime.errors import UserError, say
 from minislm.runtime.files import atomic_write
 from minislm.model import Transformer

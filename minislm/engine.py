@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from minislm.cache import KVCache, rounded_up
+from minislm.kv_cache import KVCache, rounded_up
 from minislm.captured import STEPS, CapturedSteps, padded_rows
 from minislm.compiled import compile_steps
 from minislm.layouts import lay_out_for

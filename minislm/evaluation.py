@@ -20,7 +20,7 @@ from minislm.corpus import TokenFile
 from minislm.loss import token_losses
 from minislm.model import Transformer
 from minislm.sampler import Sampler
-from minislm.synthetic import Pair, encode_pair, fits, pairs, truncate
+from minislm.tasks import Pair, encode_pair, fits, pairs, truncate
 from minislm.tokenizer import Tokenizer
 
 

@@ -13,7 +13,7 @@ from minislm.baselines import HEURISTICS
 from minislm.experiments import Row, table
 from minislm.intervals import of_rates, wilson
 from minislm.pictures import bars
-from minislm.synthetic import TASKS, pair
+from minislm.tasks import TASKS, pair
 
 LEARNED, FOUND, SHALLOW, EXPLAINED = 0.9, 0.8, 0.2, 0.3  # the rule's borders; see RULE
 RULE = f"""The rule: a subject that answers less than {LEARNED:.0%} of D_train has not learned the \

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 import torch
 
-from minislm.batches import Batches, Example
+from minislm.dataset import Batches, Example
 from minislm.config import TrainConfig
 from minislm.corpus import TokenFile
 from minislm.gradients import backward
 from minislm.model import Transformer
 from minislm.optimizer import advance, make_optimizers
-from minislm.synthetic import Pair, encode_pair
+from minislm.tasks import Pair, encode_pair
 from minislm.tokenizer import Tokenizer
 from minislm.training import schedule
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minislm.attention import attend, attend_alone, hide, visible
-from minislm.cache import KVCache
+from minislm.kv_cache import KVCache
 from minislm.config import ModelConfig
 
 

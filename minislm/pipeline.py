@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from minislm import checkpoint, evaluation, pretrained
-from minislm.batches import Batches, Example
+from minislm.dataset import Batches, Example
 from minislm.config import (
     ModelConfig,
     SampleConfig,
@@ -32,7 +32,7 @@ from minislm.model import Transformer
 from minislm.sampler import Sampler
 from minislm.settings import Settings, changed, settings_from, task_names
 from minislm.stories.generate import generate
-from minislm.synthetic import encode_pair, fits, pairs
+from minislm.tasks import encode_pair, fits, pairs
 from minislm.tokenizer import Tokenizer
 from minislm.training import Trainer, plot_losses
 

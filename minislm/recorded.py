@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from minislm.cache import KVCache
+from minislm.kv_cache import KVCache
 from minislm.model import Transformer
 
 Choose = Callable[[Tensor, Tensor], Tensor]  # logits [B, V], uniforms [B] -> tokens [B]

@@ -19,7 +19,7 @@ from minislm.config import (
     to_dict,
 )
 from minislm.runtime.errors import CheckpointError, UserError
-from minislm.synthetic import TASKS, pair
+from minislm.tasks import TASKS, pair
 
 UNARY_CONTEXT = 1536  # the longest unary pair fits, where digits merge
 

@@ -21,7 +21,7 @@ from minislm.evaluation import text_loss
 from minislm.finetune import on_stories
 from minislm.model import Transformer
 from minislm.stories.generate import generate
-from minislm.synthetic import TASKS, Pair, pairs
+from minislm.tasks import TASKS, Pair, pairs
 from minislm.tokenizer import Tokenizer
 
 STORIES = 6000  # that a model is pre-trained on

@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minislm import checkpoint, pretrained
-from minislm.batches import Batches
+from minislm.dataset import Batches
 from minislm.config import SampleConfig, TrainConfig
 from minislm.corpus import TokenFile
 from minislm.runtime.process_group import Team

@@ -35,7 +35,7 @@ from minislm.subjects import (
     texts_of,
     tokens_of,
 )
-from minislm.synthetic import TASKS, Pair, fits, pairs
+from minislm.tasks import TASKS, Pair, fits, pairs
 from minislm.tokenizer import Tokenizer
 
 DUMMIES = (0.0, 0.3, 1.0)

@@ -12,7 +12,7 @@ from minislm.evaluation import answers, exact_match
 from minislm.intervals import wilson
 from minislm.sampler import Sampler
 from minislm.stories.generate import generate
-from minislm.synthetic import TASKS, Pair, pairs
+from minislm.tasks import TASKS, Pair, pairs
 from minislm.tokenizer import Tokenizer
 
 

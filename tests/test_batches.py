@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from minislm.batches import IGNORED, Batches, Example
+from minislm.dataset import IGNORED, Batches, Example
 from minislm.corpus import TokenFile
 
 EOT = 0

@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import brute_force, prompts_of, random_model
 
-from minislm.cache import rounded_up
+from minislm.kv_cache import rounded_up
 from minislm.captured import CapturedSteps, padded_rows
-from minislm.choice import Choice
+from minislm.sampling import Choice
 from minislm.config import PRESETS
 from minislm.engine import Decoder, Engine
 from minislm.recorded import Step

@@ -6,8 +6,9 @@ import pytest
 import torch
 from conftest import random_model
 
-from minislm import choice, selection
-from minislm.choice import Choice, draw, draw_of_many, likeliest, likeliest_k, penalize
+from minislm import selection
+from minislm import sampling as choice
+from minislm.sampling import Choice, draw, draw_of_many, likeliest, likeliest_k, penalize
 from minislm.sampler import Sampler
 
 SETTINGS = [

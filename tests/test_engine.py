@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import brute_force, prompts_of, random_model
 
-from minislm.cache import KVCache
+from minislm.kv_cache import KVCache
 from minislm.config import PRESETS
 from minislm.engine import Decoder, Engine
 from minislm.packed import pack

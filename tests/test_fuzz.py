@@ -37,7 +37,7 @@ from minislm.runtime.errors import UserError
 from minislm.settings import Settings
 from minislm.pretrained import load, save_model
 from minislm.reading import read_stories
-from minislm.synthetic import TASKS
+from minislm.tasks import TASKS
 from minislm.tokenizer import END_OF_TEXT, Tokenizer
 
 SHORT, FULL = 300, 10_000

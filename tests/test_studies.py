@@ -19,7 +19,7 @@ from minislm.stories.number_plots import NUMBER_PLOTS
 from minislm.stories.generate import generate
 from minislm.studies import STUDIES
 from minislm.subjects import SUBJECTS, Subject, halves, texts_of, tokens_of
-from minislm.synthetic import TASKS, number_words, pairs
+from minislm.tasks import TASKS, number_words, pairs
 from minislm.tokenizer import Tokenizer
 
 

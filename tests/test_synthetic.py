@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from minislm import synthetic
+from minislm import tasks as synthetic
 from minislm.runtime.errors import UserError
-from minislm.synthetic import (
+from minislm.tasks import (
     END_OF_TEXT,
     TASKS,
     Pair,
@@ -233,7 +233,7 @@ def test_the_stored_data_is_what_the_code_writes(tmp_path):
 
 def test_the_command_that_regenerates_the_data(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "minislm.synthetic"],
+        [sys.executable, "-m", "minislm.tasks"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
