@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minislm.sampling import Choice, penalize
 from minislm.config import SampleConfig
-from minislm.engine import STEPS, Engine, Uncached
+from minislm.fast.engine import STEPS, Engine, Uncached
 from minislm.tokenizer import StreamDecoder, Tokenizer
 
 

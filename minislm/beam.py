@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minislm.config import SampleConfig
-from minislm.engine import Engine, Uncached
+from minislm.fast.engine import Engine, Uncached
 
 
 def search(

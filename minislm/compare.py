@@ -15,7 +15,7 @@ from minislm.runtime.errors import UserError, say
 from minislm.runtime.files import write_json
 from minislm.hub import find_text
 from minislm.model import Transformer
-from minislm.packed import pack
+from minislm.fast.linear import pack
 from minislm.pipeline import HELD_OUT_STORIES, generated_tokens, prepare_corpus
 from minislm.sampler import Sampler
 from minislm.settings import Settings, task_names

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from minislm.config import SampleConfig
 from minislm.corpus import TokenFile
-from minislm.loss import token_losses
+from minislm.fast.cross_entropy import token_losses
 from minislm.model import Transformer
 from minislm.sampler import Sampler
 from minislm.tasks import Pair, encode_pair, fits, pairs, truncate

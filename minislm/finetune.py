@@ -13,7 +13,7 @@ import torch
 from minislm.dataset import Batches, Example
 from minislm.config import TrainConfig
 from minislm.corpus import TokenFile
-from minislm.gradients import backward
+from minislm.fast.backward import backward
 from minislm.model import Transformer
 from minislm.optimizer import advance, make_optimizers
 from minislm.tasks import Pair, encode_pair

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from minislm.ablation import Part, heads, switched_off
-from minislm.attention import attention_weights, visible
+from minislm.fast.attention import attention_weights, visible
 from minislm.corpus import TokenFile
 from minislm.evaluation import text_loss
 from minislm.stories.lexicon import WORD_CLASSES, classify

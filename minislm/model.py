@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minislm.attention import attend, attend_alone, hide, visible
+from minislm.fast.attention import attend, attend_alone, hide, visible
 from minislm.kv_cache import KVCache
 from minislm.config import ModelConfig
 

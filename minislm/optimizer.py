@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from minislm.config import TrainConfig
-from minislm.lanes import in_lanes
+from minislm.fast.threads import in_lanes
 from minislm.model import Transformer
 
 

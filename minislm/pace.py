@@ -22,7 +22,7 @@ from minislm.config import ModelConfig, TrainConfig, to_dict
 from minislm.runtime.device import choose_device, choose_dtype, keep_freed_memory, name_of, shapes_alone
 from minislm.runtime.errors import say
 from minislm.runtime.files import write_json
-from minislm.gradients import backward, with_compiled_blocks
+from minislm.fast.backward import backward, with_compiled_blocks
 from minislm.model import Transformer
 from minislm.optimizer import advance, make_optimizers
 from minislm.settings import settings_from

@@ -27,10 +27,10 @@ from tqdm import tqdm
 from minislm import beam
 from minislm.batch import Batch, Job, Row, StopStrings
 from minislm.config import SampleConfig
-from minislm.engine import STEPS, Decoder, Engine, Uncached
+from minislm.fast.engine import STEPS, Decoder, Engine, Uncached
 from minislm.runtime.errors import UserError
-from minislm.lanes import in_lanes
-from minislm.packed import PRECISIONS
+from minislm.fast.threads import in_lanes
+from minislm.fast.linear import PRECISIONS
 from minislm.tokenizer import StreamDecoder, Tokenizer
 
 # A lane reads all weights for its own rows alone. Those of a small model are in the processor's

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minislm import selection
-from minislm.attention import in_loops, made_once
+from minislm.fast import topk as selection
+from minislm.fast.attention import in_loops, made_once
 from minislm.config import SampleConfig
 
 _ROWS = 64  # of the view in which a maximum or a sum is looked for

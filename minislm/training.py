@@ -30,7 +30,7 @@ from minislm.corpus import TokenFile
 from minislm.runtime.process_group import Team
 from minislm.runtime.errors import UserError
 from minislm.evaluation import TextLoss, text_loss
-from minislm.gradients import backward, with_compiled_blocks
+from minislm.fast.backward import backward, with_compiled_blocks
 from minislm.model import Transformer
 from minislm.optimizer import advance, make_optimizers
 from minislm.pictures import plotting

@@ -9,11 +9,11 @@ import torch
 from conftest import brute_force, prompts_of, random_model
 
 from minislm.kv_cache import rounded_up
-from minislm.captured import CapturedSteps, padded_rows
+from minislm.fast.cuda_graphs import CapturedSteps, padded_rows
 from minislm.sampling import Choice
 from minislm.config import PRESETS
-from minislm.engine import Decoder, Engine
-from minislm.recorded import Step
+from minislm.fast.engine import Decoder, Engine
+from minislm.fast.traced import Step
 from minislm.sampler import Sampler
 
 GREEDY = Choice(temperature=0.0)
@@ -45,7 +45,7 @@ class Calls:
 def as_on_a_gpu(monkeypatch):
     """Decoders that capture their steps, wherever they are."""
     calls = Calls()
-    monkeypatch.setattr("minislm.captured.Capture", calls)
+    monkeypatch.setattr("minislm.fast.cuda_graphs.Capture", calls)
     of_cpu = Decoder.__init__
 
     def init(self, *arguments):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import random_model
 
-from minislm import selection
+from minislm.fast import topk as selection
 from minislm import sampling as choice
 from minislm.sampling import Choice, draw, draw_of_many, likeliest, likeliest_k, penalize
 from minislm.sampler import Sampler

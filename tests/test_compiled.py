@@ -7,7 +7,7 @@ import torch
 from conftest import random_model
 from torch import nn
 
-from minislm import attention, compiled, engine, layouts, packed, selection
+from minislm.fast import attention, compiled, engine, compiled_linear as layouts, linear as packed, topk as selection
 from minislm.runtime.errors import UserError
 from minislm.sampler import Sampler
 

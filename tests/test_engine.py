@@ -6,9 +6,9 @@ from conftest import brute_force, prompts_of, random_model
 
 from minislm.kv_cache import KVCache
 from minislm.config import PRESETS
-from minislm.engine import Decoder, Engine
-from minislm.packed import pack
-from minislm.recorded import Recording, Step, Steps, record_steps
+from minislm.fast.engine import Decoder, Engine
+from minislm.fast.linear import pack
+from minislm.fast.traced import Recording, Step, Steps, record_steps
 
 FAMILIES = {
     "llama": {},
@@ -48,7 +48,7 @@ def test_packing_leaves_the_model_alone():
 
 @pytest.mark.parametrize("precision, error", [("bfloat16", 0.05), ("int8", 0.06)])
 def test_reduced_precision_stays_close(monkeypatch, precision, error):
-    monkeypatch.setattr("minislm.packed._INT8_FROM", 1)
+    monkeypatch.setattr("minislm.fast.linear._INT8_FROM", 1)
     model = random_model()
     tokens = torch.randint(0, 300, (4, 30), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -58,7 +58,7 @@ def test_reduced_precision_stays_close(monkeypatch, precision, error):
 
 
 def test_a_row_in_int8_does_not_depend_on_its_neighbours(monkeypatch):
-    monkeypatch.setattr("minislm.packed._INT8_FROM", 1)
+    monkeypatch.setattr("minislm.fast.linear._INT8_FROM", 1)
     model = pack(random_model(), "int8", 4)
     quiet, loud = torch.full((1, 8), 5), torch.arange(8)[None]
     with torch.inference_mode():

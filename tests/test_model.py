@@ -7,7 +7,7 @@ import torch
 from conftest import random_model
 from torch.nn import functional as F
 
-from minislm.attention import attend_in_pieces, attention_weights, visible
+from minislm.fast.attention import attend_in_pieces, attention_weights, visible
 from minislm.config import PRESETS, ModelConfig
 from minislm.runtime.device import shapes_alone
 from minislm.runtime.errors import UserError

@@ -186,7 +186,7 @@ def test_after_a_failure_in_one_lane_the_others_take_no_more(monkeypatch):
 
 
 def test_a_prompt_asked_for_several_samples_is_read_once(monkeypatch):
-    from minislm.engine import Engine
+    from minislm.fast.engine import Engine
 
     read, prefill = [], Engine.prefill
     monkeypatch.setattr(

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from minislm import checkpoint
 from minislm.config import RATES, TrainConfig
 from minislm.runtime.errors import UserError
-from minislm.gradients import backward, with_compiled_blocks
-from minislm.lanes import in_lanes
-from minislm.loss import token_losses, training_loss
+from minislm.fast.backward import backward, with_compiled_blocks
+from minislm.fast.threads import in_lanes
+from minislm.fast.cross_entropy import token_losses, training_loss
 from minislm.optimizer import _move_alike, _Part, make_optimizers, orthogonalize
 from minislm.settings import settings_from
 from minislm.training import schedule

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minislm.attention import made_once
-from minislm.compiled import multiplies_bytes
+from minislm.fast.attention import made_once
+from minislm.fast.compiled import multiplies_bytes
 from minislm.runtime.device import best_seconds
 from minislm.model import Transformer
-from minislm.packed import Int8Linear, in_bytes, lay_out, rounded
+from minislm.fast.linear import Int8Linear, in_bytes, lay_out, rounded
 
 _TILE = 16  # outputs: as many float32 as a register of AVX-512 holds
 _FEW = 16  # rows whose sums of one tile stay in registers

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from minislm.kv_cache import KVCache, rounded_up
-from minislm.captured import STEPS, CapturedSteps, padded_rows
-from minislm.compiled import compile_steps
-from minislm.layouts import lay_out_for
+from minislm.fast.cuda_graphs import STEPS, CapturedSteps, padded_rows
+from minislm.fast.compiled import compile_steps
+from minislm.fast.compiled_linear import lay_out_for
 from minislm.model import Transformer
-from minislm.packed import PRECISIONS, pack
-from minislm.recorded import Choose, Reading, Step, Steps, record_reading, record_steps
+from minislm.fast.linear import PRECISIONS, pack
+from minislm.fast.traced import Choose, Reading, Step, Steps, record_reading, record_steps
 
 _RECORDED = 8  # blocks run through in one recording: with one block, eight tokens a row
 

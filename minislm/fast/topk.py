@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minislm.runtime.device import best_seconds
-from minislm.lanes import in_lanes
+from minislm.fast.threads import in_lanes
 
 _MANY = 16  # rows; with fewer the call costs what it saves
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minislm.recorded import Steps
+from minislm.fast.traced import Steps
 
 STEPS = 16  # captured together; after each time the host reads what was said
 _MOST = 256  # graphs that are kept

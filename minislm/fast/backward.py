@@ -15,8 +15,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from minislm.lanes import in_lanes
-from minislm.loss import training_loss
+from minislm.fast.threads import in_lanes
+from minislm.fast.cross_entropy import training_loss
 from minislm.model import Transformer
 
 _PIECE = 2048  # tokens, about

@@ -26,7 +26,7 @@ from minislm.kv_cache import KVCache
 from minislm.runtime.errors import UserError, say
 from minislm.runtime.files import atomic_write
 from minislm.model import Transformer
-from minislm.recorded import Choose, Step, Steps
+from minislm.fast.traced import Choose, Step, Steps
 
 _BLOCKS = 2  # gone through in one piece of code; a longer one is optimized less
 _SETTINGS = {
