@@ -9,7 +9,7 @@ from pathlib import Path
 
 from minislm import checkpoint, evaluation, pretrained
 from minislm.config import DataConfig, EvalConfig, MachineConfig, SampleConfig
-from minislm.corpus import TokenFile, prepare
+from minislm.corpus.prepare import TokenFile, prepare
 from minislm.runtime.device import choose_device, set_threads
 from minislm.runtime.errors import UserError, say
 from minislm.runtime.files import write_json

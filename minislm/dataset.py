@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minislm.corpus import TokenFile
+from minislm.corpus.prepare import TokenFile
 
 IGNORED = -100  # a target that is not to be predicted: padding, or a pair's prompt
 _POOL = 4096  # rows sorted by length together; batches are drawn from one pool after another

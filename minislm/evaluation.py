@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from minislm.config import SampleConfig
-from minislm.corpus import TokenFile
+from minislm.corpus.prepare import TokenFile
 from minislm.fast.cross_entropy import token_losses
 from minislm.model import Transformer
 from minislm.sampler import Sampler

@@ -12,7 +12,7 @@ import torch
 
 from minislm.dataset import Batches, Example
 from minislm.config import TrainConfig
-from minislm.corpus import TokenFile
+from minislm.corpus.prepare import TokenFile
 from minislm.fast.backward import backward
 from minislm.model import Transformer
 from minislm.optimizer import advance, make_optimizers

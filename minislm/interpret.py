@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from minislm.ablation import Part, heads, switched_off
 from minislm.fast.attention import attention_weights, visible
-from minislm.corpus import TokenFile
+from minislm.corpus.prepare import TokenFile
 from minislm.evaluation import text_loss
 from minislm.stories.lexicon import WORD_CLASSES, classify
 from minislm.model import Attention, Transformer

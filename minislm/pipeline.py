@@ -22,7 +22,7 @@ from minislm.config import (
     build,
     to_dict,
 )
-from minislm.corpus import TokenFile, learn_tokenizer, prepare
+from minislm.corpus.prepare import TokenFile, learn_tokenizer, prepare
 from minislm.runtime.process_group import Team, start, started
 from minislm.runtime.device import choose_device, choose_dtype, keep_freed_memory, set_threads
 from minislm.runtime.errors import UserError, say

@@ -19,7 +19,7 @@ from minislm.judge import AGES, ASKED, Judge, Verdict
 from minislm.overlap import Library
 from minislm.pipeline import generated, write_json
 from minislm.prompts import BEGINNINGS
-from minislm.reading import read_stories
+from minislm.corpus.read import read_stories
 from minislm.settings import Settings
 
 _READ = 20_000  # stories of the training text that are searched for what was copied

@@ -16,7 +16,7 @@ import torch
 
 from minislm import pretrained
 from minislm.config import PRESETS, ModelConfig, TrainConfig
-from minislm.corpus import TokenFile
+from minislm.corpus.prepare import TokenFile
 from minislm.evaluation import text_loss
 from minislm.finetune import on_stories
 from minislm.model import Transformer

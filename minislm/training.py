@@ -26,7 +26,7 @@ from tqdm import tqdm
 from minislm import checkpoint, pretrained
 from minislm.dataset import Batches
 from minislm.config import SampleConfig, TrainConfig
-from minislm.corpus import TokenFile
+from minislm.corpus.prepare import TokenFile
 from minislm.runtime.process_group import Team
 from minislm.runtime.errors import UserError
 from minislm.evaluation import TextLoss, text_loss

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from minislm.dataset import IGNORED, Batches, Example
-from minislm.corpus import TokenFile
+from minislm.corpus.prepare import TokenFile
 
 EOT = 0
 LENGTHS = [5, 40, 9, 100, 33, 64, 7, 20] * 3

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from minislm import cleaning, corpus, reading, workers
-from minislm.cleaning import Tally, clean_stories, normalise, signatures
-from minislm.corpus import TokenFile, learn_tokenizer, prepare
+from minislm.corpus.prepare import clean as cleaning, prepare as corpus, read as reading, workers
+from minislm.corpus.clean import Tally, clean_stories, normalise, signatures
+from minislm.corpus.prepare import TokenFile, learn_tokenizer, prepare
 from minislm.runtime.errors import UserError
-from minislm.reading import fingerprint, read_stories
+from minislm.corpus.read import fingerprint, read_stories
 from minislm.tokenizer import END_OF_TEXT, Tokenizer
 
 WORDS = "cat dog hat red big ran saw the a with his her tree ball happy sad went park mom".split()
@@ -521,7 +521,7 @@ def test_a_text_that_turns_out_bad_leaves_no_shards(tmp_path, tokenizer, hard_te
 
 PREPARING = """
 import sys
-from minislm import corpus
+from minislm.corpus.prepare import prepare as corpus
 from minislm.tokenizer import Tokenizer
 corpus.BATCH = 20_000
 print(len(corpus.prepare(sys.argv[1], Tokenizer.load(sys.argv[2]), sys.argv[3])))

@@ -2,7 +2,7 @@
 
 import random
 
-from minislm.duplicates import Signatures
+from minislm.corpus.duplicates import Signatures
 
 
 def make_story(seed: int, words: int = 100) -> str:

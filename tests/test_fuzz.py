@@ -30,13 +30,13 @@ from safetensors.torch import load_file
 from test_pretrained import write_tokenizer_bin
 
 from minislm import checkpoint
-from minislm.cleaning import Tally, clean_stories
+from minislm.corpus.clean import Tally, clean_stories
 from minislm.config import PRESETS, DataConfig, TrainConfig, to_dict
-from minislm.corpus import prepare
+from minislm.corpus.prepare import prepare
 from minislm.runtime.errors import UserError
 from minislm.settings import Settings
 from minislm.pretrained import load, save_model
-from minislm.reading import read_stories
+from minislm.corpus.read import read_stories
 from minislm.tasks import TASKS
 from minislm.tokenizer import END_OF_TEXT, Tokenizer
 

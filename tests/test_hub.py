@@ -18,7 +18,7 @@ import pytest
 from conftest import ROOT, TINY
 
 from minislm.hub import find_text
-from minislm.reading import source_files
+from minislm.corpus.read import source_files
 
 MODEL = "roneneldan/TinyStories-33M"
 OLD, NEW = "a" * 40, "b" * 40

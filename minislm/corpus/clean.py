@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from minislm.duplicates import Signatures
+from minislm.corpus.duplicates import Signatures
 
 MIN_CHARACTERS, MIN_WORDS = 50, 10
 

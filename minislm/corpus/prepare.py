@@ -22,13 +22,13 @@ import numpy as np
 import tokenizers
 from tqdm import tqdm
 
-from minislm.cleaning import Tally, admit, clean_stories, signatures
-from minislm.duplicates import Signatures
+from minislm.corpus.clean import Tally, admit, clean_stories, signatures
+from minislm.corpus.duplicates import Signatures
 from minislm.runtime.errors import UserError
 from minislm.runtime.files import atomic_path, atomic_write, cannot, lock
-from minislm.reading import TextError, fingerprint, read_stories, source_files
+from minislm.corpus.read import TextError, fingerprint, read_stories, source_files
 from minislm.tokenizer import Tokenizer
-from minislm.workers import Shard, in_batches, make_shard, make_shards, token_type
+from minislm.corpus.workers import Shard, in_batches, make_shard, make_shards, token_type
 
 FORMAT = "minislm-tokens-2"  # part of every key: change it when cleaning or the files change
 BATCH = 1 << 22  # characters of a shard; more than one is worth the processes

@@ -28,8 +28,8 @@ from zipfile import BadZipFile
 import numpy as np
 import tokenizers
 
-from minislm.cleaning import Tally, clean_story
-from minislm.duplicates import Signatures
+from minislm.corpus.clean import Tally, clean_story
+from minislm.corpus.duplicates import Signatures
 from minislm.runtime.errors import UserError
 from minislm.runtime.files import atomic_path
 from minislm.tokenizer import END_OF_TEXT, Tokenizer
@@ -158,7 +158,7 @@ class Worker:
     """A process that makes shards, one at a time; `with` ends it."""
 
     def __init__(self, tokenizer: Tokenizer):
-        code = f"import sys; sys.path[:] = {sys.path!r}; from minislm.workers import serve; serve()"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from minislm.corpus.workers import serve; serve()"
         one_thread = {"TOKENIZERS_PARALLELISM": "false", "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minislm.cleaning import Tally
+from minislm.corpus.clean import Tally
 from minislm.runtime.errors import UserError
 from minislm.runtime.files import atomic_write
 from minislm.tokenizer import END_OF_TEXT
