@@ -22,7 +22,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 from tqdm import tqdm
 
-from minislm import pretrained
+from minislm.pretrained.load import load as pretrained
 from minislm.apart import Apart, limits_shown, machine_limits
 from minislm.config import SHAPES, BenchmarkConfig, MachineConfig, ModelConfig
 from minislm.runtime.device import choose_device, name_of

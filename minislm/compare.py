@@ -7,13 +7,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from minislm import checkpoint, evaluation, pretrained
+from minislm import checkpoint, evaluation
+from minislm.pretrained.load import load as pretrained
 from minislm.config import DataConfig, EvalConfig, MachineConfig, SampleConfig
 from minislm.corpus.prepare import TokenFile, prepare
 from minislm.runtime.device import choose_device, set_threads
 from minislm.runtime.errors import UserError, say
 from minislm.runtime.files import write_json
-from minislm.hub import find_text
+from minislm.pretrained.hub import find_text
 from minislm.model import Transformer
 from minislm.fast.linear import pack
 from minislm.pipeline import HELD_OUT_STORIES, generated_tokens, prepare_corpus

@@ -80,7 +80,7 @@ class LlamaCpp:
     def __init__(self, folder: Path, precision: str, threads: int, device: str):
         import llama_cpp
 
-        from minislm.pretrained import load
+        from minislm.pretrained.load import load
 
         self.api, self.threads = llama_cpp, threads
         self.quiet = llama_cpp.llama_log_callback(lambda *anything: None)

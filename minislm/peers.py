@@ -24,7 +24,7 @@ class Minislm:
     ):
         import torch
 
-        from minislm.pretrained import load
+        from minislm.pretrained.load import load
         from minislm.sampler import Sampler
 
         torch.set_num_threads(threads)

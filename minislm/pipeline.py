@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from minislm import checkpoint, evaluation, pretrained
+from minislm import checkpoint, evaluation
+from minislm.pretrained.load import load as pretrained
 from minislm.dataset import Batches, Example
 from minislm.config import (
     ModelConfig,
@@ -27,7 +28,7 @@ from minislm.runtime.process_group import Team, start, started
 from minislm.runtime.device import choose_device, choose_dtype, keep_freed_memory, set_threads
 from minislm.runtime.errors import UserError, say
 from minislm.runtime.files import write_json
-from minislm.hub import find_text
+from minislm.pretrained.hub import find_text
 from minislm.model import Transformer
 from minislm.sampler import Sampler
 from minislm.settings import Settings, changed, settings_from, task_names

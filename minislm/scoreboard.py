@@ -13,7 +13,7 @@ from minislm.compare import open_model
 from minislm.config import EvalConfig, MachineConfig, ScoreConfig
 from minislm.console import read_prompts
 from minislm.runtime.errors import say
-from minislm.hub import find_text
+from minislm.pretrained.hub import find_text
 from minislm.intervals import bootstrap
 from minislm.judge import AGES, ASKED, Judge, Verdict
 from minislm.overlap import Library

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from minislm import pretrained
+from minislm.pretrained.load import load as pretrained
 from minislm.config import PRESETS, ModelConfig, TrainConfig
 from minislm.corpus.prepare import TokenFile
 from minislm.evaluation import text_loss

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minislm import checkpoint, pretrained
+from minislm import checkpoint
+from minislm.pretrained.load import load as pretrained
 from minislm.dataset import Batches
 from minislm.config import SampleConfig, TrainConfig
 from minislm.corpus.prepare import TokenFile

@@ -8,7 +8,7 @@ from conftest import random_model
 
 from minislm.config import PRESETS
 from minislm.runtime.errors import UserError
-from minislm.pretrained import save_model
+from minislm.pretrained.load import save_model
 from minislm.sampler import Sampler
 
 

@@ -8,7 +8,8 @@ from conftest import random_model
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
-from minislm import benchmark, pretrained
+from minislm import benchmark
+from minislm.pretrained.load import load as pretrained
 from minislm.apart import Apart
 from minislm.benchmark import Row, roofline, table
 from minislm.config import BenchmarkConfig, MachineConfig

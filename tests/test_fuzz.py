@@ -35,7 +35,7 @@ from minislm.config import PRESETS, DataConfig, TrainConfig, to_dict
 from minislm.corpus.prepare import prepare
 from minislm.runtime.errors import UserError
 from minislm.settings import Settings
-from minislm.pretrained import load, save_model
+from minislm.pretrained.load import load, save_model
 from minislm.corpus.read import read_stories
 from minislm.tasks import TASKS
 from minislm.tokenizer import END_OF_TEXT, Tokenizer

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from conftest import ROOT, TINY
 
-from minislm.hub import find_text
+from minislm.pretrained.hub import find_text
 from minislm.corpus.read import source_files
 
 MODEL = "roneneldan/TinyStories-33M"
@@ -194,7 +194,7 @@ def hub():
 # which may ask for several models.
 ASK = """
 import json, sys
-from minislm import hub
+from minislm.pretrained.load import hub
 from minislm.runtime.errors import UserError
 for repo, revision in json.loads(sys.argv[1]):
     try:

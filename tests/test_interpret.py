@@ -5,7 +5,8 @@ import pytest
 import torch
 from conftest import random_model
 
-from minislm import interpret, pretrained
+from minislm import interpret
+from minislm.pretrained.load import load as pretrained
 from minislm.ablation import Part, heads, parse, switched_off
 from minislm.config import PRESETS
 from minislm.runtime.errors import UserError

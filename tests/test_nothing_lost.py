@@ -13,7 +13,8 @@ import pytest
 import torch
 from conftest import ROOT, TINY, train_in
 
-from minislm import checkpoint, pretrained
+from minislm import checkpoint
+from minislm.pretrained.load import load as pretrained
 from minislm.runtime.errors import UserError
 
 RUN = [*TINY, "--stories", 40, "--samples", 0, "--tasks", "copy", "--evals", 6]

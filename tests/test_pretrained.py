@@ -12,11 +12,11 @@ import torch
 from conftest import ROOT, random_model
 from torch.nn import functional as F
 
-from minislm import llama2c
+from minislm.pretrained.load import llama2c
 from minislm.config import PRESETS
-from minislm.families import family_of, model_config_from_hf
+from minislm.pretrained.families import family_of, model_config_from_hf
 from minislm.model import KVCache
-from minislm.pretrained import load, save_model
+from minislm.pretrained.load import load, save_model
 from minislm.tokenizer import Tokenizer
 
 VOCAB, CONTEXT = 400, 128

@@ -13,7 +13,7 @@ from test_pretrained import one_thread, small_llama2c, write_tokenizer_bin  # no
 
 from minislm.config import PRESETS
 from minislm.runtime.errors import CheckpointError, UserError
-from minislm.pretrained import load, save_model
+from minislm.pretrained.load import load, save_model
 
 FIRST_NORM = "model.layers.0.input_layernorm.weight"
 

@@ -21,11 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minislm import hub, llama2c
+from minislm.pretrained.load import hub, llama2c
 from minislm.config import ModelConfig
 from minislm.runtime.device import DTYPES, shapes_alone
 from minislm.runtime.errors import CheckpointError, UserError
-from minislm.families import (
+from minislm.pretrained.families import (
     LLAMA,
     OWN,
     Family,
