@@ -19,9 +19,9 @@ from minislm.evaluation import answers, text_loss
 from minislm.experiments import Row, table
 from minislm.finetune import RATES, on_pairs, on_stories
 from minislm.grading import cut
-from minislm.intervals import of_mean
+from minislm.reporting.intervals import of_mean
 from minislm.overlap import Library
-from minislm.pictures import dots, lines
+from minislm.reporting.plots import dots, lines
 from minislm.sampler import Sampler
 from minislm.scores import DIMENSIONS, measure
 from minislm.stories.generate import generate

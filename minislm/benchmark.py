@@ -30,7 +30,7 @@ from minislm.runtime.errors import UserError, say
 from minislm.runtime.files import atomic_path, write_json
 from minislm.model import Transformer
 from minislm.peers import ENGINES, CTranslate2Alone, installed
-from minislm.pictures import plotting
+from minislm.reporting.plots import plotting
 from minislm.tokenizer import Tokenizer
 
 PROMPT = 16  # tokens in a prompt

@@ -19,10 +19,10 @@ from minislm.config import StudyConfig, TrainConfig
 from minislm.experiments import Row, table
 from minislm.finetune import RATES, on_pairs, on_stories
 from minislm.interpret import class_of_characters
-from minislm.intervals import of_mean
+from minislm.reporting.intervals import of_mean
 from minislm.stories.lexicon import WORD_CLASSES, classify
 from minislm.model import Transformer
-from minislm.pictures import bars
+from minislm.reporting.plots import bars
 from minislm.stories.generate import Story, generate
 from minislm.subjects import make_tokenizer, random_weights, tokens_of
 from minislm.tasks import encode_pair, pairs

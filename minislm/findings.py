@@ -11,8 +11,8 @@ import numpy as np
 
 from minislm.baselines import HEURISTICS
 from minislm.experiments import Row, table
-from minislm.intervals import of_rates, wilson
-from minislm.pictures import bars
+from minislm.reporting.intervals import of_rates, wilson
+from minislm.reporting.plots import bars
 from minislm.tasks import TASKS, pair
 
 LEARNED, FOUND, SHALLOW, EXPLAINED = 0.9, 0.8, 0.2, 0.3  # the rule's borders; see RULE

@@ -18,7 +18,7 @@ import torch
 
 from minislm.config import SampleConfig
 from minislm.runtime.errors import UserError
-from minislm.intervals import bootstrap, wilson
+from minislm.reporting.intervals import bootstrap, wilson
 from minislm.stories.lexicon import BOYS, GIRLS
 from minislm.model import Transformer
 from minislm.overlap import Library, distinct, self_bleu, words_of

@@ -19,7 +19,7 @@ from torch import Tensor
 from minislm.runtime.files import atomic_write
 from minislm.interpret import Head, Peak, Text
 from minislm.stories.lexicon import WORD_CLASSES
-from minislm.pictures import plotting
+from minislm.reporting.plots import plotting
 
 KEPT = 24  # weights of a row that a long text's page holds; a text of up to WHOLE tokens has all
 WHOLE = 128

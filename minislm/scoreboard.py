@@ -14,7 +14,7 @@ from minislm.config import EvalConfig, MachineConfig, ScoreConfig
 from minislm.console import read_prompts
 from minislm.runtime.errors import say
 from minislm.pretrained.hub import find_text
-from minislm.intervals import bootstrap
+from minislm.reporting.intervals import bootstrap
 from minislm.judge import AGES, ASKED, Judge, Verdict
 from minislm.overlap import Library
 from minislm.pipeline import generated, write_json

@@ -15,9 +15,9 @@ from minislm.config import ModelConfig, StudyConfig, TrainConfig
 from minislm.evaluation import text_loss
 from minislm.experiments import Row, table
 from minislm.finetune import on_stories
-from minislm.intervals import of_mean
+from minislm.reporting.intervals import of_mean
 from minislm.model import Transformer
-from minislm.pictures import dots
+from minislm.reporting.plots import dots
 from minislm.subjects import texts_of, tokens_of
 from minislm.tokenizer import Tokenizer
 

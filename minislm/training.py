@@ -34,7 +34,7 @@ from minislm.evaluation import TextLoss, text_loss
 from minislm.fast.backward import backward, with_compiled_blocks
 from minislm.model import Transformer
 from minislm.optimizer import advance, make_optimizers
-from minislm.pictures import plotting
+from minislm.reporting.plots import plotting
 from minislm.sampler import Sampler
 from minislm.tokenizer import Tokenizer
 

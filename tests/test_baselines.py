@@ -9,7 +9,7 @@ from minislm import evaluation
 from minislm.baselines import HEURISTICS, DummyModel, edit_distance, number_in
 from minislm.config import SampleConfig
 from minislm.evaluation import answers, exact_match
-from minislm.intervals import wilson
+from minislm.reporting.intervals import wilson
 from minislm.sampler import Sampler
 from minislm.stories.generate import generate
 from minislm.tasks import TASKS, Pair, pairs

@@ -13,7 +13,7 @@ from minislm.config import StudyConfig
 from minislm.runtime.errors import UserError
 from minislm.evaluation import text_loss
 from minislm.experiments import Study, read_rows
-from minislm.intervals import bootstrap, of_mean, of_rates, wilson
+from minislm.reporting.intervals import bootstrap, of_mean, of_rates, wilson
 from minislm.stories.lexicon import WORD_CLASSES
 from minislm.stories.number_plots import NUMBER_PLOTS
 from minislm.stories.generate import generate
