@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from minislm import amounts, classes, findings, sweep, verdict
+from minislm.studies import data_scaling as amounts, word_classes as classes, generalization_report as findings, hyperparameters as sweep, generalization as verdict
 from minislm.config import DataConfig, StudyConfig
 from minislm.runtime.errors import UserError, say
-from minislm.experiments import Study, run
+from minislm.studies.runner import Study, run
 from minislm.settings import task_names
 
 STUDIES = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minislm import evaluation
-from minislm.baselines import HEURISTICS, DummyModel, edit_distance, number_in
+from minislm.studies.baselines import HEURISTICS, DummyModel, edit_distance, number_in
 from minislm.config import SampleConfig
 from minislm.evaluation import answers, exact_match
 from minislm.reporting.intervals import wilson

@@ -8,17 +8,17 @@ import pytest
 import torch
 from conftest import random_model
 
-from minislm import amounts, classes, experiments, findings, subjects, sweep, verdict
+from minislm.studies import data_scaling as amounts, word_classes as classes, runner as experiments, generalization_report as findings, variants as subjects, hyperparameters as sweep, generalization as verdict
 from minislm.config import StudyConfig
 from minislm.runtime.errors import UserError
 from minislm.evaluation import text_loss
-from minislm.experiments import Study, read_rows
+from minislm.studies.runner import Study, read_rows
 from minislm.reporting.intervals import bootstrap, of_mean, of_rates, wilson
 from minislm.stories.lexicon import WORD_CLASSES
 from minislm.stories.number_plots import NUMBER_PLOTS
 from minislm.stories.generate import generate
 from minislm.studies import STUDIES
-from minislm.subjects import SUBJECTS, Subject, halves, texts_of, tokens_of
+from minislm.studies.variants import SUBJECTS, Subject, halves, texts_of, tokens_of
 from minislm.tasks import TASKS, number_words, pairs
 from minislm.tokenizer import Tokenizer
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 
-from minislm.baselines import HEURISTICS, DummyModel
+from minislm.studies.baselines import HEURISTICS, DummyModel
 from minislm.config import StudyConfig, TrainConfig
 from minislm.evaluation import answers, text_loss
-from minislm.finetune import RATES, on_pairs
-from minislm.subjects import (
+from minislm.studies.fine_tuning import RATES, on_pairs
+from minislm.studies.variants import (
     HELD_OUT,
     SHAPES,
     SHORT,

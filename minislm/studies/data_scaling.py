@@ -16,8 +16,8 @@ import numpy as np
 
 from minislm.config import SampleConfig, StudyConfig, TrainConfig
 from minislm.evaluation import answers, text_loss
-from minislm.experiments import Row, table
-from minislm.finetune import RATES, on_pairs, on_stories
+from minislm.studies.runner import Row, table
+from minislm.studies.fine_tuning import RATES, on_pairs, on_stories
 from minislm.grading import cut
 from minislm.reporting.intervals import of_mean
 from minislm.overlap import Library
@@ -25,7 +25,7 @@ from minislm.reporting.plots import dots, lines
 from minislm.sampler import Sampler
 from minislm.scores import DIMENSIONS, measure
 from minislm.stories.generate import generate
-from minislm.subjects import make_tokenizer, random_weights, tokens_of
+from minislm.studies.variants import make_tokenizer, random_weights, tokens_of
 from minislm.tasks import pairs
 from minislm.tokenizer import Tokenizer
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from minislm.baselines import HEURISTICS
-from minislm.experiments import Row, table
+from minislm.studies.baselines import HEURISTICS
+from minislm.studies.runner import Row, table
 from minislm.reporting.intervals import of_rates, wilson
 from minislm.reporting.plots import bars
 from minislm.tasks import TASKS, pair

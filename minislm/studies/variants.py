@@ -18,7 +18,7 @@ from minislm.pretrained.load import load as pretrained
 from minislm.config import PRESETS, ModelConfig, TrainConfig
 from minislm.corpus.prepare import TokenFile
 from minislm.evaluation import text_loss
-from minislm.finetune import on_stories
+from minislm.studies.fine_tuning import on_stories
 from minislm.model import Transformer
 from minislm.stories.generate import generate
 from minislm.tasks import TASKS, Pair, pairs

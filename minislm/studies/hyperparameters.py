@@ -13,12 +13,12 @@ import torch
 
 from minislm.config import ModelConfig, StudyConfig, TrainConfig
 from minislm.evaluation import text_loss
-from minislm.experiments import Row, table
-from minislm.finetune import on_stories
+from minislm.studies.runner import Row, table
+from minislm.studies.fine_tuning import on_stories
 from minislm.reporting.intervals import of_mean
 from minislm.model import Transformer
 from minislm.reporting.plots import dots
-from minislm.subjects import texts_of, tokens_of
+from minislm.studies.variants import texts_of, tokens_of
 from minislm.tokenizer import Tokenizer
 
 BASE: dict[str, Any] = dict(

@@ -16,15 +16,15 @@ import torch
 from torch.nn import functional as F
 
 from minislm.config import StudyConfig, TrainConfig
-from minislm.experiments import Row, table
-from minislm.finetune import RATES, on_pairs, on_stories
+from minislm.studies.runner import Row, table
+from minislm.studies.fine_tuning import RATES, on_pairs, on_stories
 from minislm.interpret import class_of_characters
 from minislm.reporting.intervals import of_mean
 from minislm.stories.lexicon import WORD_CLASSES, classify
 from minislm.model import Transformer
 from minislm.reporting.plots import bars
 from minislm.stories.generate import Story, generate
-from minislm.subjects import make_tokenizer, random_weights, tokens_of
+from minislm.studies.variants import make_tokenizer, random_weights, tokens_of
 from minislm.tasks import encode_pair, pairs
 from minislm.tokenizer import Tokenizer
 
