@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from minislm import grading, scores
+from minislm.scoring import grading, rules as scores
 from minislm.compare import open_model
 from minislm.config import EvalConfig, MachineConfig, ScoreConfig
 from minislm.console import read_prompts
 from minislm.runtime.errors import say
 from minislm.pretrained.hub import find_text
 from minislm.reporting.intervals import bootstrap
-from minislm.judge import AGES, ASKED, Judge, Verdict
-from minislm.overlap import Library
+from minislm.scoring.judge import AGES, ASKED, Judge, Verdict
+from minislm.scoring.ngrams import Library
 from minislm.pipeline import generated, write_json
-from minislm.prompts import BEGINNINGS
+from minislm.scoring.prompts import BEGINNINGS
 from minislm.corpus.read import read_stories
 from minislm.settings import Settings
 

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from minislm.runtime.errors import UserError
-from minislm.judge import Judge, Verdict, read_verdict
+from minislm.scoring.judge import Judge, Verdict, read_verdict
 
 GOOD = '{"grammar": 8, "creativity": 6.5, "consistency": 7, "age": "C"}'
 

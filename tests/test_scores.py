@@ -7,13 +7,14 @@ import pytest
 import torch
 from conftest import ROOT, random_model
 
-from minislm import grading, scoreboard, scores
+from minislm import scoreboard
+from minislm.scoring import grading, rules as scores
 from minislm.config import ScoreConfig
 from minislm.runtime.errors import UserError
-from minislm.judge import Verdict
-from minislm.overlap import Library
-from minislm.prompts import BEGINNINGS, QUESTIONS
-from minislm.scores import instruction, measure, mistakes, names, sentences
+from minislm.scoring.judge import Verdict
+from minislm.scoring.ngrams import Library
+from minislm.scoring.prompts import BEGINNINGS, QUESTIONS
+from minislm.scoring.rules import instruction, measure, mistakes, names, sentences
 
 SHARED = ROOT.parent / "shared" / "tinystories"
 

@@ -18,12 +18,12 @@ from minislm.config import SampleConfig, StudyConfig, TrainConfig
 from minislm.evaluation import answers, text_loss
 from minislm.studies.runner import Row, table
 from minislm.studies.fine_tuning import RATES, on_pairs, on_stories
-from minislm.grading import cut
+from minislm.scoring.grading import cut
 from minislm.reporting.intervals import of_mean
-from minislm.overlap import Library
+from minislm.scoring.ngrams import Library
 from minislm.reporting.plots import dots, lines
 from minislm.sampler import Sampler
-from minislm.scores import DIMENSIONS, measure
+from minislm.scoring.rules import DIMENSIONS, measure
 from minislm.stories.generate import generate
 from minislm.studies.variants import make_tokenizer, random_weights, tokens_of
 from minislm.tasks import pairs

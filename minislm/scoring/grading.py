@@ -21,10 +21,10 @@ from minislm.runtime.errors import UserError
 from minislm.reporting.intervals import bootstrap, wilson
 from minislm.stories.lexicon import BOYS, GIRLS
 from minislm.model import Transformer
-from minislm.overlap import Library, distinct, self_bleu, words_of
-from minislm.prompts import BEGINNINGS, QUESTIONS, Question
+from minislm.scoring.ngrams import Library, distinct, self_bleu, words_of
+from minislm.scoring.prompts import BEGINNINGS, QUESTIONS, Question
 from minislm.sampler import Sampler
-from minislm.scores import DIMENSIONS, Measures, instruction, measure, names, sentences, stem
+from minislm.scoring.rules import DIMENSIONS, Measures, instruction, measure, names, sentences, stem
 from minislm.stories.generate import Story, generate
 from minislm.tokenizer import Tokenizer
 
