@@ -7,12 +7,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minislm import ablation, interpret
+from minislm.interpret.activations import ablation, activations as interpret
 from minislm.compare import measured_text, open_model
 from minislm.config import EvalConfig, InspectConfig, MachineConfig, SampleConfig
 from minislm.runtime.errors import UserError, say
 from minislm.model import Transformer
-from minislm.page import draw, write_page
+from minislm.interpret.page import draw, write_page
 from minislm.sampler import Sampler
 from minislm.tokenizer import Tokenizer
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from conftest import random_model
 
-from minislm import interpret
+from minislm.interpret.activations import activations as interpret
 from minislm.pretrained.load import load as pretrained
-from minislm.ablation import Part, heads, parse, switched_off
+from minislm.interpret.ablation import Part, heads, parse, switched_off
 from minislm.config import PRESETS
 from minislm.runtime.errors import UserError
-from minislm.interpret import classes_of, excite, pieces_of, read, sort_heads
+from minislm.interpret.activations import classes_of, excite, pieces_of, read, sort_heads
 from minislm.stories.lexicon import WORD_CLASSES
 from minislm.sampler import Sampler
 

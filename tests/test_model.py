@@ -11,7 +11,7 @@ from minislm.fast.attention import attend_in_pieces, attention_weights, visible
 from minislm.config import PRESETS, ModelConfig
 from minislm.runtime.device import shapes_alone
 from minislm.runtime.errors import UserError
-from minislm.interpret import attention_of
+from minislm.interpret.activations import attention_of
 from minislm.model import KVCache, Transformer, rotary_tables
 
 LLAMA = {}

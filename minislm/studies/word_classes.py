@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from minislm.config import StudyConfig, TrainConfig
 from minislm.studies.runner import Row, table
 from minislm.studies.fine_tuning import RATES, on_pairs, on_stories
-from minislm.interpret import class_of_characters
+from minislm.interpret.activations import class_of_characters
 from minislm.reporting.intervals import of_mean
 from minislm.stories.lexicon import WORD_CLASSES, classify
 from minislm.model import Transformer

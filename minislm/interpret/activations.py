@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from minislm.ablation import Part, heads, switched_off
+from minislm.interpret.ablation import Part, heads, switched_off
 from minislm.fast.attention import attention_weights, visible
 from minislm.corpus.prepare import TokenFile
 from minislm.evaluation import text_loss

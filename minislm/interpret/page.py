@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from minislm.runtime.files import atomic_write
-from minislm.interpret import Head, Peak, Text
+from minislm.interpret.activations import Head, Peak, Text
 from minislm.stories.lexicon import WORD_CLASSES
 from minislm.reporting.plots import plotting
 
