@@ -20,7 +20,7 @@ def main() -> None:
     settings, machine = build(SampleConfig, flags), build(MachineConfig, flags)
     source, compiled = getattr(flags, "model", None), "compile" in flags
     if "benchmark" in flags:
-        from minislm import benchmark
+        from minislm.bench import sampling as benchmark
 
         return benchmark.run(source, build(BenchmarkConfig, flags), machine, compiled)
     from minislm import console

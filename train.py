@@ -10,7 +10,7 @@ def main() -> None:
                         "beside a plain loop's")  # fmt: skip
     flags = parser.parse_args()
     if "benchmark" in flags:
-        from minislm.pace import benchmark
+        from minislm.bench.training import benchmark
 
         return benchmark(flags)
     from minislm.pipeline import train  # torch takes a second to import: --help need not wait

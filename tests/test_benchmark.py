@@ -8,14 +8,14 @@ from conftest import random_model
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
-from minislm import benchmark
+from minislm.bench import sampling as benchmark
 from minislm.pretrained.load import load as pretrained
-from minislm.apart import Apart
-from minislm.benchmark import Row, roofline, table
+from minislm.bench.isolate import Apart
+from minislm.bench.sampling import Row, roofline, table
 from minislm.config import BenchmarkConfig, MachineConfig
 from minislm.runtime.errors import UserError
-from minislm.llamacpp import LlamaCpp, write_gguf
-from minislm.peers import ENGINES, installed
+from minislm.bench.llama_cpp import LlamaCpp, write_gguf
+from minislm.bench.engines import ENGINES, installed
 from minislm.sampler import Sampler
 from minislm.tokenizer import Tokenizer
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import TINY
 
-from minislm import pace
+from minislm.bench import training as pace
 from minislm.config import ModelConfig, TrainConfig
-from minislm.pace import Loop, Pace, flops_per_token, table
+from minislm.bench.training import Loop, Pace, flops_per_token, table
 
 
 def test_the_operations_of_a_token_by_hand():

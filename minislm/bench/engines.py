@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from minislm.llamacpp import LlamaCpp
+from minislm.bench.llama_cpp import LlamaCpp
 
 
 class Minislm:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from minislm.apart import Apart, limits_shown, machine_limits
+from minislm.bench.isolate import Apart, limits_shown, machine_limits
 from minislm.config import ModelConfig, TrainConfig, to_dict
 from minislm.runtime.device import choose_device, choose_dtype, keep_freed_memory, name_of, shapes_alone
 from minislm.runtime.errors import say

@@ -23,13 +23,13 @@ from tokenizers import models
 from tqdm import tqdm
 
 from minislm.pretrained.load import load as pretrained
-from minislm.apart import Apart, limits_shown, machine_limits
+from minislm.bench.isolate import Apart, limits_shown, machine_limits
 from minislm.config import SHAPES, BenchmarkConfig, MachineConfig, ModelConfig
 from minislm.runtime.device import choose_device, name_of
 from minislm.runtime.errors import UserError, say
 from minislm.runtime.files import atomic_path, write_json
 from minislm.model import Transformer
-from minislm.peers import ENGINES, CTranslate2Alone, installed
+from minislm.bench.engines import ENGINES, CTranslate2Alone, installed
 from minislm.reporting.plots import plotting
 from minislm.tokenizer import Tokenizer
 
