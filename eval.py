@@ -28,15 +28,15 @@ def main() -> None:
     models, prompts = getattr(flags, "model", []), getattr(flags, "prompt", [])
     config, machine = build(EvalConfig, flags), build(MachineConfig, flags)
     if hasattr(flags, "study"):
-        from minislm.studies import study
+        from minislm.cli.study import study
 
         study(build(StudyConfig, flags), config.tasks, models)
     elif getattr(flags, "score", False):
-        from minislm.scoreboard import score
+        from minislm.cli.score import score
 
         score(models, build(ScoreConfig, flags), config, machine)
     elif hasattr(flags, "inspect") or hasattr(flags, "off"):
-        from minislm import inside
+        from minislm.cli import inspect as inside
 
         inspected, one = build(InspectConfig, flags), (models or [None])[0]
         if hasattr(flags, "inspect"):
@@ -44,7 +44,7 @@ def main() -> None:
         else:
             inside.switch_off(one, prompts, inspected, config, machine)
     else:
-        from minislm.compare import evaluate
+        from minislm.cli.evaluate import evaluate
 
         evaluate(models or [None], prompts, config, machine)
 

@@ -23,7 +23,7 @@ def main() -> None:
         from minislm.bench import sampling as benchmark
 
         return benchmark.run(source, build(BenchmarkConfig, flags), machine, compiled)
-    from minislm import console
+    from minislm.cli import sample as console
 
     if "interactive" in flags:
         return console.interact(source, settings, machine, compiled)

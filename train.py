@@ -13,7 +13,7 @@ def main() -> None:
         from minislm.bench.training import benchmark
 
         return benchmark(flags)
-    from minislm.pipeline import train  # torch takes a second to import: --help need not wait
+    from minislm.cli.train import train  # torch takes a second to import: --help need not wait
 
     train(flags)
 

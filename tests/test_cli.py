@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT, TINY
 from safetensors.torch import load_file
 
-from minislm import console
+from minislm.cli import sample as console
 from minislm.config import MachineConfig
 
 

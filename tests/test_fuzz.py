@@ -34,7 +34,7 @@ from minislm.corpus.clean import Tally, clean_stories
 from minislm.config import PRESETS, DataConfig, TrainConfig, to_dict
 from minislm.corpus.prepare import prepare
 from minislm.runtime.errors import UserError
-from minislm.settings import Settings
+from minislm.cli.run_settings import Settings
 from minislm.pretrained.load import load, save_model
 from minislm.corpus.read import read_stories
 from minislm.tasks import TASKS

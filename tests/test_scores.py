@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ROOT, random_model
 
-from minislm import scoreboard
+from minislm.cli import score as scoreboard
 from minislm.scoring import grading, rules as scores
 from minislm.config import ScoreConfig
 from minislm.runtime.errors import UserError

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import random_model
 
-from minislm.studies import data_scaling as amounts, word_classes as classes, runner as experiments, generalization_report as findings, variants as subjects, hyperparameters as sweep, generalization as verdict
+from minislm.cli.study import data_scaling as amounts, word_classes as classes, runner as experiments, generalization_report as findings, variants as subjects, hyperparameters as sweep, generalization as verdict
 from minislm.config import StudyConfig
 from minislm.runtime.errors import UserError
 from minislm.evaluation import text_loss
@@ -17,7 +17,7 @@ from minislm.reporting.intervals import bootstrap, of_mean, of_rates, wilson
 from minislm.stories.lexicon import WORD_CLASSES
 from minislm.stories.number_plots import NUMBER_PLOTS
 from minislm.stories.generate import generate
-from minislm.studies import STUDIES
+from minislm.cli.study import STUDIES
 from minislm.studies.variants import SUBJECTS, Subject, halves, texts_of, tokens_of
 from minislm.tasks import TASKS, number_words, pairs
 from minislm.tokenizer import Tokenizer

@@ -18,7 +18,7 @@ from minislm.fast.backward import backward, with_compiled_blocks
 from minislm.fast.threads import in_lanes
 from minislm.fast.cross_entropy import token_losses, training_loss
 from minislm.optimizer import _move_alike, _Part, make_optimizers, orthogonalize
-from minislm.settings import settings_from
+from minislm.cli.run_settings import settings_from
 from minislm.training import schedule
 
 

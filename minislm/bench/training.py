@@ -25,7 +25,7 @@ from minislm.runtime.files import write_json
 from minislm.fast.backward import backward, with_compiled_blocks
 from minislm.model import Transformer
 from minislm.optimizer import advance, make_optimizers
-from minislm.settings import settings_from
+from minislm.cli.run_settings import settings_from
 
 # what to measure, and in which precision; None: the one that the machine is fast in
 LOOPS = (("minislm", None), ("plain", "float32"), ("plain", None), ("plain compiled", None))

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from minislm.scoring import grading, rules as scores
-from minislm.compare import open_model
+from minislm.cli.evaluate import open_model
 from minislm.config import EvalConfig, MachineConfig, ScoreConfig
-from minislm.console import read_prompts
+from minislm.cli.sample import read_prompts
 from minislm.runtime.errors import say
 from minislm.pretrained.hub import find_text
 from minislm.reporting.intervals import bootstrap
 from minislm.scoring.judge import AGES, ASKED, Judge, Verdict
 from minislm.scoring.ngrams import Library
-from minislm.pipeline import generated, write_json
+from minislm.cli.train import generated, write_json
 from minislm.scoring.prompts import BEGINNINGS
 from minislm.corpus.read import read_stories
-from minislm.settings import Settings
+from minislm.cli.run_settings import Settings
 
 _READ = 20_000  # stories of the training text that are searched for what was copied
 _CACHE = Path("runs/cache/judge.jsonl")

@@ -17,9 +17,9 @@ from minislm.runtime.files import write_json
 from minislm.pretrained.hub import find_text
 from minislm.model import Transformer
 from minislm.fast.linear import pack
-from minislm.pipeline import HELD_OUT_STORIES, generated_tokens, prepare_corpus
+from minislm.cli.train import HELD_OUT_STORIES, generated_tokens, prepare_corpus
 from minislm.sampler import Sampler
-from minislm.settings import Settings, task_names
+from minislm.cli.run_settings import Settings, task_names
 from minislm.tokenizer import Tokenizer
 
 _CELL = 44  # characters of a column of text

@@ -31,7 +31,7 @@ from minislm.runtime.files import write_json
 from minislm.pretrained.hub import find_text
 from minislm.model import Transformer
 from minislm.sampler import Sampler
-from minislm.settings import Settings, changed, settings_from, task_names
+from minislm.cli.run_settings import Settings, changed, settings_from, task_names
 from minislm.stories.generate import generate
 from minislm.tasks import encode_pair, fits, pairs
 from minislm.tokenizer import Tokenizer

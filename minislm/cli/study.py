@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from minislm.studies import data_scaling as amounts, word_classes as classes, generalization_report as findings, hyperparameters as sweep, generalization as verdict
+from minislm.cli.study import data_scaling as amounts, word_classes as classes, generalization_report as findings, hyperparameters as sweep, generalization as verdict
 from minislm.config import DataConfig, StudyConfig
 from minislm.runtime.errors import UserError, say
 from minislm.studies.runner import Study, run
-from minislm.settings import task_names
+from minislm.cli.run_settings import task_names
 
 STUDIES = {
     "verdict": Study(verdict.plan, verdict.work, findings.report),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from minislm.compare import open_model
+from minislm.cli.evaluate import open_model
 from minislm.config import MachineConfig, SampleConfig
 from minislm.runtime.process_group import Team, started
 from minislm.runtime.errors import UserError
