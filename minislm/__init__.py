@@ -9,19 +9,19 @@ from typing import Any
 
 __all__ = ["ModelConfig", "Sampler", "Tokenizer", "Transformer", "load"]
 
-_ROOMS = {
+_MODULES = {
     "ModelConfig": "config",
     "Sampler": "sampler",
     "Tokenizer": "tokenizer",
     "Transformer": "model",
-    "load": "pretrained",
+    "load": "pretrained.load",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Open a room when its name is first used: `import minislm` alone does not import torch."""
-    if name not in _ROOMS:
+    """Import a module when its name is first used: `import minislm` alone does not import torch."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

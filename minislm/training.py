@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minislm import checkpoint
-from minislm.pretrained.load import load as pretrained
+from minislm.pretrained.load import save_model
 from minislm.dataset import Batches
 from minislm.config import SampleConfig, TrainConfig
 from minislm.corpus.prepare import TokenFile
@@ -199,7 +199,7 @@ class Trainer:
         if found.bits_per_byte < p.best or self.batches.examples:
             p.best = found.bits_per_byte
             if self.team.leads:
-                pretrained.save_model(self.run, self.model, self.tokenizer)
+                save_model(self.run, self.model, self.tokenizer)
         self.save()
         if not self.team.leads:
             return

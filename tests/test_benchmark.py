@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from minislm.bench import sampling as benchmark
-from minislm.pretrained.load import load as pretrained
+from minislm.pretrained.load import save_model
 from minislm.bench.isolate import Apart
 from minislm.bench.sampling import Row, roofline, table
 from minislm.config import BenchmarkConfig, MachineConfig
@@ -86,7 +86,7 @@ def test_llama_cpp_is_given_the_same_weights(tmp_path):
     gpt2 |= dict(qkv_bias=True, out_bias=True, mlp_bias=True, vocab_size=500, context=64)
     model, words = random_model(**gpt2), {f"t{k}": k for k in range(499)} | {"<|endoftext|>": 499}
     tokenizer = Tokenizer(Backend(models.WordLevel(words, unk_token="t0")))
-    pretrained.save_model(tmp_path / "gpt2", model, tokenizer)
+    save_model(tmp_path / "gpt2", model, tokenizer)
     prompts = [[5, 6, 7], [8, 9, 10]]
     settings = dict(max_new_tokens=20, temperature=0.0, stop=False)
     wanted = Sampler(model).generate_ids(prompts, **settings)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from minislm.corpus.prepare import clean as cleaning, prepare as corpus, read as reading, workers
+from minislm.corpus import clean as cleaning, prepare as corpus, read as reading, workers
 from minislm.corpus.clean import Tally, clean_stories, normalise, signatures
 from minislm.corpus.prepare import TokenFile, learn_tokenizer, prepare
 from minislm.runtime.errors import UserError
@@ -521,7 +521,7 @@ def test_a_text_that_turns_out_bad_leaves_no_shards(tmp_path, tokenizer, hard_te
 
 PREPARING = """
 import sys
-from minislm.corpus.prepare import prepare as corpus
+from minislm.corpus import prepare as corpus
 from minislm.tokenizer import Tokenizer
 corpus.BATCH = 20_000
 print(len(corpus.prepare(sys.argv[1], Tokenizer.load(sys.argv[2]), sys.argv[3])))

@@ -194,7 +194,7 @@ def hub():
 # which may ask for several models.
 ASK = """
 import json, sys
-from minislm.pretrained.load import hub
+from minislm.pretrained import hub
 from minislm.runtime.errors import UserError
 for repo, revision in json.loads(sys.argv[1]):
     try:

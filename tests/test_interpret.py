@@ -5,8 +5,8 @@ import pytest
 import torch
 from conftest import random_model
 
-from minislm.interpret.activations import activations as interpret
-from minislm.pretrained.load import load as pretrained
+from minislm.interpret import activations as interpret
+from minislm.pretrained.load import save_model
 from minislm.interpret.ablation import Part, heads, parse, switched_off
 from minislm.config import PRESETS
 from minislm.runtime.errors import UserError
@@ -22,7 +22,7 @@ def test_maps_are_those_of_transformers(preset, tokenizer, tmp_path):
     transformers = pytest.importorskip("transformers")
     knobs = dict(PRESETS[preset]) | {"windows": (0, 5)} if preset == "gpt-neo" else PRESETS[preset]
     model = random_model(**{**knobs, "n_layer": 2, "vocab_size": tokenizer.vocab_size})
-    pretrained.save_model(tmp_path, model, tokenizer)
+    save_model(tmp_path, model, tokenizer)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, attn_implementation="eager"
     )

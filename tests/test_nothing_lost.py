@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT, TINY, train_in
 
 from minislm import checkpoint
-from minislm.pretrained.load import load as pretrained
+from minislm.pretrained.load import load
 from minislm.runtime.errors import UserError
 
 RUN = [*TINY, "--stories", 40, "--samples", 0, "--tasks", "copy", "--evals", 6]
@@ -143,7 +143,7 @@ def readable(run: Path) -> int:
     for state in (run / "states").glob("step-*.pt"):
         assert torch.load(state, weights_only=True)["step"] > 0
     if (run / "config.json").exists():
-        pretrained.load(run)
+        load(run)
     for line in (run / "metrics.jsonl").read_text().splitlines()[:-1] if (
             run / "metrics.jsonl").exists() else []:  # fmt: skip
         json.loads(line)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from minislm.interpret.activations import page
+from minislm.interpret import page
 
 NO_BROWSER = pytest.mark.skipif(browser.find() is None, reason="no Chromium on this machine")
 HOSTILE = 'A dog </script><script>window.broken = 1</script> <b>ran</b> & "sat" on the mat.'

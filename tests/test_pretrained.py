@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, random_model
 from torch.nn import functional as F
 
-from minislm.pretrained.load import llama2c
+from minislm.pretrained import llama2c
 from minislm.config import PRESETS
 from minislm.pretrained.families import family_of, model_config_from_hf
 from minislm.model import KVCache
@@ -316,7 +316,7 @@ def test_a_local_folder_wins_over_the_hub(tmp_path, tokenizer, monkeypatch):
     model = random_model(vocab_size=VOCAB)
     save_model(tmp_path / "owner" / "name", model, tokenizer)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("minislm.hub.fetch", None)  # calling it would be an error
+    monkeypatch.setattr("minislm.pretrained.hub.fetch", None)  # calling it would be an error
     assert load("owner/name")[0].n_parameters() == model.n_parameters()
 
 

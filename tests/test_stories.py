@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from minislm.stories.generate import lexicon
+from minislm.stories import lexicon
 from minislm.runtime.errors import UserError
 from minislm.stories.generate import PLOTS, WORD_CLASSES, classify, generate
 

@@ -8,7 +8,15 @@ import pytest
 import torch
 from conftest import random_model
 
-from minislm.cli.study import data_scaling as amounts, word_classes as classes, runner as experiments, generalization_report as findings, variants as subjects, hyperparameters as sweep, generalization as verdict
+from minislm.studies import (
+    data_scaling,
+    generalization,
+    generalization_report,
+    hyperparameters,
+    runner,
+    variants,
+    word_classes,
+)
 from minislm.config import StudyConfig
 from minislm.runtime.errors import UserError
 from minislm.evaluation import text_loss
@@ -25,18 +33,18 @@ from minislm.tokenizer import Tokenizer
 
 def tiny(monkeypatch):
     """A verdict of seconds: few stories and few steps."""
-    monkeypatch.setattr(subjects, "STORIES", 40)
-    monkeypatch.setattr(subjects, "HELD_OUT", 3)
-    monkeypatch.setattr(subjects, "_TOLD", 60)
-    monkeypatch.setattr(verdict, "HELD_OUT", 3)
-    monkeypatch.setattr(verdict, "_MOST", 4)
+    monkeypatch.setattr(variants, "STORIES", 40)
+    monkeypatch.setattr(variants, "HELD_OUT", 3)
+    monkeypatch.setattr(variants, "_TOLD", 60)
+    monkeypatch.setattr(generalization, "HELD_OUT", 3)
+    monkeypatch.setattr(generalization, "_MOST", 4)
     monkeypatch.setitem(
-        subjects.SHAPES, "two blocks", dict(n_layer=2, width=32, n_head=2, n_kv_head=0)
+        variants.SHAPES, "two blocks", dict(n_layer=2, width=32, n_head=2, n_kv_head=0)
     )
     config = StudyConfig(quick=True, seeds=1, only=("parity",), processes=1)
-    plan = verdict.plan(config)
+    plan = generalization.plan(config)
     plan[1] = [job | ({"steps": 2} if job["kind"] == "pretrain" else {}) for job in plan[1]]
-    return Study(lambda _: plan, verdict.work, findings.report), config
+    return Study(lambda _: plan, generalization.work, generalization_report.report), config
 
 
 def without_times(rows):
@@ -46,7 +54,7 @@ def without_times(rows):
 def test_a_study_that_was_stopped_goes_on_to_identical_results(monkeypatch, tmp_path):
     study, config = tiny(monkeypatch)
     config = StudyConfig(**vars(config) | {"out": str(tmp_path / "whole")})
-    report = experiments.run("verdict", study, config, "python eval.py").read_text()
+    report = runner.run("verdict", study, config, "python eval.py").read_text()
     whole = read_rows(tmp_path / "whole" / "results.jsonl")
 
     done = []
@@ -59,7 +67,7 @@ def test_a_study_that_was_stopped_goes_on_to_identical_results(monkeypatch, tmp_
 
     config = StudyConfig(**vars(config) | {"out": str(tmp_path / "stopped")})
     with pytest.raises(KeyboardInterrupt):
-        experiments.run("verdict", Study(study.plan, stops, study.report), config, "")
+        runner.run("verdict", Study(study.plan, stops, study.report), config, "")
     kept = tmp_path / "stopped" / "results.jsonl"
     assert len(read_rows(kept)) == 9
     with open(kept, "a") as file:
@@ -70,7 +78,7 @@ def test_a_study_that_was_stopped_goes_on_to_identical_results(monkeypatch, tmp_
         calls.append(job)
         return study.work(job, folder)
 
-    again = experiments.run(
+    again = runner.run(
         "verdict", Study(study.plan, counted, study.report), config, "python eval.py"
     )
     assert without_times(read_rows(kept)) == without_times(whole)
@@ -94,14 +102,14 @@ def test_jobs_run_in_processes_of_one_thread_each(tmp_path):
     study = Study(lambda _: [[{"n": n} for n in range(3)]], work_of_a_worker, lambda rows, _: str(
         [row["result"]["square"] for row in rows]))  # fmt: skip
     config = StudyConfig(out=str(tmp_path), processes=2)
-    assert "[0, 1, 4]" in experiments.run("squares", study, config, "").read_text()
+    assert "[0, 1, 4]" in runner.run("squares", study, config, "").read_text()
     assert {row["result"]["threads"] for row in read_rows(tmp_path / "results.jsonl")} == {1}
 
 
 def test_a_killed_worker_is_told_in_one_line(tmp_path):
     study = Study(lambda _: [[{"n": "kill"}, {"n": "kill"}]], work_of_a_worker, lambda *_: "")
     with pytest.raises(UserError, match="a worker of the study was killed"):
-        experiments.run("killed", study, StudyConfig(out=str(tmp_path), processes=2), "")
+        runner.run("killed", study, StudyConfig(out=str(tmp_path), processes=2), "")
 
 
 def test_the_split_is_exactly_70_and_30_by_the_last_digit():
@@ -158,7 +166,7 @@ def test_shuffled_words_are_the_same_words():
 def test_losses_by_class_add_up_to_the_loss(stories, tokenizer):
     told = list(generate(12, 3, numbers=0.5))
     model = random_model(vocab_size=tokenizer.vocab_size, context=1024)
-    found = classes.by_class(model, tokenizer, told)
+    found = word_classes.by_class(model, tokenizer, told)
     total = text_loss(model, tokens_of((s.text for s in told), tokenizer), tokenizer.eot_id)
     assert sum(nats for nats, *_ in found.values()) == pytest.approx(total.nats, rel=1e-5)
     assert sum(count for _, count, _ in found.values()) == total.tokens
@@ -168,7 +176,7 @@ def test_losses_by_class_add_up_to_the_loss(stories, tokenizer):
 def test_a_token_has_the_class_of_its_word(tokenizer):
     story = next(generate(1, 0, numbers=1.0))
     ids = tokenizer.encode(story.text) + [tokenizer.eot_id]
-    found = classes.class_ids(story, tokenizer)
+    found = word_classes.class_ids(story, tokenizer)
     assert len(found) == len(ids)
     spelt = {name: "" for name in WORD_CLASSES}
     for token, c in zip(ids[:-1], found):
@@ -181,7 +189,7 @@ def test_a_token_has_the_class_of_its_word(tokenizer):
 def test_rebalanced_stories_hold_more_of_the_class():
     share = lambda name, wanted: np.mean(
         [  # noqa: E731
-            w.word_class == wanted for s in classes.chosen(name, 50, 0) for w in s.words
+            w.word_class == wanted for s in word_classes.chosen(name, 50, 0) for w in s.words
         ]
     )
     assert share("more adjectives", "adjective") > 1.15 * share("as they come", "adjective")
@@ -207,10 +215,10 @@ def rows_of(train, test, said):
     baselines = [
         {"job": {"kind": "baseline", "name": name, "task": "parity"},
          "result": {"train": [50, 70], "test": [0, 30], "said": says}}
-        for name in findings.HEURISTICS
+        for name in generalization_report.HEURISTICS
     ]  # fmt: skip
     run = {"job": job, "result": {"tasks": {"parity": result}}}
-    return findings.Found.of([*baselines, *[run] * 8])
+    return generalization_report.Found.of([*baselines, *[run] * 8])
 
 
 @pytest.mark.parametrize(
@@ -225,21 +233,21 @@ def rows_of(train, test, said):
 )
 def test_the_verdict_follows_its_rule(train, test, answer, expected):
     said = {str(i): answer for i in range(1, 101) if i % 10 in (1, 3, 7)}
-    assert expected in findings.verdict(rows_of(train, test, said), "parity")
+    assert expected in generalization_report.verdict(rows_of(train, test, said), "parity")
 
 
 @pytest.mark.parametrize("name", ["word-classes", "data", "hyperparameters"])
 def test_every_study_in_miniature(name, monkeypatch, tmp_path):
     few = {"_HELD_OUT": 4, "_TOLD": 2, "_FINE_TUNING": 1}
-    for room in (classes, amounts, sweep):
-        for constant in few.keys() & vars(room).keys():
-            monkeypatch.setattr(room, constant, few[constant])
-    monkeypatch.setattr(subjects, "_TOLD", 60)
-    monkeypatch.setattr(amounts, "TASKS", ("parity",))
-    monkeypatch.setitem(sweep.BASE, "stories", 60)
+    for module in (word_classes, data_scaling, hyperparameters):
+        for constant in few.keys() & vars(module).keys():
+            monkeypatch.setattr(module, constant, few[constant])
+    monkeypatch.setattr(variants, "_TOLD", 60)
+    monkeypatch.setattr(data_scaling, "TASKS", ("parity",))
+    monkeypatch.setitem(hyperparameters.BASE, "stories", 60)
     small = dict(n_head=2, n_kv_head=0, width=32)
     for shape, layers in (("one block", 1), ("two blocks", 2)):
-        monkeypatch.setitem(subjects.SHAPES, shape, small | {"n_layer": layers})
+        monkeypatch.setitem(variants.SHAPES, shape, small | {"n_layer": layers})
     real = STUDIES[name]
 
     def plan(config):
@@ -248,7 +256,7 @@ def test_every_study_in_miniature(name, monkeypatch, tmp_path):
                 for phase in real.plan(config)]  # fmt: skip
 
     config = StudyConfig(study=name, quick=True, seeds=2, processes=1, out=str(tmp_path))
-    text = experiments.run(name, Study(plan, real.work, real.report), config, "it").read_text()
+    text = runner.run(name, Study(plan, real.work, real.report), config, "it").read_text()
     assert "| --- |" in text and list(tmp_path.glob("*.png"))
     assert all((tmp_path / file).is_file() for file in re.findall(r"\]\((.*?\.png)\)", text))
 
@@ -256,25 +264,25 @@ def test_every_study_in_miniature(name, monkeypatch, tmp_path):
 def test_every_subject_is_one_line_and_can_be_made(monkeypatch, tmp_path):
     assert len({s.name for s in SUBJECTS}) == len(SUBJECTS)
     tokenizer = Tokenizer.train(["1 2 3 a story"], 300, "single")
-    for shape in subjects.SHAPES:
-        model = subjects.random_weights(shape, 0, tokenizer)
+    for shape in variants.SHAPES:
+        model = variants.random_weights(shape, 0, tokenizer)
         assert torch.equal(
-            model.embedding.weight, subjects.random_weights(shape, 0, tokenizer).embedding.weight
+            model.embedding.weight, variants.random_weights(shape, 0, tokenizer).embedding.weight
         )
-    subjects.freeze(model, "last block")
+    variants.freeze(model, "last block")
     assert {n.split(".")[1] for n, w in model.named_parameters() if w.requires_grad} == {"7"}
 
 
 def test_any_model_is_asked_in_three_ways(monkeypatch, tiny_run, tmp_path):
-    monkeypatch.setattr(verdict, "HELD_OUT", 2)
-    monkeypatch.setattr(verdict, "_MOST", 2)
-    rows = {s.adapt: verdict._ask(s, ["parity"], 0, tmp_path)
-            for s in subjects.of_model(str(tiny_run))}  # fmt: skip
+    monkeypatch.setattr(generalization, "HELD_OUT", 2)
+    monkeypatch.setattr(generalization, "_MOST", 2)
+    rows = {s.adapt: generalization._ask(s, ["parity"], 0, tmp_path)
+            for s in variants.of_model(str(tiny_run))}  # fmt: skip
     assert set(rows) == {"zero-shot", "few-shot", "fine-tuned"}
     for row in rows.values():
         assert row["tasks"]["parity"]["train"][1] == 70 and row["tasks"]["parity"]["test"][1] == 30
     assert "after" in rows["fine-tuned"] and "after" not in rows["zero-shot"]
-    plan = verdict.plan(StudyConfig(quick=True, beside=(str(tiny_run),)))
+    plan = generalization.plan(StudyConfig(quick=True, beside=(str(tiny_run),)))
     names = [job["subject"]["name"] for job in plan[2]]
     assert names.count(f"{tiny_run}, few-shot") == 2  # one for each task: no seed changes it
 

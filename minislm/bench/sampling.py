@@ -22,7 +22,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 from tqdm import tqdm
 
-from minislm.pretrained.load import load as pretrained
+from minislm.pretrained.load import load, save_model
 from minislm.bench.isolate import Apart, limits_shown, machine_limits
 from minislm.config import SHAPES, BenchmarkConfig, MachineConfig, ModelConfig
 from minislm.runtime.device import choose_device, name_of
@@ -79,7 +79,7 @@ def run(
     threads, device = machine.threads or torch.get_num_threads(), choose_device(machine.device)
     with tempfile.TemporaryDirectory() as temporary:
         folder = _model_folder(source, config.shape, Path(temporary))
-        shape = pretrained.load(folder)[0]
+        shape = load(folder)[0]
         limits = machine_limits(threads, device)
         say(f"limits of the machine: {limits_shown(limits)}")
         rows = _measure(folder, shape.config.vocab_size, config, threads, device.type, compiled)
@@ -114,7 +114,7 @@ def _model_folder(source: str | None, shape: str, temporary: Path) -> Path:
     words["<|endoftext|>"] = len(words)
     folder = temporary / shape
     tokenizer = Tokenizer(Backend(models.WordLevel(words, unk_token="t0")))
-    pretrained.save_model(folder, model, tokenizer)
+    save_model(folder, model, tokenizer)
     return folder
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minislm import checkpoint, evaluation
-from minislm.pretrained.load import load as pretrained
+from minislm.pretrained.load import load
 from minislm.config import DataConfig, EvalConfig, MachineConfig, SampleConfig
 from minislm.corpus.prepare import TokenFile, prepare
 from minislm.runtime.device import choose_device, set_threads
@@ -49,10 +49,10 @@ def open_model(
     device = choose_device(machine.device)
     source = source if source is not None else str(checkpoint.newest_run())
     if machine.dtype != "int8":
-        return (source, *pretrained.load(source, dtype=machine.dtype, device=str(device)))
+        return (source, *load(source, dtype=machine.dtype, device=str(device)))
     if device.type != "cpu":
         raise UserError("--dtype int8 is for the CPU; use --device cpu or --dtype bfloat16")
-    model, tokenizer = pretrained.load(source)
+    model, tokenizer = load(source)
     if to_sample:
         return source, model, tokenizer
     return source, pack(model, "int8", rows=64), tokenizer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from minislm.interpret.activations import ablation, activations as interpret
+from minislm.interpret import ablation, activations as interpret
 from minislm.cli.evaluate import measured_text, open_model
 from minislm.config import EvalConfig, InspectConfig, MachineConfig, SampleConfig
 from minislm.runtime.errors import UserError, say

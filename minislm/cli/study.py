@@ -7,17 +7,23 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from minislm.cli.study import data_scaling as amounts, word_classes as classes, generalization_report as findings, hyperparameters as sweep, generalization as verdict
+from minislm.studies import (
+    data_scaling,
+    generalization,
+    generalization_report,
+    hyperparameters,
+    word_classes,
+)
 from minislm.config import DataConfig, StudyConfig
 from minislm.runtime.errors import UserError, say
 from minislm.studies.runner import Study, run
 from minislm.cli.run_settings import task_names
 
 STUDIES = {
-    "verdict": Study(verdict.plan, verdict.work, findings.report),
-    "word-classes": Study(classes.plan, classes.work, classes.report),
-    "data": Study(amounts.plan, amounts.work, amounts.report),
-    "hyperparameters": Study(sweep.plan, sweep.work, sweep.report),
+    "verdict": Study(generalization.plan, generalization.work, generalization_report.report),
+    "word-classes": Study(word_classes.plan, word_classes.work, word_classes.report),
+    "data": Study(data_scaling.plan, data_scaling.work, data_scaling.report),
+    "hyperparameters": Study(hyperparameters.plan, hyperparameters.work, hyperparameters.report),
 }
 
 

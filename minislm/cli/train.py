@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from minislm import checkpoint, evaluation
-from minislm.pretrained.load import load as pretrained
+from minislm.pretrained.load import load
 from minislm.dataset import Batches, Example
 from minislm.config import (
     ModelConfig,
@@ -303,7 +303,7 @@ def report(
     device: torch.device,
 ) -> None:
     """What the weights kept can do: loss, exact match, two stories, and what to try next."""
-    model, tokenizer = pretrained.load(run, device=str(device))
+    model, tokenizer = load(run, device=str(device))
     loss = evaluation.text_loss(model, corpus.valid, tokenizer.eot_id, progress=True)
     scores = evaluation.exact_match(model, tokenizer, corpus.tasks)
     if corpus.tasks:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minislm.pretrained.load import hub, llama2c
+from minislm.pretrained import hub, llama2c
 from minislm.config import ModelConfig
 from minislm.runtime.device import DTYPES, shapes_alone
 from minislm.runtime.errors import CheckpointError, UserError

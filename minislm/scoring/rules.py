@@ -26,7 +26,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from minislm.stories.generate import lexicon as lex
+from minislm.stories import lexicon as lex
 
 DIMENSIONS = ("grammar", "creativity", "consistency", "instruction")
 _RICH = 4.0  # new content words over the root of all words: what the generator's own stories have

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from minislm.stories.generate import lexicon as lex
+from minislm.stories import lexicon as lex
 from minislm.runtime.errors import UserError
 from minislm.stories.lexicon import WORD_CLASSES, classify, plural
 from minislm.stories.number_plots import NUMBER_PLOTS

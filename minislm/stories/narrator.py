@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minislm.stories.generate import lexicon as lex
+from minislm.stories import lexicon as lex
 from minislm.stories.lexicon import a, number_word, plural
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from minislm.stories.generate import lexicon as lex
+from minislm.stories import lexicon as lex
 from minislm.stories.lexicon import plural
 from minislm.tasks import is_test, number_words
 from minislm.stories.narrator import Person, Tale, begin, begin_pair, lesson, meet

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from minislm.stories.generate import lexicon as lex
+from minislm.stories import lexicon as lex
 from minislm.stories.lexicon import a, number_word, plural, verb_form
 from minislm.stories.narrator import (
     Person,

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from minislm.pretrained.load import load as pretrained
+from minislm.pretrained.load import load, save_model
 from minislm.config import PRESETS, ModelConfig, TrainConfig
 from minislm.corpus.prepare import TokenFile
 from minislm.evaluation import text_loss
@@ -148,7 +148,7 @@ def pretrain(shape: str, text: str, seed: int, steps: int, folder: Path) -> dict
     stories = tokens_of(texts_of(text, seed, STORIES), tokenizer)
     config = TrainConfig(seed=seed, batch_tokens=2048 if shape in SLOW else 4096)
     loss = on_stories(model, tokenizer, stories, config, steps)
-    pretrained.save_model(_kept(folder, shape, text, seed), model, tokenizer)
+    save_model(_kept(folder, shape, text, seed), model, tokenizer)
     held_out = tokens_of(texts_of(text, 1_000_000 + seed, HELD_OUT), tokenizer)
     found = text_loss(model, held_out, tokenizer.eot_id)
     return {"steps": steps, "train_loss": loss, "bits_per_byte": found.bits_per_byte,
@@ -163,12 +163,12 @@ def random_weights(shape: str, seed: int, tokenizer: Tokenizer) -> Transformer:
 def model_of(subject: Subject, seed: int, folder: Path) -> tuple[Transformer, Tokenizer]:
     """A subject before it is shown any pair; its own copy, to be trained in place."""
     if subject.shape not in SHAPES:
-        return pretrained.load(subject.shape)
+        return load(subject.shape)
     tokenizer = Tokenizer.load(folder / "tokenizer")
     if not subject.text:
         return random_weights(subject.shape, seed, tokenizer), tokenizer
     started = pretrained_seed(subject, seed)
-    return pretrained.load(_kept(folder, subject.shape, subject.text, started))
+    return load(_kept(folder, subject.shape, subject.text, started))
 
 
 def freeze(model: Transformer, trained: str) -> None:
