@@ -1,30 +1,27 @@
-"""Measure one model or several side by side: `python eval.py` takes the newest run.
+"""Evaluate one model or several side by side: `python eval.py` takes the newest run.
 
-With --score, grade what they say; with --inspect, look inside one; with --off, switch parts of it
-off; with --study, run a study of many small models.
+With --score, score generated texts; with --inspect, look inside a model; with --off, ablate parts
+of it; with --study, run a study of many small models.
 """
 
-from minislm.config import (
-    EvalConfig,
-    InspectConfig,
-    MachineConfig,
-    Parser,
-    ScoreConfig,
-    StudyConfig,
-    build,
-    only_with,
-)
+from minislm.cli.config import EvalConfig, MachineConfig
+from minislm.cli.options import Parser, build, only_with
+from minislm.interpret.config import InspectConfig
 from minislm.runtime.errors import run_script
+from minislm.scoring.config import ScoreConfig
+from minislm.studies.config import StudyConfig
 
 
 def main() -> None:
     parser = Parser(__doc__, EvalConfig, MachineConfig, InspectConfig, ScoreConfig, StudyConfig)
-    parser.add_argument("--model", nargs="+", help="run folders, model folders, hub ids, .bin")
-    parser.add_argument("--prompt", action="append", help="go on from this text, side by side")
+    parser.add_argument("--model", nargs="+", help="run folders, model folders, hub ids, .bin "
+                        "(default: the newest run)")  # fmt: skip
+    parser.add_argument("--prompt", action="append", help="continue this text, side by side")
     flags = parser.parse_args()
-    only_with(flags, StudyConfig, "study")
-    only_with(flags, ScoreConfig, "score")
-    only_with(flags, InspectConfig, "inspect", "off")
+    only_with(flags, ("quick", "seeds", "processes"), "study")
+    only_with(flags, ("samples", "prompt_file", "grader", "human", "sensitivity", "judge",
+                      "judge_model", "judge_budget"), "score")  # fmt: skip
+    only_with(flags, ("out",), "study", "inspect", "off")
     models, prompts = getattr(flags, "model", []), getattr(flags, "prompt", [])
     config, machine = build(EvalConfig, flags), build(MachineConfig, flags)
     if hasattr(flags, "study"):
@@ -36,13 +33,13 @@ def main() -> None:
 
         score(models, build(ScoreConfig, flags), config, machine)
     elif hasattr(flags, "inspect") or hasattr(flags, "off"):
-        from minislm.cli import inspect as inside
+        from minislm.cli import inspect
 
         inspected, one = build(InspectConfig, flags), (models or [None])[0]
         if hasattr(flags, "inspect"):
-            inside.look_inside(one, inspected, config, machine)
+            inspect.write_page(one, inspected, config, machine)
         else:
-            inside.switch_off(one, prompts, inspected, config, machine)
+            inspect.ablate(one, prompts, inspected, config, machine)
     else:
         from minislm.cli.evaluate import evaluate
 

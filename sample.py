@@ -1,35 +1,47 @@
-"""Let a model go on with a text: `python sample.py --prompt "Once upon a time"`. See --help."""
+"""Continue a text: `python sample.py --prompt "Once upon a time"`. See --help."""
 
-from minislm.config import BenchmarkConfig, MachineConfig, Parser, SampleConfig, build
+from minislm.bench.config import BenchmarkConfig
+from minislm.cli.config import MachineConfig
+from minislm.cli.options import Parser, build, only_with
+from minislm.config import SampleConfig
 from minislm.runtime.errors import run_script
 
 
 def main() -> None:
-    parser = Parser(__doc__, SampleConfig, MachineConfig, BenchmarkConfig)
-    parser.add_argument("--model", help="run folder, model folder, hub id or .bin (newest run)")
-    parser.add_argument("--prompt", action="append", help="text to go on from; may be repeated")
-    parser.add_argument("--prompt-file", help="a file with one prompt a line; - reads stdin")
-    parser.add_argument("--samples", type=int, default=1, help="texts per prompt, from SEED on")
+    parser = Parser(__doc__, SampleConfig, MachineConfig)
+    parser.add_argument("--model", help="run folder, model folder, hub id or .bin (default: the "
+                        "newest run)")  # fmt: skip
+    parser.add_argument("--prompt", action="append", help="text to continue; may be repeated")
+    parser.add_argument("--prompt-file", help="file with one prompt per line; - reads stdin")
+    parser.add_argument("--samples", type=int, default=1, help="samples per prompt, with the seeds "
+                        "SEED, SEED + 1, ... (default: 1)")  # fmt: skip
     parser.add_argument("--stop-string", action="append", help="end before it; may be repeated")
-    parser.add_argument("--interactive", action="store_true", help="ask for prompts until Ctrl-D")
-    parser.add_argument("--compile", action="store_true", help="decode by compiled code, made "
-                        "once for a size of batch in half a minute: up to three times as fast")
-    parser.add_argument("--benchmark", action="store_true", help="measure the speed of sampling")
+    parser.add_argument("--interactive", action="store_true", help="prompts from the terminal "
+                        "until Ctrl-D")  # fmt: skip
+    parser.add_argument("--compile", action="store_true", help="compile the decode steps, half a "
+                        "minute once per batch size: up to three times as fast")  # fmt: skip
+    parser.add_argument("--benchmark", action="store_true", help="measure sampling throughput")
+    parser.add_config(BenchmarkConfig)
     flags = parser.parse_args()
+    benchmarks = ("batch_sizes", "peers", "preset", "modes", "precisions", "rounds", "out")
+    only_with(flags, benchmarks, "benchmark")
     flags.stop_strings = tuple(getattr(flags, "stop_string", ()))
     settings, machine = build(SampleConfig, flags), build(MachineConfig, flags)
     source, compiled = getattr(flags, "model", None), "compile" in flags
     if "benchmark" in flags:
-        from minislm.bench import sampling as benchmark
+        from minislm.bench.sampling import benchmark
 
-        return benchmark.run(source, build(BenchmarkConfig, flags), machine, compiled)
-    from minislm.cli import sample as console
+        config = build(BenchmarkConfig, flags)
+        return benchmark(
+            source, config, device=machine.device, threads=machine.threads, json=machine.json,
+            compiled=compiled,
+        )  # fmt: skip
+    from minislm.cli.sample import interact, sample
 
     if "interactive" in flags:
-        return console.interact(source, settings, machine, compiled)
-    given, file = getattr(flags, "prompt", []), getattr(flags, "prompt_file", None)
-    prompts = console.read_prompts(given, file)
-    console.tell(source, prompts, flags.samples, settings, machine, compiled)
+        return interact(source, settings, machine, compiled)
+    prompts, file = getattr(flags, "prompt", []), getattr(flags, "prompt_file", None)
+    sample(source, prompts, file, flags.samples, settings, machine, compiled)
 
 
 if __name__ == "__main__":

@@ -5,23 +5,22 @@
     texts = Sampler(model, tokenizer).generate(["Once upon a time"], temperature=0.8, seed=0)
 """
 
+from importlib import import_module
 from typing import Any
 
-__all__ = ["ModelConfig", "Sampler", "Tokenizer", "Transformer", "load"]
-
 _MODULES = {
+    "FastSampler": "fast.sampler",
     "ModelConfig": "config",
     "Sampler": "sampler",
     "Tokenizer": "tokenizer",
     "Transformer": "model",
     "load": "pretrained.load",
 }
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
     """Import a module when its name is first used: `import minislm` alone does not import torch."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,101 +1,89 @@
-"""Run folders: what a run leaves behind, and how it is found and gone on with.
+"""Run folders: weights, training state and metrics.
 
-    config.json, model.safetensors, tokenizer.json, ...   the model kept: a Hugging Face folder
-    train_state.pt                                        the last state, for --resume
-    states/step-N.pt                                      the last --keep states, if more than one
-    metrics.jsonl                                         one JSON object per evaluation
+    config.json, model.safetensors, tokenizer.json    the weights kept, see `save_model`
+    train_state.pt                                    the last training state, for --resume
+    states/step-N.pt                                  the last --keep states, if more than one
+    metrics.jsonl                                     one JSON object per evaluation
 
-Everything is written beside and renamed, so a reader never meets half a file.
+Every file is written under a temporary name and renamed: a reader never sees a part of one.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from minislm.runtime.errors import CheckpointError, UserError
-from minislm.runtime.files import append_line, atomic_path, atomic_write, cannot, lock
+from minislm.config import ModelConfig
+from minislm.model import Transformer
+from minislm.runtime.errors import CheckpointError
+from minislm.runtime.files import append_line, atomic_path, atomic_write, read_text, write_json
 from minislm.runtime.pickles import read_pickle
+from minislm.tokenizer import Tokenizer
 
-RUNS = Path("runs")
-STATE, METRICS, CONFIG = "train_state.pt", "metrics.jsonl", "config.json"
+STATE, METRICS, CONFIG, WEIGHTS = (
+    "train_state.pt",
+    "metrics.jsonl",
+    "config.json",
+    "model.safetensors",
+)
 STATES = "states"  # folder of earlier states
 
 
-def newest_run(runs: Path = RUNS) -> Path:
-    """The run folder that was written to last; raises UserError if there is none."""
-    found = [path.parent for path in runs.glob(f"*/{CONFIG}")]
-    if not found:
-        raise UserError(f"no run in {runs}/ yet; train one with: python train.py")
-    return max(found, key=lambda run: (run / CONFIG).stat().st_mtime)
+def save_model(folder: str | Path, model: Transformer, tokenizer: Tokenizer) -> None:
+    """Write the weights under our own names, the tokenizer and, last, config.json.
+
+    (`pretrained.save` writes the names of the model's family, which other programs read.)
+    """
+    folder, tensors = Path(folder), {}
+    for name, weight in model.named_parameters():  # tied weights come once
+        tensors[name] = weight.detach().cpu().contiguous()
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    tokenizer.save(folder)
+    write_json(folder / CONFIG, {"model_type": "minislm"} | asdict(model.config))
 
 
-def new_run(name: str, out: str | None) -> Path:
-    """The folder of a new run: `out`, or runs/NAME, or runs/NAME-2 and so on if that is taken.
+def load_model(folder: str | Path) -> tuple[Transformer, Tokenizer]:
+    """What `save_model` wrote: the model in eval mode, and its tokenizer.
 
     Raises:
-        UserError: `out` holds a run already (it is never overwritten), or is a file.
+        CheckpointError: a file is missing or damaged; the message names it.
     """
-    if out is None:
-        names = (name if n == 1 else f"{name}-{n}" for n in range(1, 10_000))
-        return next(RUNS / each for each in names if not _taken(RUNS / each))
-    run = Path(out)
-    if run.exists() and not run.is_dir():
-        raise UserError(f"--out {run} is a file; give a folder")
-    if _taken(run):
-        raise UserError(
-            f"--out {run} holds a run already; go on with it by --resume, or choose another folder"
-        )
-    return run
-
-
-def _taken(run: Path) -> bool:
-    return any((run / name).exists() for name in (CONFIG, STATE))
-
-
-@contextmanager
-def hold(run: Path) -> Iterator[None]:
-    """Keep a run's folder for this process, and clear away what a killed one left half-written.
-
-    Raises:
-        UserError: another process trains there, or the folder cannot be written to.
-    """
+    folder = Path(folder)
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        file = open(run / ".lock", "ab")
-    except OSError as error:
-        raise cannot(f"write to {run}", error, "choose another folder with --out") from error
-    with file:
-        if not lock(file, wait=False):
-            raise UserError(f"another process trains in {run}; wait for it, or give another --out")
-        for half in (*run.glob(".*.tmp"), *run.glob(f"{STATES}/.*.tmp")):
-            half.unlink(missing_ok=True)
-        try:
-            yield
-        finally:  # a run that was refused before it began leaves no folder
-            if [path.name for path in run.iterdir()] == [".lock"]:
-                (run / ".lock").unlink()
-                run.rmdir()
+        values = json.loads(read_text(folder / CONFIG))
+        if values.pop("model_type") != "minislm":
+            raise CheckpointError(f"{folder / CONFIG} has another model_type than minislm")
+        model = Transformer(ModelConfig(**values | {"windows": tuple(values["windows"])}))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
+    try:
+        tensors = load_file(folder / WEIGHTS)
+        if model.config.tied:
+            tensors["head.weight"] = tensors["embedding.weight"]
+        model.load_state_dict(tensors)
+    except (SafetensorError, OSError, LookupError, RuntimeError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is missing or damaged: {error}") from error
+    return model.eval(), Tokenizer.load(folder)
 
 
 def save_state(run: Path, state: dict[str, Any], keep: int = 1) -> None:
-    """Write the training state (tensors and plain containers only) and keep the last `keep`.
-
-    The newest is always train_state.pt; older ones are dropped after it is on the disk.
+    """Write the training state (tensors and plain containers) and keep the last `keep` states.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written to; the last state is as it was.
+        UserError: the disk is full or the folder cannot be written to; the last state is unchanged.
     """
     with atomic_path(run / STATE) as temporary:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # torch's word for a disk that is full
+        except RuntimeError as error:  # torch's error for a full disk
             raise OSError(str(error).splitlines()[0]) from error
     if keep < 2:
         return
@@ -110,7 +98,7 @@ def load_state(run: Path) -> dict[str, Any]:
     path = run / STATE
     if not path.is_file():
         raise CheckpointError(
-            f"{path} is missing: there is no state to go on with; check --out, or start a new run"
+            f"{path} is missing: there is no state to resume; check --out, or start a new run"
         )
     try:
         state = read_pickle(path)
@@ -129,12 +117,9 @@ def append_metrics(run: Path, record: dict[str, Any]) -> None:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records so far; a last line that a crash cut short is left out."""
-    path = run / METRICS
-    if not path.is_file():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """The records so far, without a last line that a crash cut short."""
+    path, records = run / METRICS, []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:
@@ -143,6 +128,6 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def rewind_metrics(run: Path, step: int) -> None:
-    """Forget what was recorded after `step`: a resumed run will record it again."""
+    """Remove what was recorded after `step`: a resumed run records it again."""
     kept = [record for record in read_metrics(run) if record["step"] <= step]
     atomic_write(run / METRICS, "".join(json.dumps(record) + "\n" for record in kept))

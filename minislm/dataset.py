@@ -1,32 +1,98 @@
-"""From token files to batches: one row is one document, and no row mixes two.
+"""Documents as tokens, and batches of whole documents: no row mixes two of them.
 
-A document is a story, or a pair's prompt and completion. Rows of about the same length make a
-batch, so hardly anything is padding and a short text does not pay for a long one; nothing is
-packed, so no attention crosses from one story into the next. A story longer than the context
-becomes several rows, each starting afresh. A story starts from the end-of-text token in every
-other row, and from its own first word in the others: so a model can begin a story from nothing,
-and go on from a bare prompt.
+A document is a story, or the prompt and completion of a pair. Rows of similar length make a batch,
+so little is padding. A document longer than the context becomes several rows. Every other row
+starts from the end-of-text token, the rest from their own first word: a model learns to start from
+nothing and to continue a prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minislm.corpus.prepare import TokenFile
+from minislm.runtime.errors import UserError
+from minislm.runtime.files import read_text
+from minislm.tasks import END_OF_TEXT
+from minislm.tokenizer import Tokenizer
 
-IGNORED = -100  # a target that is not to be predicted: padding, or a pair's prompt
-_POOL = 4096  # rows sorted by length together; batches are drawn from one pool after another
-_MULTIPLE = 16  # rows are padded to a multiple of this: few shapes, and aligned ones
+IGNORED = -100  # a target without a loss: padding, or the prompt of a pair (F.cross_entropy's own)
+_POOL = 4096  # rows that are sorted by length together
+_MULTIPLE = 16  # row lengths are padded to a multiple of this: few shapes, aligned in memory
+
+
+@dataclass(frozen=True)
+class TokenDataset:
+    """Documents as token ids: document i is `tokens[starts[i]:starts[i + 1]]`, with its end of text."""
+
+    tokens: np.ndarray  # uint16 or uint32 [n], possibly memory-mapped
+    starts: np.ndarray  # int64 [documents + 1]
+    sizes: np.ndarray  # int64 [documents]: bytes of the text in UTF-8
+
+    @classmethod
+    def from_ids(
+        cls, documents: Sequence[Sequence[int]], sizes: Sequence[int] | None = None
+    ) -> TokenDataset:
+        """From ids, each document with its end of text; without `sizes` there is no bits per byte."""
+        starts = np.cumsum([0, *map(len, documents)], dtype=np.int64)
+        tokens = np.array([token for ids in documents for token in ids], np.uint32)
+        sizes = [0] * len(documents) if sizes is None else sizes
+        return cls(tokens, starts, np.array(sizes, np.int64))
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], tokenizer: Tokenizer) -> TokenDataset:
+        texts = list(texts)
+        ids = [each + [tokenizer.eot_id] for each in tokenizer.encode_batch(texts)]
+        return cls.from_ids(ids, [len(text.encode()) for text in texts])
+
+    @property
+    def n_tokens(self) -> int:
+        return int(self.starts[-1] - self.starts[0])
+
+    @property
+    def bytes(self) -> int:
+        return int(self.sizes.sum())
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def document(self, i: int) -> np.ndarray:
+        return self.tokens[self.starts[i] : self.starts[i + 1]]
+
+    def subset(self, chosen: Sequence[int]) -> TokenDataset:
+        """The chosen documents, copied."""
+        return self.from_ids([self.document(i).tolist() for i in chosen], self.sizes[list(chosen)])
+
+    def split(self, at: int) -> tuple[TokenDataset, TokenDataset]:
+        """The documents before number `at`, and those from it on; the tokens are not copied."""
+        first = TokenDataset(self.tokens, self.starts[: at + 1], self.sizes[:at])
+        return first, TokenDataset(self.tokens, self.starts[at:], self.sizes[at:])
+
+
+def read_documents(path: str | Path) -> list[str]:
+    """The documents of a UTF-8 text file, separated by END_OF_TEXT; raises UserError if none."""
+    documents = [text.strip() for text in read_text(Path(path)).split(END_OF_TEXT)]
+    documents = [text for text in documents if text]
+    if not documents:
+        raise UserError(f"{path} has no text; give a file with text in it")
+    return documents
+
+
+def hold_out(dataset: TokenDataset) -> tuple[TokenDataset, TokenDataset]:
+    """Training and validation documents: the last twentieth (1 to 2,000) is held out."""
+    if len(dataset) < 2:
+        raise UserError("one document is too few to hold one out; give more text, or --valid FILE")
+    return dataset.split(len(dataset) - min(2000, max(1, len(dataset) // 20)))
 
 
 @dataclass(frozen=True)
 class Example:
-    """A pair as tokens: prompt, completion (with its end of text)."""
+    """A pair as tokens: the prompt, and the completion with its end of text."""
 
     prompt: list[int]
     completion: list[int]
@@ -35,24 +101,22 @@ class Example:
 class Batches:
     """An endless stream of (inputs [B, T], targets [B, T]) in epochs over all documents.
 
-    Which batch comes k-th depends on the seed alone. `state` says where the stream stands, and a
-    stream made with the same documents and that state goes on with the very next batch.
+    The order depends on the seed alone. `state` is the position in the stream: one made with the
+    same documents and that state continues with the next batch.
 
     Args:
-        stories: shown once an epoch each.
-        examples: pairs, shown `repeats` times an epoch each.
-        context: longest row; a longer example raises ValueError (the caller leaves it out and
-            says so), a longer story becomes several rows.
-        batch_tokens: rows times row length of a batch, at most (one row at least).
-        loss_on: "completion", or "all" to learn a pair's prompt too.
-        rank, world: of each batch this process takes every `world`-th row, from `rank` on; where
-            a batch has too few rows, its first one without a target.
+        examples: pairs; an epoch has each `repeats` times.
+        context: longest row; a longer example raises ValueError.
+        batch_tokens: largest number of rows times row length in a batch (but one row at least).
+        loss_on: "completion", or "all" for a loss on the prompt of a pair too.
+        rank, world_size: of each batch this process takes every `world_size`-th row from `rank` on;
+            where there are too few rows, the first one without targets.
     """
 
     def __init__(
         self,
-        stories: TokenFile,
-        examples: Sequence[Example],
+        documents: TokenDataset,
+        examples: Sequence[Example] = (),
         *,
         context: int,
         batch_tokens: int,
@@ -61,24 +125,23 @@ class Batches:
         loss_on: str = "completion",
         seed: int = 0,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
-        self.stories, self.context, self.batch_tokens = stories, context, batch_tokens
+        self.documents, self.examples = documents, examples
+        self.context, self.batch_tokens = context, batch_tokens
         self.eot_id, self.loss_on, self.seed = eot_id, loss_on, seed
-        self.rank, self.world = rank, world
-        self.examples = examples
-        longest = max((len(e.prompt) + len(e.completion) for e in examples), default=0)
-        if longest > context + 1:
-            raise ValueError(f"an example of {longest} tokens exceeds the context of {context}")
-        # Row r is (document, offset): stories first, then the examples, numbered on.
-        lengths = np.diff(stories.starts)
-        windows = np.maximum(1, -(-lengths // context))
-        document = np.repeat(np.arange(len(stories)), windows)
-        first = np.cumsum(windows) - windows
-        offset = (np.arange(len(document)) - np.repeat(first, windows)) * context
-        length = np.minimum(lengths[document] - offset, context)
-        numbers = np.arange(len(examples)) + len(stories)
+        self.rank, self.world_size = rank, world_size
         sizes = np.array([len(e.prompt) + len(e.completion) - 1 for e in examples], np.int64)
+        if sizes.max(initial=0) > context:
+            raise ValueError(f"an example of {sizes.max() + 1} tokens exceeds context {context}")
+        # Row r is part of document `document[r]`, from token `offset[r]` on; examples are numbered
+        # after the documents.
+        lengths = np.diff(documents.starts)
+        parts = np.maximum(1, -(-lengths // context))
+        document = np.repeat(np.arange(len(documents)), parts)
+        offset = (np.arange(len(document)) - np.repeat(np.cumsum(parts) - parts, parts)) * context
+        length = np.minimum(lengths[document] - offset, context)
+        numbers = np.arange(len(examples)) + len(documents)
         self.document = np.concatenate([document, np.tile(numbers, repeats)])
         self.offset = np.concatenate([offset, np.zeros(len(examples) * repeats, np.int64)])
         self.length = np.concatenate([length, np.tile(sizes, repeats)])
@@ -86,18 +149,18 @@ class Batches:
 
     def row(self, r: int, from_end_of_text: bool) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and targets of row r, equally long."""
-        document, offset = int(self.document[r]), int(self.offset[r])
-        if document >= len(self.stories):
-            example = self.examples[document - len(self.stories)]
+        number, offset = int(self.document[r]), int(self.offset[r])
+        if number >= len(self.documents):
+            example = self.examples[number - len(self.documents)]
             ids = np.array(example.prompt + example.completion, np.int64)
             targets = ids[1:].copy()
             if self.loss_on == "completion":
                 targets[: len(example.prompt) - 1] = IGNORED
             return ids[:-1], targets
-        story = self.stories.story(document)[offset : offset + self.context].astype(np.int64)
-        if offset or not from_end_of_text:
-            return story[:-1], story[1:]
-        return np.concatenate([[self.eot_id], story[:-1]]), story
+        text = np.concatenate(([self.eot_id], self.documents.document(number).astype(np.int64)))
+        begin = offset if offset or from_end_of_text else 1
+        end = min(offset + self.context, len(text) - 1)
+        return text[begin:end], text[begin + 1 : end + 1]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
@@ -107,13 +170,14 @@ class Batches:
                 continue
             while self.state["batch"] < len(plan):
                 rows = plan[self.state["batch"]]
-                self.state["batch"] += 1  # before it is handed out: a saved state never repeats it
-                own = rows[self.rank :: self.world]
-                yield self._collate(own) if len(own) else self._nothing(rows[:1])
+                self.state["batch"] += 1  # before it is yielded: a saved state never repeats it
+                own = rows[self.rank :: self.world_size]
+                inputs_BT, targets_BT = self._collate(own if len(own) else rows[:1])
+                yield inputs_BT, targets_BT if len(own) else torch.full_like(targets_BT, IGNORED)
             self.state |= {"pool": self.state["pool"] + 1, "batch": 0}
 
     def _plan(self, epoch: int, pool: int) -> list[np.ndarray] | None:
-        """The batches of one pool as row numbers, or None after the epoch's last pool."""
+        """The batches of one pool as row numbers, or None after the last pool of the epoch."""
         if pool * _POOL >= len(self.document):
             return None
         shuffled = np.random.default_rng([self.seed, epoch]).permutation(len(self.document))
@@ -121,8 +185,8 @@ class Batches:
         rows = rows[np.argsort(self.length[rows], kind="stable")]
         batches, begin = [], 0
         for end in range(1, len(rows) + 1):
-            padded = _padded(self.length[rows[end]]) if end < len(rows) else np.inf
-            if padded * (end + 1 - begin) > self.batch_tokens:  # one more would not fit
+            padded = self._padded(self.length[rows[end]]) if end < len(rows) else np.inf
+            if padded * (end + 1 - begin) > self.batch_tokens:  # one more row would not fit
                 batches.append(rows[begin:end])
                 begin = end
         order = np.random.default_rng([self.seed, epoch, pool]).permutation(len(batches))
@@ -130,7 +194,7 @@ class Batches:
 
     def _collate(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         pairs = [self.row(r, bool((r + self.state["epoch"]) % 2)) for r in rows.tolist()]
-        width = _padded(max(len(inputs) for inputs, _ in pairs))
+        width = self._padded(max(len(inputs) for inputs, _ in pairs))
         inputs_BT = np.full((len(rows), width), self.eot_id, np.int64)
         targets_BT = np.full((len(rows), width), IGNORED, np.int64)
         for b, (inputs, targets) in enumerate(pairs):
@@ -138,10 +202,5 @@ class Batches:
             targets_BT[b, : len(targets)] = targets
         return torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT)
 
-    def _nothing(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        inputs_BT, targets_BT = self._collate(rows)
-        return inputs_BT, torch.full_like(targets_BT, IGNORED)
-
-
-def _padded(length: int) -> int:
-    return -(-int(length) // _MULTIPLE) * _MULTIPLE
+    def _padded(self, length: int) -> int:
+        return min(self.context, max(1, -(-int(length) // _MULTIPLE)) * _MULTIPLE)

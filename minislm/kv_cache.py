@@ -1,12 +1,13 @@
-"""The keys and values of the tokens read so far: what makes the next token cheap.
+"""Keys and values of the tokens so far, so that a new token costs one forward pass of one token.
 
-The letters behind a tensor's name are those of `model.py`: L blocks, B rows, K key/value heads, S
-slots, D the width of a head, T new tokens.
+The token at position p of a sequence is at cache position p of its row. Rows of different lengths
+need no padding mask: a query at position p attends to cache positions 0..p, which are its own
+sequence's. What a shorter row holds beyond is overwritten before any query can attend to it.
+
+The letters after a tensor's name are its axes, as in model.py.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,84 +15,39 @@ from torch import Tensor
 from minislm.config import ModelConfig
 
 
-_BLOCK = 64
-
-
-def rounded_up(slots: int, most: int) -> int:
-    """Slots to keep, or to read, for a text of so many: a multiple of 64, but at most `most`.
-
-    A cache that grows with its text is hardly longer than what is read of it.
-    """
-    return min(most, -(-slots // _BLOCK) * _BLOCK)
-
-
 class KVCache:
-    """The token at position p of a row is in slot p of that row.
+    """Keys and values [L, B, K, S, D] of B sequences of up to S tokens."""
 
-    Rows of different lengths need no padding mask: a query at position p reads slots 0..p alone,
-    all of them its own row's, and whatever a shorter row holds beyond is overwritten when the row
-    gets there, before anything can see it.
-
-    Args: room for `rows` texts of up to `slots` tokens each, in the dtype and on the device of
-        `like`.
-    """
-
-    def __init__(self, config: ModelConfig, rows: int, slots: int, like: Tensor):
-        if slots > config.context:
-            raise ValueError(f"{slots} slots exceed the model's context of {config.context}")
-        shape_LBKSD = (config.n_layer, rows, config.kv_heads, slots, config.head_width)
-        self.k_LBKSD = torch.zeros(shape_LBKSD, dtype=like.dtype, device=like.device)
-        self.v_LBKSD = torch.zeros_like(self.k_LBKSD)
+    def __init__(self, k_LBKSD: Tensor, v_LBKSD: Tensor):
+        self.k_LBKSD, self.v_LBKSD = k_LBKSD, v_LBKSD
 
     @classmethod
-    def of(cls, k_LBKSD: Tensor, v_LBKSD: Tensor) -> KVCache:
-        """A cache over tensors that are there already."""
-        cache = cls.__new__(cls)
-        cache.k_LBKSD, cache.v_LBKSD = k_LBKSD, v_LBKSD
-        return cache
+    def empty(cls, config: ModelConfig, rows: int, length: int, like: Tensor) -> KVCache:
+        """A cache for `rows` sequences of up to `length` tokens; dtype and device of `like`."""
+        if length > config.context:
+            raise ValueError(f"{length} positions exceed the model's context of {config.context}")
+        shape_LBKSD = (config.n_layer, rows, config.kv_heads, length, config.head_width)
+        return cls(like.new_zeros(shape_LBKSD), like.new_zeros(shape_LBKSD))
 
     @property
-    def slots(self) -> int:
+    def length(self) -> int:
         return self.k_LBKSD.shape[3]
 
-    def write(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor, pos_BT: Tensor) -> None:
-        rows_B1 = torch.arange(pos_BT.shape[0], device=pos_BT.device)[:, None]
-        # Into the whole tensor: of a part, compiled steps would make a copy first.
-        place = (torch.full_like(pos_BT, layer), rows_B1, slice(None), pos_BT)
-        self.k_LBKSD[place] = k_BKTD.transpose(1, 2).to(self.k_LBKSD.dtype)
-        self.v_LBKSD[place] = v_BKTD.transpose(1, 2).to(self.v_LBKSD.dtype)
+    def view(self, rows: slice, length: int) -> KVCache:
+        """Some rows and the first `length` positions, without a copy."""
+        return type(self)(self.k_LBKSD[:, rows, :, :length], self.v_LBKSD[:, rows, :, :length])
 
-    def fill(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> None:
-        """`write` of texts from their beginning: T tokens into the first T slots."""
-        B, _, T, _ = k_BKTD.shape
-        self.k_LBKSD[layer, :B, :, :T] = k_BKTD
-        self.v_LBKSD[layer, :B, :, :T] = v_BKTD
-
-    def read(self, layer: int, rows: int, slots: int) -> tuple[Tensor, Tensor]:
-        """Keys and values [rows, K, slots, D] of the first slots of the first rows."""
+    def update(
+        self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor, pos_BT: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Write T new tokens at their positions; return all keys and values [B, K, S, D]."""
+        rows_B1 = torch.arange(k_BKTD.shape[0], device=pos_BT.device)[:, None]
         k_BKSD, v_BKSD = self.k_LBKSD[layer], self.v_LBKSD[layer]
-        if k_BKSD.shape[0] == rows and k_BKSD.shape[2] == slots:
-            return k_BKSD, v_BKSD  # a recorded step does without the operations below
-        return k_BKSD[:rows, :, :slots], v_BKSD[:rows, :, :slots]
+        k_BKSD[rows_B1, :, pos_BT] = k_BKTD.transpose(1, 2)
+        v_BKSD[rows_B1, :, pos_BT] = v_BKTD.transpose(1, 2)
+        return k_BKSD, v_BKSD
 
-    def holds(self, rows: int, slots: int) -> bool:
-        return self.k_LBKSD.shape[1] >= rows and self.slots >= slots
-
-    def part(self, rows: int, slots: int) -> KVCache:
-        """The first slots of the first rows, without a copy."""
-        return KVCache.of(self.k_LBKSD[:, :rows, :, :slots], self.v_LBKSD[:, :rows, :, :slots])
-
-    def copy_rows(self, rows: Sequence[int], source: KVCache, source_rows: Sequence[int]) -> None:
-        """Take over rows of another cache (or of this one), as many slots as both have."""
-        slots = min(self.slots, source.slots)
-        if source is not self:  # within one cache, pieces could overlap
-            rows, source_rows = _in_one_piece(rows), _in_one_piece(source_rows)
-        self.k_LBKSD[:, rows, :, :slots] = source.k_LBKSD[:, source_rows, :, :slots]
-        self.v_LBKSD[:, rows, :, :slots] = source.v_LBKSD[:, source_rows, :, :slots]
-
-
-def _in_one_piece(rows: Sequence[int] | slice) -> Sequence[int] | slice:
-    """Rows that follow one another as a slice, which is copied faster than a list of them."""
-    if isinstance(rows, slice) or list(rows) != list(range(rows[0], rows[0] + len(rows))):
-        return rows
-    return slice(rows[0], rows[0] + len(rows))
+    def move(self, source: int, target: int) -> None:
+        """Row `target` becomes a copy of row `source`."""
+        self.k_LBKSD[:, target] = self.k_LBKSD[:, source]
+        self.v_LBKSD[:, target] = self.v_LBKSD[:, source]

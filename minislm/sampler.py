@@ -1,290 +1,317 @@
-"""From prompts to text: batched, cached, and the same text for a prompt whatever its neighbours.
+"""From prompts to text: batched, with a KV cache, and the same text whatever else is in the batch.
 
-A row of the batch is a prompt being continued; a row that ends leaves, and a waiting prompt takes
-its place. Every row has a stream of uniform numbers of its own, one number a token, so its text is
-a function of its prompt, its seed and the settings: not of the batch size, its place, its
-neighbours or when it was admitted. What that holds up to: a matrix product of another number of
-rows may differ in its last bit, so where two tokens are as likely as each other to seven digits,
-or a uniform number falls that close to a border, another one of the two may be said.
-
-On a CPU the batch is dealt out to lanes, one thread each with a cache of its own: threads that
-never wait for each other decode faster than ones that share every product. Compiled steps, where
-asked for, have so few places to wait at that all threads share them.
+A batch has up to `batch_size` rows. Each row is a prompt being continued. When a sequence ends, the
+last row moves into its place and a waiting prompt gets the free row. Every sequence has uniform
+random numbers of its own, one per token, so its text depends on its prompt, its seed and the
+settings alone. (A matrix product of another number of rows may differ in its last bit: where two
+tokens are equally probable to seven digits, either may be chosen.)
 """
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+import numpy as np
 import torch
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor, nn
 
-from minislm import beam
-from minislm.batch import Batch, Job, Row, StopStrings
 from minislm.config import SampleConfig
-from minislm.fast.engine import STEPS, Decoder, Engine, Uncached
+from minislm.kv_cache import KVCache
 from minislm.runtime.errors import UserError
-from minislm.fast.threads import in_lanes
-from minislm.fast.linear import PRECISIONS
+from minislm.sampling import TokenSampler, penalize
 from minislm.tokenizer import StreamDecoder, Tokenizer
 
-# A lane reads all weights for its own rows alone. Those of a small model are in the processor's
-# cache, so few rows are enough; those of a large one come from memory.
-_SMALL = 4_000_000  # parameters
-_LANE_ROWS, _LANE_ROWS_OF_LARGE = 4, 64
+Pick = Callable[[Tensor, Tensor], Tensor]  # logits [B, V], uniforms [B] -> tokens [B]
+
+
+class Engine(Protocol):
+    """Rows of a cache, and the model that fills them. Tensors are given to it on the CPU."""
+
+    steps: int  # tokens per decode call
+    length: int  # the longest that a sequence can become
+
+    def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Read prompts into rows; the logits after the last token of each [n, V]."""
+        ...
+
+    def decode(self, tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor, pick: Pick) -> Tensor:
+        """Continue rows 0 to B - 1 from their last tokens, at these positions: tokens [B, n]."""
+        ...
+
+    def move(self, source: int, target: int) -> None:
+        """Row `target` becomes a copy of row `source`."""
+        ...
+
+
+class PlainEngine:
+    """One forward pass per token, for all rows together; prompts are read one at a time."""
+
+    steps = 1
+
+    def __init__(self, model: nn.Module, rows: int, length: int):
+        self.model, self.length, self.device = model, length, model.embedding.weight.device
+        self.cache = KVCache.empty(model.config, rows, length, like=model.embedding.weight)
+
+    def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
+        logits = []
+        for row, prompt in zip(rows, prompts):
+            tokens_1T = torch.tensor([prompt], device=self.device)
+            pos_1T = torch.arange(len(prompt), device=self.device)[None]
+            cache = self.cache.view(slice(row, row + 1), len(prompt))
+            features_1TC = self.model.features(tokens_1T, cache, pos_1T)
+            logits.append(self.model.head(features_1TC[0, -1]))
+        return torch.stack(logits)
+
+    def decode(self, tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor, pick: Pick) -> Tensor:
+        cache = self.cache.view(slice(len(tokens_B)), int(pos_B.max()) + 1)
+        tokens_B, pos_B, u_Bn = (each.to(self.device) for each in (tokens_B, pos_B, u_Bn))
+        logits_B1V = self.model(tokens_B[:, None], cache, pos_B[:, None])
+        return pick(logits_B1V[:, 0], u_Bn[:, 0])[:, None]
+
+    def move(self, source: int, target: int) -> None:
+        self.cache.move(source, target)
+
+
+class UncachedEngine:
+    """For a module that has only `forward(tokens [B, T]) -> logits [B, T, V]`: every text is read
+    again for every token. Slow and obvious; the other engines are tested against it."""
+
+    steps, length = 1, 1 << 30
+
+    def __init__(self, model: nn.Module):
+        self.model, self.texts = model, {}
+
+    def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
+        self.texts |= {row: list(ids) for row, ids in zip(rows, prompts)}
+        return torch.stack([self.model(torch.tensor([self.texts[row]]))[0, -1] for row in rows])
+
+    def decode(self, tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor, pick: Pick) -> Tensor:
+        texts = [self.texts[row] + [token] for row, token in enumerate(tokens_B.tolist())]
+        return pick(self.prefill(range(len(texts)), texts), u_Bn[:, 0])[:, None]
+
+    def move(self, source: int, target: int) -> None:
+        self.texts[target] = self.texts[source]
 
 
 @dataclass
 class Continuation:
-    """What a prompt went on with: token ids (an end of text included, if it came to one) and,
-    where asked for, the log-probability of each under the model itself, before any setting."""
+    """A prompt and its new tokens: it waits for a row of the batch, has one, and ends."""
 
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    prompt: Sequence[int]
+    seed: int
+    remaining: int  # tokens that it may still get; 0 when it has ended
+    ids: list[int] = field(default_factory=list)  # with the end of text, if it came
+    logprobs: list[float] = field(default_factory=list)  # under the model, before any setting
+    text: str = ""  # of the new tokens, where there are stop strings
+    decoder: StreamDecoder | None = None
+    uniforms: np.ndarray = field(default_factory=lambda: np.zeros(0))  # a random number per token
+    seen_V: Tensor | None = None  # tokens of prompt and continuation, for a repetition penalty
+
+    def add(self, tokens: Sequence[int], stop_id: int | None, stops: Sequence[str]) -> None:
+        """Add tokens as far as the end of text, a stop string or the limit."""
+        for token in tokens[: self.remaining]:
+            self.ids.append(token)
+            self.remaining -= 1
+            if self.decoder is not None:
+                self.text += self.decoder.push(token)
+            if token == stop_id or any(stop in self.text for stop in stops):
+                self.remaining = 0
+                break
+
+
+class Batch:
+    """The continuations that have a row: number b is in row b of the engine."""
+
+    def __init__(self, engine: Engine, settings: SampleConfig, tokenizer: Tokenizer | None):
+        self.engine, self.settings, self.tokenizer = engine, settings, tokenizer
+        self.stop_id = tokenizer.eot_id if tokenizer and settings.stop else None
+        self.sample = TokenSampler.of(settings)
+        self.rows: list[Continuation] = []
+
+    def prefill(self, new: list[Continuation]) -> None:
+        """Read prompts into free rows and sample the first token of each."""
+        for each in new:
+            size = each.remaining + self.engine.steps  # some may be sampled beyond the end
+            each.uniforms = np.random.default_rng(each.seed).random(size, np.float32)
+            if self.settings.stop_strings:
+                each.decoder = StreamDecoder(self.tokenizer, each.prompt)
+        rows = range(len(self.rows), len(self.rows) + len(new))
+        logits_BV = self.engine.prefill(rows, [each.prompt for each in new])
+        u_B = self._uniforms(new, 1)[:, 0].to(logits_BV.device)
+        self._add(new, self._pick(new)(logits_BV, u_B)[:, None])
+        self.rows += new
+
+    def decode(self) -> None:
+        """The next tokens of all rows: as many as the engine makes in one call, or one where the
+        longest has no place for more. What is sampled beyond the end of a text is dropped."""
+        tokens_B = torch.tensor([each.ids[-1] for each in self.rows])
+        pos_B = torch.tensor([len(each.prompt) + len(each.ids) - 1 for each in self.rows])
+        fits = int(pos_B.max()) + self.engine.steps <= self.engine.length
+        u_Bn = self._uniforms(self.rows, self.engine.steps if fits else 1)
+        self._add(self.rows, self.engine.decode(tokens_B, pos_B, u_Bn, self._pick(self.rows)))
+
+    def compact(self) -> None:
+        """Remove what has ended; the last rows take the free places."""
+        for row in reversed(range(len(self.rows))):
+            if self.rows[row].remaining == 0:
+                last = self.rows.pop()
+                if row < len(self.rows):
+                    self.engine.move(len(self.rows), row)
+                    self.rows[row] = last
+
+    def _uniforms(self, rows: Sequence[Continuation], n: int) -> Tensor:
+        """The next random numbers of each row [B, n]."""
+        parts = [each.uniforms[len(each.ids) : len(each.ids) + n] for each in rows]
+        return torch.from_numpy(np.stack(parts))
+
+    def _add(self, rows: Sequence[Continuation], tokens_Bn: Tensor) -> None:
+        for each, tokens in zip(rows, tokens_Bn.tolist()):
+            each.add(tokens, self.stop_id, self.settings.stop_strings)
+
+    def _pick(self, rows: Sequence[Continuation]) -> Pick:
+        """How to sample: with a repetition penalty or log-probabilities, one step at a time."""
+        penalty = self.settings.repetition_penalty
+        if penalty == 1 and not self.settings.logprobs:
+            return self.sample
+
+        def pick(logits_BV: Tensor, u_B: Tensor) -> Tensor:
+            allowed_BV = logits_BV.float()
+            if penalty != 1:
+                for each in rows:
+                    if each.seen_V is None:
+                        each.seen_V = torch.zeros_like(allowed_BV[0], dtype=torch.bool)
+                    each.seen_V[[*each.prompt, *each.ids]] = True
+                seen_BV = torch.stack([each.seen_V for each in rows])
+                allowed_BV = penalize(allowed_BV, seen_BV, penalty)
+            tokens_B = self.sample(allowed_BV, u_B)
+            logprobs_BV = logits_BV.float().log_softmax(-1)
+            for each, value in zip(rows, logprobs_BV.gather(1, tokens_B[:, None])[:, 0].tolist()):
+                each.logprobs.append(value)
+            return tokens_B
+
+        return pick
 
 
 class Sampler:
     """Continues prompts with a model.
 
     Args:
-        model: a Transformer, or any module whose `forward(tokens [B, T])` gives logits [B, T, V]
-            (read without a cache then, if it has no `features`); it is put into eval mode.
-        tokenizer: needed for text, and for stopping at the end of text.
+        model: a Transformer; or any module whose `forward(tokens [B, T])` returns logits
+            [B, T, V], which is then computed without a cache. It is put in eval mode.
+        tokenizer: needed for text, and to stop at the end of text.
         batch_size: rows decoded together; more prompts wait for a free row.
-        precision: "float32", "bfloat16" or "int8" weights while decoding on a CPU; None: the
-            model's own.
-        compiled: steps are compiled where that is faster, once for each number of rows.
 
     Raises:
-        UserError: fewer rows than one, or `compiled` where it cannot be had.
+        UserError: fewer than one row.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        tokenizer: Tokenizer | None = None,
-        batch_size: int = 64,
-        *,
-        precision: str | None = None,
-        compiled: bool = False,
-    ):
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer | None = None, batch_size: int = 64):
         if batch_size < 1:
-            raise UserError(f"a batch of {batch_size} rows says nothing; give at least 1")
+            raise UserError(f"a batch needs at least 1 row, not {batch_size}")
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
-        self.precision, self.compiled = precision, compiled
-        if compiled and not self._compilable():
-            raise UserError("--compile is for a GPU (CUDA), or a CPU with weights in float32, "
-                            "bfloat16 or int8; leave it out")  # fmt: skip
-        # By rows, for which matrices are packed, and whether steps may be compiled.
-        self._decoders: dict[tuple[int, bool], Decoder] = {}
-        self._packed: list[tuple[int, int]] = []  # the state of the weights they were made from
-        self._lock = threading.Lock()
 
     def generate(
-        self,
-        prompts: Sequence[str],
-        settings: SampleConfig | None = None,
-        seeds: Sequence[int] | None = None,
-        progress: bool = False,
-        **changes: Any,
-    ) -> list[str]:
+        self, prompts: Sequence[str], settings: SampleConfig | None = None,
+        seeds: Sequence[int] | None = None, **changes: Any,
+    ) -> list[str]:  # fmt: skip
         """The continuation of each prompt, without the prompt and without the end of text.
 
-        Settings are a SampleConfig, or its fields by name (max_new_tokens, temperature, top_k,
-        top_p, min_p, seed, stop, ...). `seeds` gives every prompt a seed of its own; else all have
-        the same, so the same prompt twice gives the same text twice. A prompt that is there
-        several times is read once. `progress` shows a bar.
+        Args:
+            settings: a SampleConfig; or give its fields by name (max_new_tokens, temperature,
+                top_k, top_p, min_p, seed, stop, ...).
+            seeds: one per prompt; else all have the seed of the settings.
 
         Raises:
             UserError: a prompt as long as the context, or longer.
         """
         settings = settings or SampleConfig(**changes)
         id_lists = [self._tokenizer().prompt_ids(prompt) for prompt in prompts]
-        found = self.continuations(id_lists, settings, seeds, progress)
-        return [self.text(ids, new.ids, settings) for ids, new in zip(id_lists, found)]
-
-    def text(self, prompt: Sequence[int], ids: Sequence[int], settings: SampleConfig) -> str:
-        """The text that `ids` add to a prompt, cut before the first stop string."""
-        stops = StopStrings(settings.stop_strings)
-        return stops.push(self._tokenizer().continuation(prompt, ids)) + stops.flush()
+        return [self.text(new, settings) for new in self.continuations(id_lists, settings, seeds)]
 
     def generate_ids(
-        self,
-        id_lists: Sequence[Sequence[int]],
-        settings: SampleConfig | None = None,
-        seeds: Sequence[int] | None = None,
-        **changes: Any,
-    ) -> list[list[int]]:
-        """The new token ids of each prompt, an end of text included if it came to one."""
+        self, id_lists: Sequence[Sequence[int]], settings: SampleConfig | None = None,
+        seeds: Sequence[int] | None = None, **changes: Any,
+    ) -> list[list[int]]:  # fmt: skip
+        """The new token ids of each prompt, with the end of text if it came; see `generate`."""
         settings = settings or SampleConfig(**changes)
-        return [found.ids for found in self.continuations(id_lists, settings, seeds)]
+        return [new.ids for new in self.continuations(id_lists, settings, seeds)]
 
     @torch.inference_mode()
     def continuations(
-        self,
-        id_lists: Sequence[Sequence[int]],
-        settings: SampleConfig,
+        self, id_lists: Sequence[Sequence[int]], settings: SampleConfig,
         seeds: Sequence[int] | None = None,
-        progress: bool = False,
-    ) -> list[Continuation]:
+    ) -> list[Continuation]:  # fmt: skip
         """The new tokens of each prompt, with their log-probabilities if the settings say so."""
-        self._check(id_lists)
-        found = [Continuation() for _ in id_lists]
-        if settings.beams > 1:
-            for new, ids in zip(found, tqdm(id_lists, disable=None if progress else True)):
-                limit = min(settings.max_new_tokens, self._context() - len(ids))
-                engine = self._engine(settings.beams, len(ids) + limit, False)
-                new.ids = beam.search(engine, ids, limit, settings, self._stop_id(settings))
-            return found
-        job = self._job(id_lists, settings, seeds)
-        with tqdm(total=len(id_lists), unit=" texts", disable=None if progress else True) as bar:
-
-            def work(capacity: int) -> None:
-                for rows, tokens_Bn, logprobs_Bn in self._decode(job, capacity):
-                    for row, tokens, logprobs in zip(rows, tokens_Bn, logprobs_Bn):
-                        found[row.index].ids += tokens
-                        found[row.index].logprobs += logprobs
-                    bar.update(sum(row.left == 0 for row in rows))
-
-            self._in_lanes(job, work, min(self.batch_size, len(id_lists)))
+        found, length = self._start(id_lists, settings, seeds)
+        self._run(deque(found), settings, length)
         return found
 
+    @torch.inference_mode()
     def stream(
         self, prompt: str, settings: SampleConfig | None = None, **changes: Any
     ) -> Iterator[str]:
-        """The continuation of one prompt piece by piece, each piece whole characters.
-
-        What may become a stop string is held back until it is clear that it does not.
-        """
+        """The continuation of one prompt as it is made, in whole characters; text that may be the
+        beginning of a stop string is held back."""
         settings = settings or SampleConfig(**changes)
-        ids = self._tokenizer().prompt_ids(prompt)
-        decoder = StreamDecoder(self._tokenizer(), ids)
-        stops = StopStrings(settings.stop_strings)
-        for _, token in self.stream_ids([ids], settings):
-            yield stops.push(decoder.push(token))
-        yield stops.push(decoder.flush()) + stops.flush()
+        (new,), length = self._start([self._tokenizer().prompt_ids(prompt)], settings, None)
+        decoder, text, read, shown = StreamDecoder(self._tokenizer(), new.prompt), "", 0, 0
+        held = max(map(len, settings.stop_strings), default=1) - 1
+        for _ in self._steps(self._engine(1, length, settings), deque([new]), settings, rows=1):
+            text += "".join(map(decoder.push, new.ids[read:]))
+            certain = max(shown, min(len(text) - held, len(before(text, settings.stop_strings))))
+            yield text[shown:certain]
+            read, shown = len(new.ids), certain
+        yield before(text + decoder.flush(), settings.stop_strings)[shown:]
 
-    @torch.inference_mode()
-    def stream_ids(
-        self,
-        id_lists: Sequence[Sequence[int]],
-        settings: SampleConfig | None = None,
-        seeds: Sequence[int] | None = None,
-        **changes: Any,
-    ) -> Iterator[tuple[int, int]]:
-        """Events (which prompt, its next token): of each row in order, a few tokens at a time."""
-        settings = settings or SampleConfig(**changes)
-        self._check(id_lists)
-        if settings.beams > 1:
-            raise UserError("beams are not known before the end: no streaming with --beams")
-        job = self._job(id_lists, settings, seeds)
-        for rows, tokens_Bn, _ in self._decode(job, min(self.batch_size, len(id_lists))):
-            for row, tokens in zip(rows, tokens_Bn):
-                yield from ((row.index, token) for token in tokens)
+    def text(self, new: Continuation, settings: SampleConfig) -> str:
+        """The text of new tokens, cut before the first stop string."""
+        return before(self._tokenizer().continuation(new.prompt, new.ids), settings.stop_strings)
 
-    def _in_lanes(self, job: Job, work: Any, rows: int) -> None:
-        """Call `work(rows of the lane)` in as many threads as pay, and wait for all of them."""
-        threads = torch.get_num_threads()
-        if self._cached() != "cpu" or threads == 1:
-            return work(rows)
-        if job.compiled and self._decoder(rows, True).shared is not None:
-            return work(rows)  # the threads share the compiled code
-        job.compiled = False
-        small = self.model.n_parameters() <= _SMALL
-        lanes = min(threads, rows // (_LANE_ROWS if small else _LANE_ROWS_OF_LARGE))
-        if lanes <= 1 and not small:
-            return work(rows)  # the threads share every product
-        lanes = max(1, lanes)  # a small product is over before a second thread wakes up
+    # --- decoding; a subclass may use another engine, or several at once --------------------------
 
-        def lane() -> None:
-            try:
-                with torch.inference_mode():
-                    work(-(-rows // lanes))
-            except BaseException:
-                job.waiting.clear()  # the other lanes take no more
-                raise
+    def _engine(self, rows: int, length: int, settings: SampleConfig) -> Engine:
+        """An engine for `rows` sequences of up to `length` tokens."""
+        if not hasattr(self.model, "features"):
+            return UncachedEngine(self.model)
+        return PlainEngine(self.model, rows, length)
 
-        try:
-            in_lanes([lane] * lanes, threads=1)
-        finally:
-            job.waiting.clear()  # Ctrl-C leaves lanes behind: they end with the rows they have
+    def _run(self, waiting: deque[Continuation], settings: SampleConfig, length: int) -> None:
+        """Complete all that wait."""
+        rows = min(self.batch_size, len(waiting))
+        for _ in self._steps(self._engine(rows, length, settings), waiting, settings, rows):
+            pass
 
-    def _decode(self, job: Job, capacity: int) -> Iterator[tuple[list[Row], list, list]]:
-        """Go on with waiting prompts until none is left: rows, their new tokens [B][up to n] and
-        log-probabilities (empty lists where not asked for), some steps at a time."""
-        batch = Batch(self._engine(capacity, job.slots, job.compiled), job, capacity)
-        while batch.rows or job.waiting:
-            # Admitting a few at a time keeps the batch full without a prefill at every step.
-            free = capacity - len(batch.rows)
-            if job.waiting and (not batch.rows or free >= max(1, capacity // 8)):
-                rows, tokens_Bn, logprobs_Bn = batch.admit(free)
-            else:
-                rows, tokens_Bn, logprobs_Bn = batch.advance()
-            yield rows, tokens_Bn, logprobs_Bn
-            batch.settle()
+    def _steps(
+        self, engine: Engine, waiting: deque[Continuation], settings: SampleConfig, rows: int
+    ) -> Iterator[None]:
+        """The loop: free rows take what waits, all rows get tokens, what has ended leaves."""
+        batch = Batch(engine, settings, self.tokenizer)
+        while batch.rows or waiting:
+            free = rows - len(batch.rows)
+            # Prefilling a few at a time keeps the batch full without a prefill at every step.
+            new: list[Continuation] = []
+            if not batch.rows or free >= max(1, rows // 8):
+                with suppress(IndexError):  # none waits
+                    while len(new) < free:
+                        new.append(waiting.popleft())
+            if new:
+                batch.prefill(new)
+            elif batch.rows:
+                batch.decode()
+            yield
+            batch.compact()
 
-    def _job(
-        self,
-        id_lists: Sequence[Sequence[int]],
-        settings: SampleConfig,
+    def _start(
+        self, id_lists: Sequence[Sequence[int]], settings: SampleConfig,
         seeds: Sequence[int] | None,
-    ) -> Job:
-        seeds = [settings.seed] * len(id_lists) if seeds is None else list(seeds)
-        if len(seeds) != len(id_lists):
-            raise UserError(f"{len(seeds)} seeds for {len(id_lists)} prompts; give each prompt one")
-        if settings.stop_strings:
-            self._tokenizer()  # without it no text can be searched
-        longest = max(map(len, id_lists), default=0) + settings.max_new_tokens + STEPS
-        slots = min(self._context(), longest)
-        settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, slots))
-        waiting = deque(zip(range(len(id_lists)), id_lists, seeds))
-        job = Job(waiting, settings, slots, self._stop_id(settings), self.tokenizer)
-        job.compiled = self.compiled and not job.stepwise
-        return job
-
-    def _engine(self, rows: int, slots: int, compiled: bool) -> Engine | Uncached:
-        if self._cached() is None:
-            return Uncached(self.model)
-        return Engine(self._decoder(rows, compiled), rows, slots)
-
-    def _decoder(self, rows: int, compiled: bool) -> Decoder:
-        rows = 1 << (rows - 1).bit_length()  # the next power of two: few ways to pack
-        weights = [
-            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-            for weight in self.model.parameters()
-        ]
-        with self._lock:
-            if weights != self._packed:  # trained on since, or loaded anew: packed ones are copies
-                self._decoders, self._packed = {}, weights
-            key = (rows, compiled)
-            if key not in self._decoders:
-                self._decoders[key] = Decoder(self.model, rows, self.precision, compiled)
-            return self._decoders[key]
-
-    def _cached(self) -> str | None:
-        """The device of a model that has a cache, None for one that has none."""
-        return self.model.embedding.weight.device.type if hasattr(self.model, "features") else None
-
-    def _compilable(self) -> bool:
-        if self._cached() != "cpu":
-            return self._cached() == "cuda"
-        own = str(self.model.embedding.weight.dtype).removeprefix("torch.")
-        return (self.precision or own) in PRECISIONS
-
-    def _context(self) -> int:
-        return self.model.config.context if hasattr(self.model, "config") else 1 << 30
-
-    def _stop_id(self, settings: SampleConfig) -> int | None:
-        return self.tokenizer.eot_id if self.tokenizer and settings.stop else None
-
-    def _check(self, id_lists: Sequence[Sequence[int]]) -> None:
-        context = self._context()
-        size = self.model.config.vocab_size if hasattr(self.model, "config") else 1 << 62
+    ) -> tuple[list[Continuation], int]:  # fmt: skip
+        """What is to be done, and the greatest length that a sequence can reach."""
+        config = getattr(self.model, "config", None)
+        context, size = (config.context, config.vocab_size) if config else (1 << 30, 1 << 62)
         for ids in id_lists:
             if not len(ids):
                 raise UserError("an empty prompt; give at least one token (the end of text)")
@@ -295,8 +322,21 @@ class Sampler:
                 )
             if not 0 <= min(ids) <= max(ids) < size:
                 raise UserError(f"a token id is outside the vocabulary of {size}")
+        seeds = [settings.seed] * len(id_lists) if seeds is None else list(seeds)
+        if len(seeds) != len(id_lists):
+            raise UserError(f"{len(seeds)} seeds for {len(id_lists)} prompts; give each prompt one")
+        if settings.stop_strings:
+            self._tokenizer()
+        most = [min(settings.max_new_tokens, context - len(ids)) for ids in id_lists]
+        length = max((len(ids) + count for ids, count in zip(id_lists, most)), default=0)
+        return list(map(Continuation, id_lists, seeds, most)), length
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise ValueError("Sampler(model, tokenizer) is needed for text")
         return self.tokenizer
+
+
+def before(text: str, stops: Sequence[str]) -> str:
+    """The text before the first stop string."""
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=len(text))]

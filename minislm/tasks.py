@@ -1,28 +1,24 @@
-"""The synthetic tasks: pairs (x_i, y_i), i = 1..100, that tell a rule from a shallow heuristic.
+"""The synthetic dataset: pairs (x_i, y_i), i = 1..100, that separate a rule from a shallow heuristic.
 
     D_train = {i : i mod 10 not in {1, 3, 7}}    70 pairs
     D_test  = {i : i mod 10     in {1, 3, 7}}    30 pairs
 
-A model that has found the rule of a task answers all of D_test; one that leans on the last digit,
-on lengths it has seen or on a list of cases answers D_train and fails. Every task is one function
-from i to a prompt and its answer, and its docstring names the rule and the shortcut. An answer
-starts with a space, because a prompt ends without one and a word's token begins with its space.
+A model that has learned the rule of a task answers all of D_test. One that relies on the last
+digit, on lengths it has seen or on a list of cases answers D_train and fails. A task is a function
+from i to a prompt and its answer; its docstring names what it tests and the heuristic. An answer
+starts with a space, because the token of a word includes the space before it.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-from minislm.runtime.errors import UserError, run_script
-from minislm.runtime.files import atomic_write
+from minislm.runtime.errors import UserError
 
 TEST_RESIDUES = (1, 3, 7)
 LARGEST = 100
-END_OF_TEXT = "<|endoftext|>"  # the decoded pad token of `tokenizer.py`; a test holds them together
+END_OF_TEXT = "<|endoftext|>"  # as in GPT-2: it begins, ends and pads a text
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Pair:
 
     @property
     def completion(self) -> str:
-        """What follows the prompt: the answer and the decoded pad token."""
+        """What follows the prompt: the answer and the end of text."""
         return self.answer + END_OF_TEXT
 
 
@@ -49,9 +45,9 @@ class Pair:
 
 
 def _unary(i: int) -> tuple[str, str]:
-    """The reference: write 1 to i in unary, each number one longer, and stop at the prompt's.
+    """The reference task. Tests counting and comparing with the prompt.
 
-    Tests counting and looking back. Shortcut: stop at a length that was an end in training.
+    Heuristic: stop at a length that ended an answer in training.
     """
     numbers = ("1" * n for n in range(1, i + 1))
     return (
@@ -61,53 +57,45 @@ def _unary(i: int) -> tuple[str, str]:
 
 
 def _copy(i: int) -> tuple[str, str]:
-    """Tests copying, digit by digit. Shortcut: the ends a number had in training, never 1, 3, 7."""
+    """Tests copying digits. Heuristic: end in a digit that ended an answer, never 1, 3 or 7."""
     return f"Copy the number {i}:", f" {i}"
 
 
 def _reverse(i: int) -> tuple[str, str]:
-    """Tests copying in the other order. Shortcut: no answer in training begins with 1, 3 or 7."""
+    """Tests copying in reverse. Heuristic: no answer in training begins with 1, 3 or 7."""
     return f"Reverse the digits of {i}:", f" {str(i)[::-1]}"
 
 
 def _parity(i: int) -> tuple[str, str]:
-    """Tests a property of the last digit. Shortcut: "odd" for 5 and 9, else "even".
-
-    All of D_test is odd, so that shortcut scores 100 % in training and 0 % in the test.
-    """
+    """Tests a property of the last digit. Heuristic: "odd" for 5 and 9, else "even"; all of D_test
+    is odd."""
     return f"Is {i} even or odd?", " odd" if i % 2 else " even"
 
 
 def _successor(i: int) -> tuple[str, str]:
-    """Tests the order of the digits. Shortcut: a table from last digit to last digit.
-
-    The table of D_train lacks 1, 3 and 7; the order itself stands in the tens and in "count".
-    """
+    """Tests the order of the digits. Heuristic: a table from last digit to last digit, which lacks
+    1, 3 and 7; the order can be read from the tens and from "count"."""
     return f"What number comes after {i}?", f" {i + 1}"
 
 
 def _words(i: int) -> tuple[str, str]:
-    """Tests composition: tens and units are named one by one. Shortcut: a list of the numbers seen.
+    """Tests composition of tens and units. Heuristic: a list of the numbers seen.
 
-    D_train never uses "three" or "seven", nor "eleven", "thirteen" and "seventeen": the words
-    themselves must come from other text, such as stories.
+    D_train never has "three", "seven", "eleven", "thirteen" or "seventeen": other text must.
     """
     return f"Write {i} in words:", f" {number_words(i)}"
 
 
 def _count(i: int) -> tuple[str, str]:
-    """Tests where to stop: every step from 1 to 100 is in D_train, the end is in the prompt.
-
-    Shortcut: never stop at a number that ends in 1, 3 or 7.
-    """
+    """Tests when to stop: every step from 1 to 100 is in D_train. Heuristic: never stop at a number
+    that ends in 1, 3 or 7."""
     return f"Count to {i}.", " " + " ".join(str(n) for n in range(1, i + 1))
 
 
 def _sentence(i: int) -> tuple[str, str]:
-    """Tests every word class at once: number in words, adjective, noun in the plural, verb.
+    """Tests all word classes in new combinations: number in words, adjective, noun, verb.
 
-    The words of D_test occur in D_train, the combinations do not. Shortcut: the number words seen;
-    and always the plural, because "One ... jumps" (i = 1) is in D_test only.
+    Heuristic: the number words seen, and always the plural ("One ... jumps" is in D_test only).
     """
     adjective = ADJECTIVES[i % len(ADJECTIVES)]
     singular, plural = NOUNS[i % len(NOUNS)]
@@ -119,8 +107,8 @@ def _sentence(i: int) -> tuple[str, str]:
     )
 
 
-# The lists' lengths share no factor with one another or with 10: so no two i have the same words,
-# and no word is tied to a last digit. Every verb takes a plain -s.
+# The lengths of the lists share no factor with one another or with 10: no two i have the same
+# words, and no word is tied to a last digit. Every verb takes a plain -s.
 # fmt: off
 ADJECTIVES = (
     "small", "happy", "little", "young", "funny", "kind", "quiet", "brave", "big",
@@ -136,21 +124,6 @@ VERBS = (
     "play", "sing", "jump", "run", "sleep", "dance", "walk", "laugh", "swim", "hide", "smile",
     "wait", "eat",
 )
-# fmt: on
-
-TASKS: dict[str, Callable[[int], tuple[str, str]]] = {
-    "unary": _unary,
-    "copy": _copy,
-    "reverse": _reverse,
-    "parity": _parity,
-    "successor": _successor,
-    "words": _words,
-    "count": _count,
-    "sentence": _sentence,
-}
-
-
-# fmt: off
 _BELOW_20 = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
     "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
@@ -163,7 +136,7 @@ _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ni
 def number_words(i: int) -> str:
     """English words for 0 <= i <= 999: "forty-one", "one hundred", "two hundred five"."""
     if not 0 <= i <= 999:
-        raise ValueError(f"number_words knows 0 to 999, not {i}")
+        raise ValueError(f"number_words takes 0 to 999, not {i}")
     hundreds, below_100 = divmod(i, 100)
     if hundreds:
         rest = f" {number_words(below_100)}" if below_100 else ""
@@ -174,20 +147,31 @@ def number_words(i: int) -> str:
     return _TENS[tens - 2] + (f"-{_BELOW_20[units]}" if units else "")
 
 
+# To add a task, write a function like those above and list it here.
+TASKS: dict[str, Callable[[int], tuple[str, str]]] = {
+    "unary": _unary,
+    "copy": _copy,
+    "reverse": _reverse,
+    "parity": _parity,
+    "successor": _successor,
+    "words": _words,
+    "count": _count,
+    "sentence": _sentence,
+}
+
+
 # --- the pairs ------------------------------------------------------------------------------------
 
 
 def is_test(i: int) -> bool:
-    """Whether i belongs to D_test."""
+    """Whether pair i belongs to D_test."""
     return i % 10 in TEST_RESIDUES
 
 
 def pair(task: str, i: int) -> Pair:
     """The pair (x_i, y_i) of `task`; raises UserError for an unknown task or i not in 1..100."""
     if task not in TASKS:
-        near = difflib.get_close_matches(task, TASKS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ";"
-        raise UserError(f"unknown task {task!r}{hint} the tasks are {', '.join(TASKS)}")
+        raise UserError(f"unknown task {task!r}; the tasks are {', '.join(TASKS)}")
     if not 1 <= i <= LARGEST:
         raise UserError(f"task {task!r} has the pairs 1 to {LARGEST}, not {i}")
     return Pair(task, i, *TASKS[task](i))
@@ -201,16 +185,11 @@ def pairs(task: str, split: str | None = None) -> list[Pair]:
     return [each for each in everything if split in (None, each.split)]
 
 
-def truncate(text: str, end: str = END_OF_TEXT) -> str:
-    """`text` up to the first end of text: an answer is right if this equals it exactly."""
-    return text.split(end, 1)[0]
-
-
 def encode_pair(tokenizer, pair: Pair) -> tuple[list[int], list[int]]:
-    """Ids of the prompt and of the completion by a `minislm.tokenizer.Tokenizer`, end included.
+    """Token ids of the prompt and of the completion, which ends with the end of text.
 
-    The prompt is encoded alone, as it is when a model has to answer it: no token reaches across
-    the border, so the two lists put together are what the model sees in training and generation.
+    The prompt is encoded alone, as in evaluation: no token spans the border, so training and
+    generation see the same ids.
     """
     return (
         tokenizer.prompt_ids(pair.prompt),
@@ -219,43 +198,11 @@ def encode_pair(tokenizer, pair: Pair) -> tuple[list[int], list[int]]:
 
 
 def fits(tokenizer, pairs: Iterable[Pair], context: int) -> tuple[list[Pair], list[Pair]]:
-    """Split pairs into those whose prompt and completion have at most `context` tokens, and others.
-
-    Nothing is cut: whoever leaves the second list out must say so.
-    """
+    """Pairs whose prompt and completion have at most `context` tokens, and the others, which a
+    caller must report: nothing is truncated."""
     fitting: list[Pair] = []
     too_long: list[Pair] = []
     for each in pairs:
         length = sum(len(ids) for ids in encode_pair(tokenizer, each))
         (fitting if length <= context else too_long).append(each)
     return fitting, too_long
-
-
-def write_data(folder: str | Path) -> list[Path]:
-    """Write FOLDER/TASK.jsonl for every task, one JSON object per pair; return the paths."""
-    paths = []
-    for task in TASKS:
-        records = (
-            {
-                "task": each.task,
-                "i": each.i,
-                "split": each.split,
-                "prompt": each.prompt,
-                "completion": each.completion,
-            }
-            for each in pairs(task)
-        )
-        path = Path(folder) / f"{task}.jsonl"
-        atomic_write(path, "".join(json.dumps(record) + "\n" for record in records))
-        paths.append(path)
-    return paths
-
-
-def main() -> None:
-    """Regenerate data/ in the current folder and print what was written."""
-    for path in write_data("data"):
-        print(path)
-
-
-if __name__ == "__main__":
-    run_script(main)

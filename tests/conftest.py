@@ -17,7 +17,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: one thread is
 import pytest
 import torch
 
-from minislm.cli import evaluate as compare, train as pipeline
+from minislm.cli import evaluate as compare
+from minislm.cli import train as pipeline
 from minislm.config import ModelConfig
 from minislm.model import Transformer
 from minislm.stories.generate import generate

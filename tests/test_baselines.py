@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from minislm import evaluation
-from minislm.studies.baselines import HEURISTICS, DummyModel, edit_distance, number_in
 from minislm.config import SampleConfig
 from minislm.evaluation import answers, exact_match
 from minislm.reporting.intervals import wilson
 from minislm.sampler import Sampler
 from minislm.stories.generate import generate
+from minislm.studies.baselines import HEURISTICS, DummyModel, edit_distance, number_in
 from minislm.tasks import TASKS, Pair, pairs
 from minislm.tokenizer import Tokenizer
 

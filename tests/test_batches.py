@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from minislm.corpus.prepare import TokenDataset
 from minislm.dataset import IGNORED, Batches, Example
-from minislm.corpus.prepare import TokenFile
 
 EOT = 0
 LENGTHS = [5, 40, 9, 100, 33, 64, 7, 20] * 3
 
 
-def token_file() -> TokenFile:
+def token_file() -> TokenDataset:
     """Story n is n * 1000 + 1, n * 1000 + 2, ... and the end of text: its tokens tell its number."""
     stories = [[n * 1000 + t for t in range(1, size)] + [EOT] for n, size in enumerate(LENGTHS, 1)]
-    return TokenFile.from_ids(stories, 1)
+    return TokenDataset.from_ids(stories, 1)
 
 
 EXAMPLES = [Example([90_001, 90_002], [90_003, EOT]), Example([91_001], [91_002, 91_003, EOT])]

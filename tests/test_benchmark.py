@@ -4,18 +4,18 @@ import json
 
 import pytest
 from conftest import random_model
-
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from minislm.bench import sampling as benchmark
-from minislm.pretrained.load import save_model
-from minislm.bench.isolate import Apart
-from minislm.bench.sampling import Row, roofline, table
-from minislm.config import BenchmarkConfig, MachineConfig
-from minislm.runtime.errors import UserError
-from minislm.bench.llama_cpp import LlamaCpp, write_gguf
+from minislm.bench.config import BenchmarkConfig
 from minislm.bench.engines import ENGINES, installed
+from minislm.bench.isolate import Apart
+from minislm.bench.llama_cpp import LlamaCpp, write_gguf
+from minislm.bench.sampling import Row, roofline, table
+from minislm.cli.config import MachineConfig
+from minislm.pretrained.load import save_model
+from minislm.runtime.errors import UserError
 from minislm.sampler import Sampler
 from minislm.tokenizer import Tokenizer
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from conftest import brute_force, prompts_of, random_model
 
-from minislm.kv_cache import rounded_up
-from minislm.fast.cuda_graphs import CapturedSteps, padded_rows
-from minislm.sampling import Choice
 from minislm.config import PRESETS
+from minislm.fast.cuda_graphs import CapturedSteps, padded_rows
 from minislm.fast.engine import Decoder, Engine
 from minislm.fast.traced import Step
+from minislm.kv_cache import rounded_up
 from minislm.sampler import Sampler
+from minislm.sampling import Choice
 
 GREEDY = Choice(temperature=0.0)
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

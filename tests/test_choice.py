@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import random_model
 
-from minislm.fast import topk as selection
 from minislm import sampling as choice
-from minislm.sampling import Choice, draw, draw_of_many, likeliest, likeliest_k, penalize
+from minislm.fast import topk as selection
 from minislm.sampler import Sampler
+from minislm.sampling import Choice, draw, draw_of_many, likeliest, likeliest_k, penalize
 
 SETTINGS = [
     dict(temperature=1.0),

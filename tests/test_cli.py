@@ -12,7 +12,7 @@ from conftest import ROOT, TINY
 from safetensors.torch import load_file
 
 from minislm.cli import sample as console
-from minislm.config import MachineConfig
+from minislm.cli.config import MachineConfig
 
 
 def assert_refused(outcome, *words):

@@ -7,7 +7,10 @@ import torch
 from conftest import random_model
 from torch import nn
 
-from minislm.fast import attention, compiled, engine, compiled_linear as layouts, linear as packed, topk as selection
+from minislm.fast import attention, compiled, engine
+from minislm.fast import compiled_linear as layouts
+from minislm.fast import linear as packed
+from minislm.fast import topk as selection
 from minislm.runtime.errors import UserError
 from minislm.sampler import Sampler
 

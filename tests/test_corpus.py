@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from minislm.corpus import clean as cleaning, prepare as corpus, read as reading, workers
-from minislm.corpus.clean import Tally, clean_stories, normalise, signatures
-from minislm.corpus.prepare import TokenFile, learn_tokenizer, prepare
-from minislm.runtime.errors import UserError
+from minislm.corpus import clean as cleaning
+from minislm.corpus import prepare as corpus
+from minislm.corpus import read as reading
+from minislm.corpus import workers
+from minislm.corpus.clean import Counts, clean_stories, normalise, signatures
+from minislm.corpus.prepare import TokenDataset, learn_tokenizer, prepare
 from minislm.corpus.read import fingerprint, read_stories
+from minislm.runtime.errors import UserError
 from minislm.tokenizer import END_OF_TEXT, Tokenizer
 
 WORDS = "cat dog hat red big ran saw the a with his her tree ball happy sad went park mom".split()
@@ -36,7 +39,7 @@ def in_file(path, stories=STORIES, separator=f"\n{END_OF_TEXT}\n"):
 
 
 def normal(text: str) -> str:
-    return normalise(text, Tally())
+    return normalise(text, Counts())
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,7 @@ def test_a_long_text_is_cut_at_white_space(tmp_path, monkeypatch, block):
     line = "x" * 450  # no white space at all
     text = f"{words}{END_OF_TEXT}{line}{END_OF_TEXT}a\n{'b' * 60}\n\n{'c ' * 40}"
     (tmp_path / "a.txt").write_text(text)
-    tally = Tally()
+    tally = Counts()
     pieces = list(read_stories(tmp_path / "a.txt", tally, block=block))
     assert "".join(pieces) == text.replace(END_OF_TEXT, "")
     assert max(map(len, pieces)) <= 100
@@ -175,14 +178,14 @@ def test_mojibake_is_repaired_to_what_was_written(encoding):
     ],
 )
 def test_damaged_mojibake(spoilt, repaired):
-    tally = Tally()
+    tally = Counts()
     assert normalise(spoilt, tally) == repaired
     assert tally.changed["mojibake repaired"] == 1
 
 
 def test_honest_accents_are_left_alone():
     text = "caf\u00e9 \u00e0 c\u00f4t\u00e9, \u00e2me, ma\u00e7\u00e3, \u65e5\u672c"
-    tally = Tally()
+    tally = Counts()
     assert normalise(text, tally) == text and not any(tally.changed.values())
     assert normal("\u201eMEN\u00dc\u201c") == '"MEN\u00dc"'
 
@@ -206,7 +209,7 @@ def test_cleaning_twice_changes_nothing_more():
 def test_duplicates_are_dropped_and_different_stories_kept():
     words = STORIES[0].split()
     near = " ".join(words[:30] + ["purple"] + words[31:])
-    tally = Tally()
+    tally = Counts()
     more = [STORIES[3] + "  \n", near, STORIES[5].upper(), "Too short."]
     kept = list(clean_stories(STORIES + more, tally))
     assert kept == STORIES
@@ -217,29 +220,29 @@ def test_duplicates_are_dropped_and_different_stories_kept():
 def test_a_shared_beginning_is_no_duplicate():
     start = "Once upon a time there was a little girl named Lily who lived in a small house. "
     stories = [start + make_story(seed, 40) for seed in range(300)]
-    assert list(clean_stories(stories, Tally())) == stories
+    assert list(clean_stories(stories, Counts())) == stories
 
 
 def test_validation_stories_are_kept_out():
     words = STORIES[1].split()
     valid = ["\u201c" + STORIES[0] + "\u201d  ", " ".join(words[:30] + ["purple"] + words[31:])]
-    tally = Tally()
+    tally = Counts()
     kept = list(clean_stories(STORIES, tally, signatures(valid)))
     assert kept == STORIES[2:]
     curly = "Lily\u2019s mom\u2019s cat\u2019s hat\u2019s tree\u2019s ball\u2019s " * 3
-    assert not list(clean_stories([curly], Tally(), signatures([curly])))
+    assert not list(clean_stories([curly], Counts(), signatures([curly])))
     assert tally.dropped == {"in the validation set": 2}
 
 
 def test_short_stories():
     ten = "abcdefgh " * 10
-    assert len(list(clean_stories([ten.strip()], Tally()))) == 1
-    assert not list(clean_stories(["abcdefgh " * 9], Tally()))  # 9 words, 80 characters
-    assert not list(clean_stories(["a b c d e f g h i j k"], Tally()))  # 11 words, 21 characters
+    assert len(list(clean_stories([ten.strip()], Counts()))) == 1
+    assert not list(clean_stories(["abcdefgh " * 9], Counts()))  # 9 words, 80 characters
+    assert not list(clean_stories(["a b c d e f g h i j k"], Counts()))  # 11 words, 21 characters
 
 
 def test_the_tally_is_a_table():
-    tally = Tally(read=1200)
+    tally = Counts(read=1200)
     tally.dropped["too short"] += 200
     tally.changed["line ends"] += 5
     tally.changed["blank lines"] += 0
@@ -298,7 +301,7 @@ def test_round_trip(tmp_path, tokenizer):
     assert made.tokens.dtype == np.dtype("<u2") and isinstance(made.tokens, np.memmap)
     assert made.bytes == sum(len(story.encode()) for story in stories)
     for i, story in enumerate(stories):
-        ids = made.story(i).tolist()
+        ids = made.document(i).tolist()
         assert ids[-1] == tokenizer.eot_id and tokenizer.decode(ids[:-1]) == story
     assert "stories kept" in made.tally
 
@@ -370,7 +373,7 @@ def test_a_damaged_entry_is_made_again(tmp_path, tokenizer, name, damage):
 
 def test_stories_from_a_function_are_taken_as_they_are(tmp_path, tokenizer):
     made = prepare(lambda: ["1 + 1 = 2", "1 + 1 = 2"], tokenizer, tmp_path, key="sums")
-    assert [tokenizer.decode(made.story(i)) for i in range(2)] == ["1 + 1 = 2"] * 2
+    assert [tokenizer.decode(made.document(i)) for i in range(2)] == ["1 + 1 = 2"] * 2
     assert "stories kept" in made.tally and " 2" in made.tally
     again = prepare(lambda: pytest.fail("asked again"), tokenizer, tmp_path, key="sums")
     assert again.path == made.path
@@ -402,9 +405,9 @@ def test_progress_goes_to_stderr_when_asked_for(tmp_path, tokenizer, capsys):
 
 
 def test_token_file_in_memory():
-    made = TokenFile.from_ids([[5, 6, 0], [7, 0]], n_bytes=9)
+    made = TokenDataset.from_ids([[5, 6, 0], [7, 0]], n_bytes=9)
     assert (len(made), made.n_tokens, made.bytes) == (2, 5, 9)
-    assert made.story(1).tolist() == [7, 0]
+    assert made.document(1).tolist() == [7, 0]
 
 
 # ------------------------------------------------------------- many shards, and what stops them
@@ -427,11 +430,11 @@ def hard_text(tmp_path, monkeypatch):
 
 def test_shards_make_what_the_plain_way_makes(tmp_path, tokenizer, hard_text):
     path, valid = hard_text
-    tally = Tally()
+    tally = Counts()
     unwanted = signatures(read_stories(valid))
     stories = list(clean_stories(read_stories(path, tally), tally, unwanted))
     made = prepare(path, tokenizer, tmp_path / "cache", exclude=valid)
-    assert [made.story(i).tolist() for i in range(len(made))] == [
+    assert [made.document(i).tolist() for i in range(len(made))] == [
         [*ids, tokenizer.eot_id] for ids in tokenizer.encode_batch(stories)
     ]
     assert made.tally == str(tally) and made.bytes == sum(len(s.encode()) for s in stories)

@@ -4,11 +4,11 @@ import pytest
 import torch
 from conftest import brute_force, prompts_of, random_model
 
-from minislm.kv_cache import KVCache
 from minislm.config import PRESETS
 from minislm.fast.engine import Decoder, Engine
 from minislm.fast.linear import pack
 from minislm.fast.traced import Recording, Step, Steps, record_steps
+from minislm.kv_cache import KVCache
 
 FAMILIES = {
     "llama": {},

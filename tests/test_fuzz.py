@@ -18,7 +18,7 @@ import struct
 import sys
 import time
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable
 
@@ -30,13 +30,14 @@ from safetensors.torch import load_file
 from test_pretrained import write_tokenizer_bin
 
 from minislm import checkpoint
-from minislm.corpus.clean import Tally, clean_stories
-from minislm.config import PRESETS, DataConfig, TrainConfig, to_dict
-from minislm.corpus.prepare import prepare
-from minislm.runtime.errors import UserError
+from minislm.cli.config import DataConfig
 from minislm.cli.run_settings import Settings
-from minislm.pretrained.load import load, save_model
+from minislm.config import PRESETS, TrainConfig
+from minislm.corpus.clean import Counts, clean_stories
+from minislm.corpus.prepare import prepare
 from minislm.corpus.read import read_stories
+from minislm.pretrained.load import load, save_model
+from minislm.runtime.errors import UserError
 from minislm.tasks import TASKS
 from minislm.tokenizer import END_OF_TEXT, Tokenizer
 
@@ -339,12 +340,12 @@ def add_corpus(add: Callable, folder: Path, tokenizer: Tokenizer, stories: list[
     text, cache = folder / "text.txt", folder / "cache"
 
     def prepares() -> None:
-        tally = Tally()
+        tally = Counts()
         made = prepare(text, tokenizer, cache)
         wanted = list(clean_stories(read_stories(text, tally), tally))
         assert made.tally == str(tally) and len(made) == len(wanted)
         for i, story in enumerate(wanted):
-            assert tokenizer.decode(made.story(i)[:-1].tolist()) == story
+            assert tokenizer.decode(made.document(i)[:-1].tolist()) == story
         for file in sorted(made.path.parent.rglob("*"), reverse=True):
             file.unlink() if file.is_file() else file.rmdir()
 
@@ -373,8 +374,8 @@ def add_run(add: Callable, run: Path, marker: Path) -> None:
 
     def reads() -> None:
         for config in vars(Settings.read(run)).values():
-            defaults = to_dict(type(config)())
-            for name, value in to_dict(config).items():
+            defaults = asdict(type(config)())
+            for name, value in asdict(config).items():
                 kind = type(defaults[name])
                 assert type(value) is kind or None in (value, defaults[name]) or kind is float, name
         assert set(Settings.tasks(run)) <= set(TASKS)

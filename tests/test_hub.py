@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from conftest import ROOT, TINY
 
-from minislm.pretrained.hub import find_text
 from minislm.corpus.read import source_files
+from minislm.pretrained.hub import find_text
 
 MODEL = "roneneldan/TinyStories-33M"
 OLD, NEW = "a" * 40, "b" * 40

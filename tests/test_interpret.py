@@ -5,14 +5,14 @@ import pytest
 import torch
 from conftest import random_model
 
-from minislm.interpret import activations as interpret
-from minislm.pretrained.load import save_model
-from minislm.interpret.ablation import Part, heads, parse, switched_off
 from minislm.config import PRESETS
-from minislm.runtime.errors import UserError
+from minislm.interpret import activations as interpret
+from minislm.interpret.ablation import Part, heads, parse, switched_off
 from minislm.interpret.activations import classes_of, excite, pieces_of, read, sort_heads
-from minislm.stories.lexicon import WORD_CLASSES
+from minislm.pretrained.load import save_model
+from minislm.runtime.errors import UserError
 from minislm.sampler import Sampler
+from minislm.stories.lexicon import WORD_CLASSES
 
 TEXT = "Once upon a time, there was a little dog named Max. He had three red balls."
 

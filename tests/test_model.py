@@ -7,12 +7,12 @@ import torch
 from conftest import random_model
 from torch.nn import functional as F
 
-from minislm.fast.attention import attend_in_pieces, attention_weights, visible
 from minislm.config import PRESETS, ModelConfig
-from minislm.runtime.device import shapes_alone
-from minislm.runtime.errors import UserError
+from minislm.fast.attention import attend_in_pieces, attention_weights, causal_mask
 from minislm.interpret.activations import attention_of
 from minislm.model import KVCache, Transformer, rotary_tables
+from minislm.runtime.device import on_meta_device
+from minislm.runtime.errors import UserError
 
 LLAMA = {}
 GPT2 = PRESETS["gpt2"]
@@ -111,7 +111,7 @@ def test_attention_weights_are_what_attention_does():
     with torch.no_grad():
         q, k, v = attention.project(x, rotary)
         k, v = (each.repeat_interleave(2, dim=1) for each in (k, v))
-        mask = visible(torch.arange(9), 9, 0)
+        mask = causal_mask(torch.arange(9), 9, 0)
         weights = attention_weights(q, k, mask, attention.scale)
         slow = attention.out((weights @ v).transpose(1, 2).flatten(2))
         torch.testing.assert_close(attention(x, rotary), slow, atol=1e-5, rtol=1e-5)
@@ -181,7 +181,7 @@ def test_a_shape_that_cannot_be_is_refused_by_its_flag(knobs, names):
 @pytest.mark.parametrize("knobs", [{}, {"qkv_bias": True}, {"position": "learned"}], ids=str)
 def test_shapes_alone_are_those_of_the_model(knobs):
     config = ModelConfig(vocab_size=300, context=64, **knobs)
-    with shapes_alone():
+    with on_meta_device():
         shapes = Transformer(config)
     model = Transformer(config)
     assert all(weight.is_meta for weight in shapes.parameters())

@@ -4,7 +4,16 @@ import random
 
 import pytest
 
-from minislm.scoring.ngrams import Library, bleu, distinct, rouge_l, rouge_n, runs, self_bleu, words_of
+from minislm.scoring.ngrams import (
+    Library,
+    bleu,
+    distinct,
+    rouge_l,
+    rouge_n,
+    runs,
+    self_bleu,
+    words_of,
+)
 
 WORDS = "the cat sat on a red mat and saw one big dog run to Tom .".split()
 

@@ -7,8 +7,8 @@ import torch
 from conftest import TINY
 
 from minislm.bench import training as pace
-from minislm.config import ModelConfig, TrainConfig
 from minislm.bench.training import Loop, Pace, flops_per_token, table
+from minislm.config import ModelConfig, TrainConfig
 
 
 def test_the_operations_of_a_token_by_hand():

@@ -12,10 +12,10 @@ import torch
 from conftest import ROOT, random_model
 from torch.nn import functional as F
 
-from minislm.pretrained import llama2c
 from minislm.config import PRESETS
-from minislm.pretrained.families import family_of, model_config_from_hf
 from minislm.model import KVCache
+from minislm.pretrained import llama2c
+from minislm.pretrained.families import family_of, model_config_from_hf
 from minislm.pretrained.load import load, save_model
 from minislm.tokenizer import Tokenizer
 

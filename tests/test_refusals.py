@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from test_pretrained import one_thread, small_llama2c, write_tokenizer_bin  # noqa: F401
 
 from minislm.config import PRESETS
-from minislm.runtime.errors import CheckpointError, UserError
 from minislm.pretrained.load import load, save_model
+from minislm.runtime.errors import CheckpointError, UserError
 
 FIRST_NORM = "model.layers.0.input_layernorm.weight"
 

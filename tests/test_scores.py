@@ -8,9 +8,10 @@ import torch
 from conftest import ROOT, random_model
 
 from minislm.cli import score as scoreboard
-from minislm.scoring import grading, rules as scores
-from minislm.config import ScoreConfig
 from minislm.runtime.errors import UserError
+from minislm.scoring import grading
+from minislm.scoring import rules as scores
+from minislm.scoring.config import ScoreConfig
 from minislm.scoring.judge import Verdict
 from minislm.scoring.ngrams import Library
 from minislm.scoring.prompts import BEGINNINGS, QUESTIONS

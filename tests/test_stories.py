@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from minislm.stories import lexicon
 from minislm.runtime.errors import UserError
+from minislm.stories import lexicon
 from minislm.stories.generate import PLOTS, WORD_CLASSES, classify, generate
 
 STORIES = list(generate(3000, seed=7))

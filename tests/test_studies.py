@@ -8,6 +8,13 @@ import pytest
 import torch
 from conftest import random_model
 
+from minislm.cli.study import STUDIES
+from minislm.evaluation import text_loss
+from minislm.reporting.intervals import bootstrap, of_mean, of_rates, wilson
+from minislm.runtime.errors import UserError
+from minislm.stories.generate import generate
+from minislm.stories.lexicon import WORD_CLASSES
+from minislm.stories.number_plots import NUMBER_PLOTS
 from minislm.studies import (
     data_scaling,
     generalization,
@@ -17,15 +24,8 @@ from minislm.studies import (
     variants,
     word_classes,
 )
-from minislm.config import StudyConfig
-from minislm.runtime.errors import UserError
-from minislm.evaluation import text_loss
+from minislm.studies.config import StudyConfig
 from minislm.studies.runner import Study, read_rows
-from minislm.reporting.intervals import bootstrap, of_mean, of_rates, wilson
-from minislm.stories.lexicon import WORD_CLASSES
-from minislm.stories.number_plots import NUMBER_PLOTS
-from minislm.stories.generate import generate
-from minislm.cli.study import STUDIES
 from minislm.studies.variants import SUBJECTS, Subject, halves, texts_of, tokens_of
 from minislm.tasks import TASKS, number_words, pairs
 from minislm.tokenizer import Tokenizer

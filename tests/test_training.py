@@ -12,13 +12,13 @@ from conftest import TINY, random_model
 from torch.nn import functional as F
 
 from minislm import checkpoint
-from minislm.config import RATES, TrainConfig
-from minislm.runtime.errors import UserError
-from minislm.fast.backward import backward, with_compiled_blocks
-from minislm.fast.threads import in_lanes
-from minislm.fast.cross_entropy import token_losses, training_loss
-from minislm.optimizer import _move_alike, _Part, make_optimizers, orthogonalize
 from minislm.cli.run_settings import settings_from
+from minislm.config import PRESET_TRAINING, TrainConfig
+from minislm.fast.backward import backward, with_compiled_blocks
+from minislm.fast.cross_entropy import token_losses, training_loss
+from minislm.fast.threads import run_threads
+from minislm.optimizer import _move_alike, _Part, make_optimizers, orthogonalize
+from minislm.runtime.errors import UserError
 from minislm.training import schedule
 
 
@@ -74,13 +74,13 @@ def test_lanes_give_what_they_made_in_order_and_tell_a_failure():
         return number
 
     threads = torch.get_num_threads()
-    assert in_lanes([lambda n=n: work(n) for n in range(3)], threads=1) == [0, 1, 2]
+    assert run_threads([lambda n=n: work(n) for n in range(3)], threads=1) == [0, 1, 2]
     with pytest.raises(ZeroDivisionError):
-        in_lanes([lambda: 1, lambda: 1 // 0])
+        run_threads([lambda: 1, lambda: 1 // 0])
     assert torch.get_num_threads() == threads
     try:
         torch.set_num_threads(3)
-        in_lanes([lambda: 1] * 2, threads=1)
+        run_threads([lambda: 1] * 2, threads=1)
         later = []  # a thread that begins afterwards has as many as torch was told
         thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
         thread.start()
@@ -343,7 +343,7 @@ def test_minutes_bound_a_run(run_script):
 
 def test_a_preset_brings_its_rates_and_a_flag_comes_first():
     asked = argparse.Namespace(preset="two-blocks")
-    assert settings_from(asked).train.matrix_rate == RATES["two-blocks"]["matrix_rate"]
+    assert settings_from(asked).train.matrix_rate == PRESET_TRAINING["two-blocks"]["matrix_rate"]
     asked.matrix_rate = 0.5
     assert settings_from(asked).train.matrix_rate == 0.5
     assert settings_from(argparse.Namespace()).train == TrainConfig(minutes=3.5)

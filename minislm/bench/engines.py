@@ -1,13 +1,14 @@
-"""The engines that the sampler is compared with, each behind the same call.
+"""The engines of the sampling benchmark, each behind the same call.
 
 `engine(prompts, count, top_k)` continues every prompt by exactly `count` tokens; top_k 0 is greedy.
-`on_gpu`: whether it runs there too.
+`on_gpu`: whether it runs on a GPU too.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from minislm.bench.llama_cpp import LlamaCpp
 
 
 class Minislm:
-    """Our own sampler; `compiled`: where it can be had."""
+    """`FastSampler`; `compiled`: with compiled steps where they are available."""
 
     on_gpu = True
 
@@ -24,15 +25,15 @@ class Minislm:
     ):
         import torch
 
+        from minislm.fast.sampler import FastSampler
         from minislm.pretrained.load import load
-        from minislm.sampler import Sampler
 
         torch.set_num_threads(threads)
         if device == "cpu":
             model = load(folder)[0]
         else:
             model, precision = load(folder, dtype=precision, device=device)[0], None
-        self.sampler = Sampler(model, precision=precision, compiled=compiled)
+        self.sampler = FastSampler(model, precision=precision, compiled=compiled)
 
     def __call__(self, prompts: list[list[int]], count: int, top_k: int) -> Any:
         self.sampler.batch_size = len(prompts)
@@ -40,6 +41,19 @@ class Minislm:
         return self.sampler.generate_ids(
             prompts, max_new_tokens=count, temperature=temperature, top_k=top_k, stop=False
         )
+
+
+class PlainSampler(Minislm):
+    """The sampler of the core: what reading it costs."""
+
+    def __init__(self, folder: Path, precision: str, threads: int, device: str):
+        import torch
+
+        from minislm.pretrained.load import load
+        from minislm.sampler import Sampler
+
+        torch.set_num_threads(threads)
+        self.sampler = Sampler(load(folder, dtype=precision, device=device)[0])
 
 
 class Transformers:
@@ -82,17 +96,17 @@ class CTranslate2:
         import ctranslate2
         from tokenizers import Tokenizer
 
-        with tempfile.TemporaryDirectory() as temporary:  # read once, then held in memory
+        with tempfile.TemporaryDirectory() as temporary:  # read once, then kept in memory
             converted = f"{temporary}/model"
             ctranslate2.converters.TransformersConverter(str(folder)).convert(converted)
             self.generator = ctranslate2.Generator(
                 converted, compute_type=precision, intra_threads=threads, inter_threads=1
             )
-        self.name_of = Tokenizer.from_file(str(folder / "tokenizer.json")).id_to_token
+        self.token_of = Tokenizer.from_file(str(folder / "tokenizer.json")).id_to_token
 
     def __call__(self, prompts: list[list[int]], count: int, top_k: int) -> Any:
         return self.generator.generate_batch(
-            [[self.name_of(token) for token in prompt] for prompt in prompts],
+            [[self.token_of(token) for token in prompt] for prompt in prompts],
             max_length=count,
             min_length=count,
             sampling_topk=max(1, top_k),
@@ -101,25 +115,34 @@ class CTranslate2:
         )
 
 
-class CTranslate2Alone(CTranslate2):
-    """The same with one thread: it wins where threads that wait for each other are held up."""
+class CTranslate2OneThread(CTranslate2):
+    """The same with one thread: faster where threads that wait for each other are preempted."""
 
     def __init__(self, folder: Path, precision: str, threads: int, device: str):
         super().__init__(folder, precision, 1, device)
 
 
-# engine -> (the packages it needs, the precisions it is measured in, the class above)
+@dataclass(frozen=True)
+class Engine:
+    """packages: what it needs; precisions: what it is measured in; make: a class of this module."""
+
+    packages: str
+    precisions: tuple[str, ...]
+    make: Any
+
+
 ENGINES = {
-    "minislm": ("torch", ("float32", "bfloat16", "int8"), Minislm),
-    "transformers": ("transformers", ("float32", "bfloat16"), Transformers),
-    "ctranslate2": ("ctranslate2", ("float32", "int8"), CTranslate2),
-    "ct2, 1 thread": ("ctranslate2", ("float32", "int8"), CTranslate2Alone),
-    "llama.cpp": ("llama-cpp-python gguf", ("float32", "float16", "int8"), LlamaCpp),
+    "minislm": Engine("torch", ("float32", "bfloat16", "int8"), Minislm),
+    "plain sampler": Engine("torch", ("float32",), PlainSampler),
+    "transformers": Engine("transformers", ("float32", "bfloat16"), Transformers),
+    "ctranslate2": Engine("ctranslate2", ("float32", "int8"), CTranslate2),
+    "ct2, 1 thread": Engine("ctranslate2", ("float32", "int8"), CTranslate2OneThread),
+    "llama.cpp": Engine("llama-cpp-python gguf", ("float32", "float16", "int8"), LlamaCpp),
 }
 
 
 def installed(engine: str) -> bool:
     try:
-        return all(importlib.metadata.version(name) for name in ENGINES[engine][0].split())
+        return all(importlib.metadata.version(name) for name in ENGINES[engine].packages.split())
     except importlib.metadata.PackageNotFoundError:
         return False

@@ -1,7 +1,7 @@
-"""llama.cpp as a peer: a model as the GGUF file that it reads, and a loop around its decode call.
+"""llama.cpp in the sampling benchmark: a model as a GGUF file, and a loop around its decode call.
 
-It is measured on GPT-2's shape. Its loop is as short as Python allows: one call a step for all
-rows, and the likeliest token of each by numpy; sampling is its own.
+It is measured on GPT-2's shape. Its loop is as short as Python allows: one call per step for all
+rows, and the argmax of each by numpy; top-k sampling is its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from minislm.model import Transformer
 
 _KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "Q8_0"}
-_LEAST_SLOTS = 256  # what it rounds a row's length up to
+_MULTIPLE = 256  # it rounds the length of a sequence up to this
 
 
 def write_gguf(model: Transformer, path: Path, precision: str) -> None:
@@ -30,10 +30,10 @@ def write_gguf(model: Transformer, path: Path, precision: str) -> None:
     import gguf
 
     config = model.config
-    alike = (config.norm, config.position, config.mlp) == ("layernorm", "learned", "gelu")
+    same = (config.norm, config.position, config.mlp) == ("layernorm", "learned", "gelu")
     biases = config.qkv_bias and config.out_bias and config.mlp_bias
-    if not (alike and biases and config.kv_heads == config.n_head and config.attention_scale):
-        raise ValueError("llama.cpp is given models of GPT-2's shape alone")
+    if not (same and biases and config.kv_heads == config.n_head and config.attention_scale):
+        raise ValueError("llama.cpp is measured on models of GPT-2's shape only")
     writer = gguf.GGUFWriter(path, "gpt2")
     writer.add_context_length(config.context)
     writer.add_embedding_length(config.width)
@@ -55,7 +55,7 @@ def write_gguf(model: Transformer, path: Path, precision: str) -> None:
 
 
 def _named(model: Transformer) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor with llama.cpp's name for it."""
+    """Every tensor with its name in llama.cpp."""
     yield "token_embd.weight", model.embedding.weight
     yield "position_embd.weight", model.position.weight
     modules = {"output_norm": model.norm, "output": model.head}
@@ -87,7 +87,7 @@ class LlamaCpp:
         llama_cpp.llama_log_set(self.quiet, None)
         model = load(folder)[0]
         self.vocabulary = model.config.vocab_size
-        self.context, self.rows, self.slots = None, 0, 0
+        self.context, self.rows, self.length = None, 0, 0
         with tempfile.TemporaryDirectory() as temporary:
             path = Path(temporary) / "model.gguf"
             write_gguf(model, path, precision)
@@ -98,39 +98,39 @@ class LlamaCpp:
             raise RuntimeError("llama.cpp cannot open the model")
 
     def __call__(self, prompts: list[list[int]], count: int, top_k: int) -> list[list[int]]:
-        self._make_room(len(prompts), len(prompts[0]) + count)
+        self._allocate(len(prompts), len(prompts[0]) + count)
         api, end = self.api, len(prompts[0])
         api.llama_memory_clear(api.llama_get_memory(self.context), True)
         sampler = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
         api.llama_sampler_chain_add(sampler, api.llama_sampler_init_top_k(top_k))
         api.llama_sampler_chain_add(sampler, api.llama_sampler_init_dist(0))
-        told = [self._decode(prompts, 0, sampler if top_k else None)]
+        tokens = [self._decode(prompts, 0, sampler if top_k else None)]
         for step in range(count - 1):
-            last = [[token] for token in told[-1]]
-            told.append(self._decode(last, end + step, sampler if top_k else None))
+            last = [[token] for token in tokens[-1]]
+            tokens.append(self._decode(last, end + step, sampler if top_k else None))
         api.llama_sampler_free(sampler)
-        return [list(row) for row in zip(*told)]
+        return [list(row) for row in zip(*tokens)]
 
-    def _make_room(self, rows: int, slots: int) -> None:
-        """A context for so many rows; the one from before where it will do."""
-        if rows == self.rows and slots <= self.slots:
+    def _allocate(self, rows: int, length: int) -> None:
+        """A context for so many rows; the last one where it is large enough."""
+        if rows == self.rows and length <= self.length:
             return
         api, self.rows = self.api, rows
-        self.slots = -(-slots // _LEAST_SLOTS) * _LEAST_SLOTS
+        self.length = -(-length // _MULTIPLE) * _MULTIPLE
         settings = api.llama_context_default_params()
-        settings.n_ctx, settings.n_seq_max = rows * self.slots, rows
-        settings.n_batch = rows * self.slots
+        settings.n_ctx, settings.n_seq_max = rows * self.length, rows
+        settings.n_batch = rows * self.length
         settings.n_threads = settings.n_threads_batch = self.threads
         if self.context:
             api.llama_free(self.context)
             api.llama_batch_free(self.batch)
         self.context = api.llama_init_from_model(self.model, settings)
         if not self.context:
-            raise RuntimeError(f"llama.cpp has no room for {rows} rows of {self.slots} tokens")
-        self.batch = api.llama_batch_init(rows * self.slots, 0, 1)
+            raise RuntimeError(f"llama.cpp has no memory for {rows} rows of {self.length} tokens")
+        self.batch = api.llama_batch_init(rows * self.length, 0, 1)
 
     def _decode(self, texts: list[list[int]], begin: int, sampler: Any) -> list[int]:
-        """Each row's next tokens, from position `begin` on, are read; the one that follows."""
+        """Read the next tokens of each row, from position `begin` on; the token after them."""
         api, batch, length, rows = self.api, self.batch, len(texts[0]), len(texts)
         for row, text in enumerate(texts):
             for place, token in enumerate(text):

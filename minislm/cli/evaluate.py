@@ -1,61 +1,39 @@
-"""Models side by side, whatever their tokenizers: loss, exact match, and what they say."""
+"""eval.py: models side by side, with any tokenizers: loss, exact match, and continuations."""
 
 from __future__ import annotations
 
-import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from minislm import checkpoint, evaluation
-from minislm.pretrained.load import load
-from minislm.config import DataConfig, EvalConfig, MachineConfig, SampleConfig
-from minislm.corpus.prepare import TokenFile, prepare
-from minislm.runtime.device import choose_device, set_threads
-from minislm.runtime.errors import UserError, say
-from minislm.runtime.files import write_json
-from minislm.pretrained.hub import find_text
-from minislm.model import Transformer
-from minislm.fast.linear import pack
-from minislm.cli.train import HELD_OUT_STORIES, generated_tokens, prepare_corpus
-from minislm.sampler import Sampler
-from minislm.cli.run_settings import Settings, task_names
-from minislm.tokenizer import Tokenizer
+import numpy as np
 
-_CELL = 44  # characters of a column of text
+from minislm.cli.config import DataConfig, EvalConfig, MachineConfig
+from minislm.cli.data import measured_text
+from minislm.cli.open_model import open_model
+from minislm.cli.run_settings import Settings, task_names
+from minislm.config import SampleConfig
+from minislm.dataset import TokenDataset
+from minislm.evaluation import TaskScore, TextLoss, document_losses, exact_match
+from minislm.fast.linear import prepack
+from minislm.fast.sampler import FastSampler
+from minislm.reporting.tables import columns, model_entry, task_table
+from minislm.runtime.errors import log
+from minislm.runtime.files import write_json
+
 _PROMPTS = ("Once upon a time", "One day, a little girl named Lily")
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One model's figures."""
+class Result:
+    """The figures of one model."""
 
     name: str
     parameters: int
-    loss: evaluation.TextLoss
+    loss: TextLoss
     tokens_per_s: float
-    scores: dict[str, evaluation.TaskScore]
+    scores: dict[str, TaskScore]
     texts: list[str]
-
-
-def open_model(
-    source: str | None, machine: MachineConfig, to_sample: bool = False
-) -> tuple[str, Transformer, Tokenizer]:
-    """The model that --model names, or the newest run: its name, the model and its tokenizer.
-
-    `to_sample`: int8 is left to the sampler, which knows for how many rows.
-    """
-    set_threads(machine.threads)
-    device = choose_device(machine.device)
-    source = source if source is not None else str(checkpoint.newest_run())
-    if machine.dtype != "int8":
-        return (source, *load(source, dtype=machine.dtype, device=str(device)))
-    if device.type != "cpu":
-        raise UserError("--dtype int8 is for the CPU; use --device cpu or --dtype bfloat16")
-    model, tokenizer = load(source)
-    if to_sample:
-        return source, model, tokenizer
-    return source, pack(model, "int8", rows=64), tokenizer
 
 
 def evaluate(
@@ -64,69 +42,78 @@ def evaluate(
     """Measure every model, print the tables, and write the JSON object if it is asked for.
 
     Raises:
-        UserError: a model, a text or a task that is not there.
+        UserError: a model, a text or a task that does not exist.
     """
-    asked = task_names(DataConfig(tasks=config.tasks))  # an unknown task is told before any work
+    tasks = task_names(DataConfig(tasks=config.tasks))  # an unknown task is refused before any work
     prompts = prompts or (list(_PROMPTS) if len(sources) > 1 else [])
-    results, entries = [], {}
-    for source in sources:
-        name, model, tokenizer = open_model(source, machine)
-        tasks = asked if config.tasks != "auto" else _trained_tasks(name)
-        text = measured_text(name, tokenizer, config)
-        say(f"measuring {name}: {len(text):,} stories, {text.n_tokens:,} tokens")
-        begin = time.perf_counter()
-        nats = evaluation.story_losses(
-            model, text, tokenizer.eot_id, context=config.context, progress=True
-        )
-        rate = text.n_tokens / (time.perf_counter() - begin)
-        loss = evaluation.TextLoss(float(nats.sum()), text.n_tokens, text.bytes)
-        context = min(config.context or model.config.context, model.config.context)
-        fitting = evaluation.loss_of_fitting(nats, text, tokenizer, context)
-        scores = evaluation.exact_match(model, tokenizer, tasks, config.batch_size)
-        told = SampleConfig(max_new_tokens=60, temperature=0.0)
-        texts = Sampler(model, tokenizer).generate(prompts, told) if prompts else []
-        results.append(Measured(name, model.n_parameters(), loss, rate, scores, texts))
-        entries[name] = evaluation.as_json(model, loss, scores) | {"tokens_per_s": rate}
-        if 0 < fitting[0] < len(text):
-            say(_about_long_stories(name, len(text), context, *fitting))
-    print(figures(results))
+    results = [
+        _measure(source, prompts, config, machine, None if config.tasks == "auto" else tasks)
+        for source in sources
+    ]
+    print(_figures(results))
     for result in results:
         if result.scores:
-            print(f"\n{result.name}\n{evaluation.task_table(result.scores)}")
+            print(f"\n{result.name}\n{task_table(result.scores)}")
     for p, prompt in enumerate(prompts):
         print("\n" + columns(prompt, [(r.name, r.texts[p]) for r in results]))
     if machine.json:
+        entries = {
+            r.name: model_entry(r.parameters, r.loss, r.scores) | {"tokens_per_s": r.tokens_per_s}
+            for r in results
+        }
         write_json(machine.json, {"models": entries})
 
 
-def _trained_tasks(name: str) -> list[str]:
+def _measure(
+    source: str | None, prompts: list[str], config: EvalConfig, machine: MachineConfig,
+    tasks: list[str] | None,
+) -> Result:  # fmt: skip
+    name, model, tokenizer = open_model(source, machine)
+    if machine.dtype == "int8":
+        model = prepack(model, "int8", rows=64)
+    settings = run_settings(name)
+    if tasks is None:
+        tasks = Settings.tasks(Path(name)) if settings else []
+    text = measured_text(settings, tokenizer, config)
+    log(f"evaluating {name}: {len(text):,} stories, {text.n_tokens:,} tokens")
+    begin = time.perf_counter()
+    nats = document_losses(model, text, tokenizer.eot_id, context=config.context, progress=True)
+    rate = text.n_tokens / (time.perf_counter() - begin)
+    loss = TextLoss(float(nats.sum()), text.n_tokens, text.bytes)
+    context = min(config.context or model.config.context, model.config.context)
+    if (message := _long_documents(name, nats, text, context)) is not None:
+        log(message)
+    sampler = FastSampler(model, tokenizer, config.batch_size)
+    scores = exact_match(sampler, tasks)
+    settings = SampleConfig(max_new_tokens=60, temperature=0.0)
+    texts = sampler.generate(prompts, settings) if prompts else []
+    return Result(name, model.n_parameters(), loss, rate, scores, texts)
+
+
+def run_settings(name: str) -> Settings | None:
+    """The settings of a model that is a run folder of train.py; None for another one."""
     run = Path(name)
-    return Settings.tasks(run) if (run / "run.json").is_file() else []
+    return Settings.read(run) if (run / "run.json").is_file() else None
 
 
-def measured_text(name: str, tokenizer: Tokenizer, config: EvalConfig) -> TokenFile:
-    """The text to measure on: --data, the run's own validation text, or generated stories."""
-    run, cache = Path(name), DataConfig().cache
-    if config.data is not None:
-        text, validation = find_text(config.data)
-        return prepare(validation or text, tokenizer, cache)
-    if (run / "run.json").is_file():
-        return prepare_corpus(Settings.read(run), tokenizer).valid
-    return generated_tokens(HELD_OUT_STORIES, 1, 0, tokenizer, cache)
-
-
-def _about_long_stories(
-    name: str, stories: int, context: int, fitting: int, loss: evaluation.TextLoss
-) -> str:
+def _long_documents(
+    name: str, nats: np.ndarray, text: TokenDataset, context: int
+) -> str | None:
+    """How the documents beyond the context were read, and the loss of the others alone."""
+    lengths = np.diff(text.starts)
+    fits = lengths <= context
+    if fits.all() or not fits.any():
+        return None
+    loss = TextLoss(float(nats[fits].sum()), int(lengths[fits].sum()), int(text.sizes[fits].sum()))
     return (
-        f"{name}: {stories - fitting:,} stories exceed its {context} tokens and were read in "
-        f"windows that overlap by half; the {fitting:,} others alone: {loss.nats_per_token:.4f} "
-        f"nats per token, {loss.bits_per_byte:.4f} bits per byte"
+        f"{name}: {(~fits).sum():,} stories exceed its {context} tokens and were read in windows "
+        f"that overlap by half; the {fits.sum():,} others alone: {loss.nats_per_token:.4f} nats "
+        f"per token, {loss.bits_per_byte:.4f} bits per byte"
     )
 
 
-def figures(results: list[Measured]) -> str:
-    """One line a model."""
+def _figures(results: list[Result]) -> str:
+    """One line per model."""
     width = max(len("model"), *(len(result.name) for result in results))
     head = ("parameters", "nats/token", "perplexity", "bits/byte", "tokens/s")
     lines = [f"{'model':<{width}}" + "".join(f"{name:>13}" for name in head)]
@@ -135,18 +122,4 @@ def figures(results: list[Measured]) -> str:
             f"{r.name:<{width}}{r.parameters:>13,}{r.loss.nats_per_token:>13.4f}"
             f"{r.loss.perplexity:>13.2f}{r.loss.bits_per_byte:>13.4f}{r.tokens_per_s:>13,.0f}"
         )
-    return "\n".join(lines)
-
-
-def columns(prompt: str, texts: list[tuple[str, str]]) -> str:
-    """The continuations of one prompt beside each other, a column a model."""
-    wrapped = [
-        [name[-_CELL:], "-" * min(_CELL, len(name))]
-        + textwrap.wrap(" ".join(text.split()), _CELL, break_long_words=True)
-        for name, text in texts
-    ]
-    lines = [f'"{prompt}" ...']
-    for line in range(max(map(len, wrapped))):
-        cells = (column[line] if line < len(column) else "" for column in wrapped)
-        lines.append("  ".join(f"{cell:<{_CELL}}" for cell in cells).rstrip())
     return "\n".join(lines)

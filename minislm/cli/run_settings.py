@@ -1,39 +1,39 @@
-"""The settings of a run: what was asked for, what follows from it, and how they are kept."""
+"""The settings of a run: the flags given, what follows from them, and how they are stored."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
-from minislm.config import (
-    PRESETS,
-    RATES,
-    DataConfig,
-    ModelConfig,
-    TrainConfig,
-    build,
-    from_dict,
-    to_dict,
-)
+from minislm.cli.config import DataConfig, RunConfig
+from minislm.cli.options import build
+from minislm.config import PRESET_TRAINING, PRESETS, ModelConfig, TrainConfig, flag_name
 from minislm.runtime.errors import CheckpointError, UserError
 from minislm.tasks import TASKS, pair
 
 UNARY_CONTEXT = 1536  # the longest unary pair fits, where digits merge
+# Settings that a resumed run may change: how long it is, and how it is run.
+_CHANGEABLE = {"resume", "out", "steps", "minutes", "threads", "json", "evals", "samples", "keep"}
+_REMOVED = {"processes"}  # settings of earlier versions, without a meaning today
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything a run was asked for; kept in its folder as run.json."""
+    """Everything that defines a run; stored in its folder as run.json."""
 
     model: ModelConfig
     data: DataConfig
     train: TrainConfig
+    run: RunConfig
 
     def as_dict(self) -> dict[str, Any]:
-        return {name: to_dict(config) for name, config in vars(self).items()}
+        """As JSON can hold it. The settings of training and of the run are one group there."""
+        model, data, train, run = map(asdict, (self.model, self.data, self.train, self.run))
+        return {"model": model, "data": data, "train": train | run}
 
     @classmethod
     def read(cls, run: Path) -> Settings:
@@ -41,10 +41,13 @@ class Settings:
         path = run / "run.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            parts = (("model", ModelConfig), ("data", DataConfig), ("train", TrainConfig))
-            return cls(**{name: from_dict(config, values[name]) for name, config in parts})
+            train, own = _split(values["train"], RunConfig)
+            return cls(
+                from_dict(ModelConfig, values["model"]), from_dict(DataConfig, values["data"]),
+                from_dict(TrainConfig, train), from_dict(RunConfig, own),
+            )  # fmt: skip
         except FileNotFoundError as error:
-            raise CheckpointError(f"{path} is missing: {run} is no run of train.py") from error
+            raise CheckpointError(f"{path} is missing: {run} is not a run of train.py") from error
         except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError,
                 RecursionError) as error:  # fmt: skip
             raise CheckpointError(f"{path} is damaged ({error}); train again") from error
@@ -59,28 +62,51 @@ class Settings:
             raise CheckpointError(f"{run / 'run.json'} is damaged; train again") from error
 
 
+def _split(values: Mapping[str, Any], config: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of other configs, and those of `config`."""
+    names = {each.name for each in fields(config)}
+    own = {name: value for name, value in values.items() if name in names}
+    rest = {n: value for n, value in values.items() if n not in names and n not in _REMOVED}
+    return rest, own
+
+
 def settings_from(flags: argparse.Namespace) -> Settings:
     """The settings of a new run: preset, then flags; what is left open is decided here."""
-    data, train = build(DataConfig, flags), build(TrainConfig, flags)
-    base = dict(PRESETS[train.preset])
-    train = build(TrainConfig, flags, RATES.get(train.preset, {}))
+    data, run = build(DataConfig, flags), build(RunConfig, flags)
+    base = dict(PRESETS[run.preset])
+    train = build(TrainConfig, flags, PRESET_TRAINING.get(run.preset, {}))
     named = task_names(data) if data.tasks not in ("auto", "all", "none") else []
     if "unary" in named:
         base.setdefault("context", UNARY_CONTEXT)
     if data.stories is None:
-        data = changed(data, stories=2 if named else 6_000)
-    if data.vocab is None:  # the generator knows fewer words than people do
-        data = changed(data, vocab=4096 if data.data else 2048)
+        data = replace(data, stories=2 if named else 6_000)
+    if data.vocab is None:  # the generator uses fewer words than people do
+        data = replace(data, vocab=4096 if data.data else 2048)
     if data.digits == "auto":
-        data = changed(data, digits="merged" if "unary" in named else "single")
+        data = replace(data, digits="merged" if "unary" in named else "single")
     if train.steps is None and train.minutes is None:
-        train = changed(train, minutes=3.5)
-    return Settings(build(ModelConfig, flags, base), data, train)
+        train = replace(train, minutes=3.5)
+    return Settings(build(ModelConfig, flags, base), data, train, run)
 
 
-def changed(config: Any, **changes: Any) -> Any:
-    """The same config with some fields changed, checked as it is made."""
-    return type(config)(**(to_dict(config) | changes))
+def resumed(flags: argparse.Namespace, run: Path) -> Settings:
+    """The settings of a run to be resumed; flags may change its length only.
+
+    Raises:
+        UserError: a flag differs from what the run began with.
+    """
+    kept = Settings.read(run)
+    everything = {}
+    for part in kept.as_dict().values():
+        everything |= part
+    for name, value in vars(flags).items():
+        if name not in _CHANGEABLE and everything[name] != value:
+            raise UserError(
+                f"{flag_name(name)} {value} differs from {everything[name]} of {run}; a resumed "
+                "run keeps its settings: leave the flag out, or start a new run"
+            )
+    train, own = (build(type(c), flags, asdict(c)) for c in (kept.train, kept.run))
+    return replace(kept, train=train, run=own)
 
 
 def task_names(data: DataConfig) -> list[str]:
@@ -93,3 +119,28 @@ def task_names(data: DataConfig) -> list[str]:
     for name in names:
         pair(name, 1)
     return names
+
+
+def from_dict(config: type, values: dict[str, Any]) -> Any:
+    """The config whose `dataclasses.asdict` was written as JSON; lists become tuples again.
+
+    Raises:
+        UserError: an unknown field, or a value of the wrong type.
+    """
+    types = get_type_hints(config)
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    for name, value in values.items():
+        if name not in types:
+            raise UserError(f"unknown setting {name!r}; it was written by another version")
+        if not _has_type(value, types[name]):
+            raise UserError(f"{name} is {value!r:.60}, which is of the wrong type")
+    return config(**values)
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    """Whether a value from JSON has a field's type: int, str | None, tuple[int, ...] and so on."""
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_has_type(v, get_args(kind)[0]) for v in value)
+    if get_args(kind):
+        return any(_has_type(value, each) for each in get_args(kind))
+    return type(value) in ((int, float) if kind is float else (kind,))

@@ -1,76 +1,64 @@
-"""Prompts from a terminal or a file, and what a model makes of them, printed."""
+"""sample.py: continuations of prompts from the command line, a file or a terminal."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 
-from minislm.cli.evaluate import open_model
-from minislm.config import MachineConfig, SampleConfig
-from minislm.runtime.process_group import Team, started
+from minislm.cli.config import MachineConfig
+from minislm.cli.open_model import open_sampler
+from minislm.cli.prompts import read_prompts
+from minislm.config import SampleConfig
 from minislm.runtime.errors import UserError
 from minislm.runtime.files import write_json
-from minislm.sampler import Sampler
+from minislm.runtime.process_group import ProcessGroup, started_by_torchrun
+from minislm.sampler import Continuation
+from minislm.tokenizer import Tokenizer
 
 
-def read_prompts(given: list[str], path: str | None) -> list[str]:
-    """The prompts given and those of a file, one a line ("-": stdin); one empty prompt if none.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    prompts = list(given)
-    if path is not None:
-        try:
-            with sys.stdin if path == "-" else open(path, encoding="utf-8") as file:
-                prompts += [line.rstrip("\r\n") for line in file if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read prompts from {path}: {error}") from error
-    return prompts or [""]
-
-
-def tell(
+def sample(
     source: str | None,
     prompts: list[str],
+    prompt_file: str | None,
     samples: int,
     settings: SampleConfig,
     machine: MachineConfig,
     compiled: bool = False,
 ) -> None:
-    """Print the continuations of every prompt: one alone as it comes, several when all are done.
+    """Print the continuations of every prompt: a single one as it is made, several at the end.
 
-    Under torchrun the prompts are dealt out, and the first process prints.
+    Under torchrun the prompts are dealt to the processes, and the first one prints.
 
     Raises:
         UserError: a prompt that does not fit, or fewer than one sample.
     """
     if samples < 1:
         raise UserError(f"--samples must be at least 1, not {samples}")
-    team = Team()
-    name, sampler = _open(source, machine, compiled)
-    asked = [prompt for prompt in prompts for _ in range(samples)]
+    prompts = read_prompts(prompts, prompt_file)
+    group = ProcessGroup()
+    name, sampler = open_sampler(source, machine, compiled)
+    repeated = [prompt for prompt in prompts for _ in range(samples)]
     found = []
-    if team.world == len(asked) == settings.beams == 1 and not settings.logprobs:
-        text = "".join(_shown(asked[0], sampler.stream(asked[0], settings)))
-        found.append({"prompt": asked[0], "text": text})
+    if group.world_size == len(repeated) == 1 and not settings.logprobs:
+        text = "".join(_print_stream(prompts[0], sampler.stream(prompts[0], settings)))
+        found.append({"prompt": prompts[0], "text": text})
     else:
         seeds = [settings.seed + k for _ in prompts for k in range(samples)]
-        ids = [sampler.tokenizer.prompt_ids(prompt) for prompt in asked]
-        results = team.collect(
-            lambda: sampler.continuations(
-                team.share(ids), settings, team.share(seeds), progress=team.leads
-            )
+        ids = [sampler.tokenizer.prompt_ids(prompt) for prompt in repeated]
+        results = group.all_gather(
+            lambda: sampler.continuations(group.shard(ids), settings, group.shard(seeds))
         )
-        team.leave()
-        if not team.leads:
+        group.close()
+        if not group.is_main:
             return
-        for k, (prompt, before, result) in enumerate(zip(asked, ids, results), 1):
-            text = sampler.text(before, result.ids, settings)
+        for k, (prompt, result) in enumerate(zip(repeated, results), 1):
+            text = sampler.text(result, settings)
             print(f"--- {k} ---\n{prompt}{text}\n")
             found.append({"prompt": prompt, "text": text})
             if settings.logprobs:
                 found[-1]["logprobs"] = result.logprobs
-                print(f"log-probability {sum(result.logprobs):.2f}: {_each(sampler, result)}\n")
+                tokens = _with_logprobs(sampler.tokenizer, result)
+                print(f"log-probability {sum(result.logprobs):.2f}: {tokens}\n")
     if machine.json:
         write_json(machine.json, {"model": name, "samples": found})
 
@@ -78,10 +66,10 @@ def tell(
 def interact(
     source: str | None, settings: SampleConfig, machine: MachineConfig, compiled: bool = False
 ) -> None:
-    """A prompt, its continuation, and again, until Ctrl-D; a bad prompt only costs a line."""
-    if started():
-        raise UserError("--interactive talks with one process; run it without torchrun")
-    _, sampler = _open(source, machine, compiled)
+    """Continue prompts typed at the terminal until Ctrl-D; a bad prompt costs one line."""
+    if started_by_torchrun():
+        raise UserError("--interactive needs a single process; run it without torchrun")
+    _, sampler = open_sampler(source, machine, compiled)
     print("Type the beginning of a story; Ctrl-D ends.", file=sys.stderr)
     while True:
         try:
@@ -89,26 +77,20 @@ def interact(
         except EOFError:
             return print(file=sys.stderr)
         try:
-            "".join(_shown(prompt, sampler.stream(prompt, settings)))
+            "".join(_print_stream(prompt, sampler.stream(prompt, settings)))
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
 
 
-def _open(source: str | None, machine: MachineConfig, compiled: bool) -> tuple[str, Sampler]:
-    name, model, tokenizer = open_model(source, machine, to_sample=True)
-    precision = "int8" if machine.dtype == "int8" else None  # None: the model's own
-    return name, Sampler(model, tokenizer, precision=precision, compiled=compiled)
-
-
-def _shown(prompt: str, pieces: Iterator[str]) -> Iterator[str]:
-    """Print a text while it is made; yields its pieces."""
+def _print_stream(prompt: str, parts: Iterator[str]) -> Iterator[str]:
+    """Print a text while it is made; yields its parts."""
     print(prompt, end="", flush=True)
-    for piece in pieces:
-        print(piece, end="", flush=True)
-        yield piece
+    for part in parts:
+        print(part, end="", flush=True)
+        yield part
     print(flush=True)
 
 
-def _each(sampler: Sampler, result) -> str:
+def _with_logprobs(tokenizer: Tokenizer, result: Continuation) -> str:
     pairs = zip(result.ids, result.logprobs)
-    return " ".join(f"{sampler.tokenizer.decode([id])!r}:{value:.2f}" for id, value in pairs)
+    return " ".join(f"{tokenizer.decode([id])!r}:{value:.2f}" for id, value in pairs)

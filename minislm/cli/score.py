@@ -8,19 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from minislm.scoring import grading, rules as scores
-from minislm.cli.evaluate import open_model
-from minislm.config import EvalConfig, MachineConfig, ScoreConfig
-from minislm.cli.sample import read_prompts
-from minislm.runtime.errors import say
+from minislm.cli.config import EvalConfig, MachineConfig
+from minislm.cli.data import generated
+from minislm.cli.open_model import open_model
+from minislm.cli.prompts import read_prompts
+from minislm.cli.run_settings import Settings
+from minislm.corpus.read import read_stories
 from minislm.pretrained.hub import find_text
 from minislm.reporting.intervals import bootstrap
+from minislm.runtime.errors import log
+from minislm.runtime.files import write_json
+from minislm.scoring import grading
+from minislm.scoring import rules as scores
+from minislm.scoring.config import ScoreConfig
 from minislm.scoring.judge import AGES, ASKED, Judge, Verdict
 from minislm.scoring.ngrams import Library
-from minislm.cli.train import generated, write_json
 from minislm.scoring.prompts import BEGINNINGS
-from minislm.corpus.read import read_stories
-from minislm.cli.run_settings import Settings
 
 _READ = 20_000  # stories of the training text that are searched for what was copied
 _CACHE = Path("runs/cache/judge.jsonl")
@@ -47,17 +50,17 @@ def score(
     judge = None
     if config.judge:
         judge = Judge(config.judge, config.judge_model, _CACHE, budget=config.judge_budget)
-    prompts = read_prompts([], config.prompts) if config.prompts else BEGINNINGS
+    prompts = read_prompts([], config.prompt_file) if config.prompt_file else BEGINNINGS
     graded, judged = [], {}
     for source in sources or [None]:
         name, model, tokenizer = open_model(source, machine)
-        say(f"grading {name}: {config.completions} texts")
+        log(f"grading {name}: {config.samples} texts")
         graded.append(grading.grade(
-            name, model, tokenizer, completions=config.completions, prompts=prompts,
+            name, model, tokenizer, completions=config.samples, prompts=prompts,
             library=_library(name, evaluated.data), grader=grader, seed=0,
         ))  # fmt: skip
         if judge:
-            judged[name] = judge.judge(graded[-1].texts[: config.judge_texts])
+            judged[name] = judge.judge(graded[-1].texts)
     print(grading.table(graded, measured))
     hidden = [d for d, there in grading.shown(measured).items() if not there]
     for dimension in hidden:

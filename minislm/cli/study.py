@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from minislm.cli.config import DataConfig
+from minislm.cli.run_settings import task_names
+from minislm.runtime.errors import UserError, log
 from minislm.studies import (
     data_scaling,
     generalization,
@@ -14,13 +17,11 @@ from minislm.studies import (
     hyperparameters,
     word_classes,
 )
-from minislm.config import DataConfig, StudyConfig
-from minislm.runtime.errors import UserError, say
+from minislm.studies.config import StudyConfig
 from minislm.studies.runner import Study, run
-from minislm.cli.run_settings import task_names
 
 STUDIES = {
-    "verdict": Study(generalization.plan, generalization.work, generalization_report.report),
+    "generalization": Study(generalization.plan, generalization.work, generalization_report.report),
     "word-classes": Study(word_classes.plan, word_classes.work, word_classes.report),
     "data": Study(data_scaling.plan, data_scaling.work, data_scaling.report),
     "hyperparameters": Study(hyperparameters.plan, hyperparameters.work, hyperparameters.report),
@@ -38,15 +39,15 @@ def study(config: StudyConfig, tasks: str, models: Sequence[str]) -> None:
         UserError: an unknown task, or tasks or models for a study that has none; a worker that was
             killed; a folder that cannot be written to.
     """
-    if config.study != "verdict" and (models or tasks != "auto"):
+    if config.study != "generalization" and (models or tasks != "auto"):
         raise UserError(f"--study {config.study} takes neither --model nor --tasks")
     if tasks != "auto":
         config = replace(config, only=tuple(task_names(DataConfig(tasks=tasks))))
-    config = replace(config, beside=tuple(models))
+    config = replace(config, models=tuple(models))
     command = "python eval.py " + shlex.join(_shown(sys.argv[1:]))
     path = run(config.study, STUDIES[config.study], config, command)
     print(path.read_text(encoding="utf-8"))
-    say(f"report: {path}")
+    log(f"report: {path}")
 
 
 def _shown(arguments: list[str]) -> list[str]:

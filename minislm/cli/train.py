@@ -1,195 +1,68 @@
-"""A whole run, from flags to results: text, tokenizer, pairs, model, loop, and what came of it."""
+"""train.py: a whole run, from flags to results."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import signal
 import sys
 import time
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 import torch
+from tqdm import tqdm
 
-from minislm import checkpoint, evaluation
-from minislm.pretrained.load import load
-from minislm.dataset import Batches, Example
-from minislm.config import (
-    ModelConfig,
-    SampleConfig,
-    TrainConfig,
-    build,
-    to_dict,
-)
-from minislm.corpus.prepare import TokenFile, learn_tokenizer, prepare
-from minislm.runtime.process_group import Team, start, started
-from minislm.runtime.device import choose_device, choose_dtype, keep_freed_memory, set_threads
-from minislm.runtime.errors import UserError, say
-from minislm.runtime.files import write_json
-from minislm.pretrained.hub import find_text
+from minislm import checkpoint
+from minislm.cli.data import TrainingData, prepare_data
+from minislm.cli.run_folder import lock_run, new_run, newest_run
+from minislm.cli.run_settings import Settings, resumed, settings_from
+from minislm.config import SampleConfig
+from minislm.dataset import Batches
+from minislm.evaluation import exact_match, text_loss
+from minislm.fast.backward import FastLossAndGrad
+from minislm.fast.optimizer import FastMuon
+from minislm.fast.sampler import FastSampler
 from minislm.model import Transformer
-from minislm.sampler import Sampler
-from minislm.cli.run_settings import Settings, changed, settings_from, task_names
-from minislm.stories.generate import generate
-from minislm.tasks import encode_pair, fits, pairs
+from minislm.optimizer import make_optimizers
+from minislm.pretrained.load import load
+from minislm.pretrained.save import save
+from minislm.reporting.plots import plot_losses
+from minislm.reporting.tables import model_entry, task_table
+from minislm.runtime.device import keep_freed_memory, select_device, select_dtype, set_threads
+from minislm.runtime.errors import UserError, log
+from minislm.runtime.files import write_json
+from minislm.runtime.process_group import ProcessGroup
 from minislm.tokenizer import Tokenizer
-from minislm.training import Trainer, plot_losses
+from minislm.training import Progress, Trainer
 
-HELD_OUT_STORIES = 400  # generated for validation, beyond those that are trained on
-# What one block with rotary positions cannot learn: to stop counting it would have to compare its
-# number with the prompt's, whose digits it cannot tell from the digits of its own answer.
-_NEEDS_TWO_BLOCKS = {"count"}
-
-
-def generated_tokens(
-    count: int, seed: int, start: int, tokenizer: Tokenizer, cache: str
-) -> TokenFile:
-    """Generated stories as a token file, found again by their content."""
-    stories = generated(count, seed, start)
-    key = hashlib.sha256("\0".join(stories).encode()).hexdigest()
-    return prepare(lambda: stories, tokenizer, cache, key=key)
-
-
-def generated(count: int, seed: int, start: int = 0) -> list[str]:
-    return [story.text for story in generate(count, seed, start=start)]
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """What a run learns from, ready to be batched."""
-
-    tokenizer: Tokenizer
-    train: TokenFile
-    valid: TokenFile
-    tasks: list[str]
-    examples: list[Example]
-
-
-def prepare_corpus(settings: Settings, tokenizer: Tokenizer | None = None) -> Corpus:
-    """Text and pairs as tokens; a tokenizer is trained on them unless one is given."""
-    settings = _with_files(settings)
-    data, context = settings.data, settings.model.context
-    names = task_names(data)
-    trained_on = [pair for name in names for pair in pairs(name, "train")]
-    if tokenizer is None:
-        pair_texts = [text for pair in trained_on for text in (pair.prompt, pair.answer)]
-        if data.data:
-            tokenizer = learn_tokenizer(
-                data.data, pair_texts, data.vocab, data.digits, data.cache
-            )
-        else:
-            texts = generated(data.stories, settings.train.seed)
-            tokenizer = Tokenizer.train([*texts, *pair_texts], data.vocab, data.digits)
-    train, valid = _token_files(settings, tokenizer)
-    if data.tasks == "auto":
-        names = [name for name in names if _suits(name, settings.model, tokenizer)]
-    examples = _examples(names, tokenizer, context)
-    return Corpus(tokenizer, train, valid, names, examples)
-
-
-def _with_files(settings: Settings) -> Settings:
-    """The same settings where texts of the hub are files here, with the validation text of --data
-    unless --valid names one."""
-    data = settings.data
-    if data.data:
-        text, its_valid = find_text(data.data)
-        data = changed(data, data=text, valid=data.valid or its_valid)
-    if data.valid:
-        data = changed(data, valid=find_text(data.valid)[0])
-    return Settings(settings.model, data, settings.train)
-
-
-def _token_files(settings: Settings, tokenizer: Tokenizer) -> tuple[TokenFile, TokenFile]:
-    data, seed = settings.data, settings.train.seed
-    if data.data:
-        train = prepare(data.data, tokenizer, data.cache, exclude=data.valid)
-        say(train.tally)
-        if data.valid:
-            return train, prepare(data.valid, tokenizer, data.cache)
-        return split(train, tokenizer)
-    train = TokenFile.from_ids([], 0)
-    if data.stories:
-        train = generated_tokens(data.stories, seed, 0, tokenizer, data.cache)
-    if data.valid:
-        return train, prepare(data.valid, tokenizer, data.cache)
-    return train, generated_tokens(HELD_OUT_STORIES, seed, data.stories, tokenizer, data.cache)
-
-
-def split(stories: TokenFile, tokenizer: Tokenizer) -> tuple[TokenFile, TokenFile]:
-    """The text without, and only, its last twentieth (one story at least, 2,000 at most)."""
-    if len(stories) < 2:
-        raise UserError("one story is too few to hold one out; give more text, or --valid FILE")
-    border = len(stories) - min(2000, max(1, len(stories) // 20))
-    tail = range(border, len(stories))
-    n_bytes = sum(len(tokenizer.decode(stories.story(i).tolist()).encode()) for i in tail)
-    first = TokenFile(stories.tokens, stories.starts[: border + 1], stories.bytes - n_bytes)
-    return first, TokenFile(stories.tokens, stories.starts[border:], n_bytes)
-
-
-def _suits(name: str, model: ModelConfig, tokenizer: Tokenizer) -> bool:
-    """Whether a model of this shape can learn all of a task; says why if it cannot."""
-    too_long = fits(tokenizer, pairs(name, "train"), model.context)[1]
-    if too_long:
-        say(
-            f"{name}: left out, {len(too_long)} of its 70 training pairs exceed the context of "
-            f"{model.context} (train it with --tasks {name})"
-        )
-    elif name in _NEEDS_TWO_BLOCKS and model.n_layer == 1 and model.position == "rotary":
-        say(
-            f"{name}: left out, one block with rotary positions cannot learn when to stop "
-            f"(try --tasks {name} --n-layer 2)"
-        )
-        return False
-    return not too_long
-
-
-def _examples(names: list[str], tokenizer: Tokenizer, context: int) -> list[Example]:
-    """The training pairs of the tasks as tokens; names the pairs that are too long."""
-    examples = []
-    for name in names:
-        fitting, too_long = fits(tokenizer, pairs(name, "train"), context)
-        if too_long:
-            numbers = ", ".join(str(each.i) for each in too_long)
-            say(
-                f"{name}: {len(too_long)} of 70 training pairs exceed the context of {context} "
-                f"and are left out: i = {numbers}"
-            )
-        examples += [Example(*encode_pair(tokenizer, each)) for each in fitting]
-    return examples
-
-
-def _repeats(corpus: Corpus, share: float) -> int:
-    """How often an epoch must show every pair for pairs to be this share of its tokens."""
-    pair_tokens = sum(len(e.prompt) + len(e.completion) for e in corpus.examples)
-    wanted = corpus.train.n_tokens * share / (1 - share)
-    return max(1, round(wanted / pair_tokens)) if pair_tokens else 1
+_BAR = "{percentage:3.0f}%|{bar}| {elapsed} {postfix}"
 
 
 def train(flags: argparse.Namespace) -> None:
-    """Run the training that the flags ask for, and print what came of it.
+    """Run the training that the flags describe, and print the results.
 
     Raises:
-        UserError: what the flags ask for cannot be had, another process trains in the folder, the
-            disk or the memory is full, or the loss is no number; a run that was begun can be gone
-            on with.
+        UserError: a flag cannot be satisfied, another process trains in the folder, the disk or the
+            memory is full, or the loss is not finite. A run that has begun can be resumed.
     """
-    config = build(TrainConfig, flags)
-    resume = config.resume
-    run, settings = _resumed(flags) if resume else (None, settings_from(flags))
-    set_threads(settings.train.threads)
+    resume = getattr(flags, "resume", False)
+    if resume:
+        run = Path(flags.out) if getattr(flags, "out", None) else newest_run()
+        settings = resumed(flags, run)
+    else:
+        run, settings = None, settings_from(flags)
+    set_threads(settings.run.threads)
     keep_freed_memory()
-    device = choose_device(settings.train.device)
-    if config.processes > 1 and not started():
-        sys.exit(start(config.processes, config.threads, [sys.executable, *sys.argv]))
-    team = Team()
-    if run is None and team.leads:
-        run = checkpoint.new_run(settings.train.preset, settings.train.out)
-    run = team.agree(run)
-    with checkpoint.hold(run) if team.leads else nullcontext():
+    device, group = select_device(settings.run.device), ProcessGroup()
+    if run is None and group.is_main:
+        run = new_run(settings.run.preset, settings.run.out)
+    run = group.broadcast(run)
+    with lock_run(run) if group.is_main else nullcontext():
         try:
-            _train(run, settings, resume, device, team)
+            _train(run, settings, resume, device, group)
         except (MemoryError, RuntimeError) as error:
             if not _out_of_memory(error):
                 raise
@@ -200,7 +73,7 @@ def train(flags: argparse.Namespace) -> None:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """torch says it in several ways, some of them only in words."""
+    """PyTorch reports it in several ways, some of them only in the message."""
     words = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
         each in str(error) for each in words
@@ -208,84 +81,143 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _train(
-    run: Path, settings: Settings, resume: bool, device: torch.device, team: Team
+    run: Path, settings: Settings, resume: bool, device: torch.device, group: ProcessGroup
 ) -> None:
-    dtype = choose_dtype(settings.train.dtype, device)
+    dtype = select_dtype(settings.run.dtype, device)
     known = Tokenizer.load(run) if resume and (run / "tokenizer.json").is_file() else None
-    if not team.leads:
-        team.agree(None)  # the leader makes the token files, the others find them
-    corpus = prepare_corpus(settings, known)
-    if team.leads:
-        team.agree(None)
-    torch.manual_seed(settings.train.seed)
-    config = changed(settings.model, vocab_size=corpus.tokenizer.vocab_size)
-    model = Transformer(config).to(device)
-    batches = Batches(
-        corpus.train,
-        corpus.examples,
-        context=config.context,
-        batch_tokens=settings.train.batch_tokens,
-        eot_id=corpus.tokenizer.eot_id,
-        repeats=_repeats(corpus, settings.data.pair_share),
-        loss_on=settings.data.loss_on,
-        seed=settings.train.seed,
-        rank=team.rank,
-        world=team.world,
-    )
-    kept = settings.as_dict() | {"tasks": corpus.tasks}
-    trainer = Trainer(
-        run, model, corpus.tokenizer, batches, corpus.valid, settings.train, dtype, kept, team
-    )
+    if not group.is_main:
+        group.barrier()  # the first process makes the token files, the others find them
+    data = prepare_data(settings, known)
+    if group.is_main:
+        group.barrier()
+    trainer = make_trainer(run, settings, data, device, dtype, group)
     if resume:
         trainer.restore(checkpoint.load_state(run))
-    elif team.leads:
-        write_json(run / "run.json", kept)
-    say(_introduction(run, settings, corpus, model, device, dtype))
+    elif group.is_main:
+        write_json(run / "run.json", trainer.settings)
+    log(_introduction(run, settings, data, trainer.model, device, dtype))
     begin = time.perf_counter()
-    progress = trainer.fit()
+    with _interrupts(trainer), _ProgressBar(trainer, settings.run.samples) as bar:
+        progress = trainer.train(bar.update)
     if trainer.stopped:
-        say(f"stopped at step {progress.step}; go on with: python train.py --resume --out {run}")
+        log(f"stopped at step {progress.step}; resume with: python train.py --resume --out {run}")
         raise KeyboardInterrupt
-    team.leave()
-    if not team.leads:
+    group.close()
+    if not group.is_main:
         return
-    say(f"trained for {(time.perf_counter() - begin) / 60:.1f} minutes; measuring what it kept")
-    report(run, corpus, progress, settings, device)
+    log(f"trained for {(time.perf_counter() - begin) / 60:.1f} minutes; evaluating the weights")
+    report(run, data, progress, settings, device)
 
 
-def _resumed(flags: argparse.Namespace) -> tuple[Path, Settings]:
-    """The run to go on with and its settings; what was typed may change the length of it only."""
-    typed = vars(flags)
-    run = Path(typed["out"]) if typed.get("out") else checkpoint.newest_run()
-    kept = Settings.read(run)
-    changeable = {
-        "resume", "out", "steps", "minutes", "threads", "json", "evals", "samples", "keep",
-        "processes",
-    }  # fmt: skip
-    all_kept = {**to_dict(kept.model), **to_dict(kept.data), **to_dict(kept.train)}
-    for name, value in typed.items():
-        if name not in changeable and all_kept[name] != value:
-            raise UserError(
-                f"--{name.replace('_', '-')} {value} differs from {all_kept[name]} of {run}; "
-                "a run goes on as it began: leave the flag out, or start a new run"
+def make_trainer(
+    run: Path, settings: Settings, data: TrainingData, device: torch.device, dtype: torch.dtype,
+    group: ProcessGroup,
+) -> Trainer:  # fmt: skip
+    """The trainer of a run, with the fast versions of loss, optimizer and saving."""
+    torch.manual_seed(settings.train.seed)
+    config = replace(settings.model, vocab_size=data.tokenizer.vocab_size)
+    model = Transformer(config).to(device)
+    batches = Batches(
+        data.train, data.examples, context=config.context, eot_id=data.tokenizer.eot_id,
+        batch_tokens=settings.train.batch_tokens, seed=settings.train.seed,
+        repeats=_repeats(data, settings.data.pair_share), loss_on=settings.data.loss_on,
+        rank=group.rank, world_size=group.world_size,
+    )  # fmt: skip
+    return Trainer(
+        model, batches, settings.train, run=run, valid=data.valid, tokenizer=data.tokenizer,
+        settings=settings.as_dict() | {"tasks": data.tasks}, dtype=dtype, group=group,
+        # Held-out stories say nothing about pairs: a run that learns pairs keeps its last weights.
+        keep_best=not data.examples,
+        loss_and_grad=FastLossAndGrad(model, compiled=settings.run.compile),
+        optimizers=make_optimizers(model, settings.train, dtype, FastMuon),
+        save=save,
+    )  # fmt: skip
+
+
+def _repeats(data: TrainingData, share: float) -> int:
+    """How often an epoch has every pair, so that pairs are this fraction of its tokens."""
+    pair_tokens = sum(len(e.prompt) + len(e.completion) for e in data.examples)
+    wanted = data.train.n_tokens * share / (1 - share)
+    return max(1, round(wanted / pair_tokens)) if pair_tokens else 1
+
+
+class _ProgressBar:
+    """A bar, a line per evaluation, and some short samples during the training."""
+
+    def __init__(self, trainer: Trainer, samples: int):
+        self.trainer, self.samples = trainer, samples
+        self.sampled = int(trainer.done() * samples)
+        self.evaluated = len(trainer.progress.history)
+        hidden = None if trainer.group.is_main else True  # None: unless on a terminal
+        self.bar = tqdm(total=100, unit="%", bar_format=_BAR, dynamic_ncols=True, disable=hidden)
+
+    def __enter__(self) -> _ProgressBar:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def update(self) -> None:
+        """After every step."""
+        p, done = self.trainer.progress, self.trainer.done()
+        left = p.seconds / done * (1 - done) if done else 0.0
+        self.bar.n = min(100.0, round(100 * done, 1))
+        self.bar.set_postfix_str(
+            f"loss {p.loss:.3f}, {p.tokens / max(p.seconds, 1e-9):,.0f} tokens/s, "
+            f"{int(left) // 60}:{int(left) % 60:02d} left"
+        )
+        if not self.trainer.group.is_main:
+            return
+        for record in p.history[self.evaluated :]:
+            self._write(
+                f"{done:4.0%}  step {record['step']:>6,}  train loss {record['train_loss']:.3f}  "
+                f"valid loss {record['valid_loss']:.3f}  {record['bits_per_byte']:.3f} bits/byte"
             )
-    return run, Settings(kept.model, kept.data, build(TrainConfig, flags, to_dict(kept.train)))
+        self.evaluated = len(p.history)
+        if self.samples and (self.sampled + 1) / self.samples <= done < 1:
+            self.sampled += 1
+            self._write(f"      sample: {self._sample()} ...")
+
+    def _sample(self) -> str:
+        trainer, training = self.trainer, self.trainer.model.training
+        settings = SampleConfig(max_new_tokens=48, seed=trainer.config.seed)
+        text = FastSampler(trainer.model, trainer.tokenizer).generate([""], settings)[0]
+        trainer.model.train(training)
+        return " ".join(text.split())
+
+    def _write(self, line: str) -> None:
+        self.bar.write(line, file=sys.stderr)
+
+
+@contextmanager
+def _interrupts(trainer: Trainer) -> Iterator[None]:
+    """Ctrl-C ends the run after the current step; a second one ends it at once."""
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        if trainer.stopped:
+            raise KeyboardInterrupt
+        trainer.stopped = True
+
+    try:
+        previous = signal.signal(signal.SIGINT, on_interrupt)
+    except ValueError:  # not the main thread, which alone may handle signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _introduction(
-    run: Path,
-    settings: Settings,
-    corpus: Corpus,
-    model: Transformer,
-    device: torch.device,
+    run: Path, settings: Settings, data: TrainingData, model: Transformer, device: torch.device,
     dtype: torch.dtype,
-) -> str:
+) -> str:  # fmt: skip
     source = settings.data.data or "generated"
-    tasks = f", {len(corpus.examples)} pairs of {', '.join(corpus.tasks)}" if corpus.tasks else ""
+    tasks = f", {len(data.examples)} pairs of {', '.join(data.tasks)}" if data.tasks else ""
     return "\n".join(
         (
-            f"text    {len(corpus.train):,} stories ({source}), {corpus.train.n_tokens:,} tokens"
-            f"{tasks}",
+            f"text    {len(data.train):,} stories ({source}), {data.train.n_tokens:,} tokens{tasks}",
             f"model   {model.n_parameters():,} parameters, {model.config.n_layer} block(s), "
             f"vocabulary {model.config.vocab_size:,}, context {model.config.context}",
             f"machine {device.type}, {str(dtype).removeprefix('torch.')}, "
@@ -296,33 +228,30 @@ def _introduction(
 
 
 def report(
-    run: Path,
-    corpus: Corpus,
-    progress: Any,
-    settings: Settings,
-    device: torch.device,
+    run: Path, data: TrainingData, progress: Progress, settings: Settings, device: torch.device
 ) -> None:
-    """What the weights kept can do: loss, exact match, two stories, and what to try next."""
+    """Print loss and exact match of the weights kept, two stories, and what to try next."""
     model, tokenizer = load(run, device=str(device))
-    loss = evaluation.text_loss(model, corpus.valid, tokenizer.eot_id, progress=True)
-    scores = evaluation.exact_match(model, tokenizer, corpus.tasks)
-    if corpus.tasks:
-        print(evaluation.task_table(scores), end="\n\n")
+    sampler = FastSampler(model, tokenizer)
+    loss = text_loss(model, data.valid, tokenizer.eot_id, progress=True)
+    scores = exact_match(sampler, data.tasks)
+    if data.tasks:
+        print(task_table(scores), end="\n\n")
     print(
         f"validation: {loss.nats_per_token:.3f} nats per token, perplexity {loss.perplexity:.1f}, "
         f"{loss.bits_per_byte:.3f} bits per byte",
         end="\n\n",
     )
-    told = SampleConfig(max_new_tokens=256, temperature=0.7)
-    for seed, text in enumerate(Sampler(model, tokenizer).generate(["", ""], told, seeds=[1, 2])):
+    samples = SampleConfig(max_new_tokens=256, temperature=0.7)
+    for seed, text in enumerate(sampler.generate(["", ""], samples, seeds=[1, 2])):
         print(f"--- story {seed + 1} ---\n{text.strip()}\n")
-    picture = plot_losses(run)
-    print(f"run folder: {run}" + (f" (loss curve: {picture})" if picture else ""))
+    plot = plot_losses(run)
+    print(f"run folder: {run}" + (f" (loss curve: {plot})" if plot else ""))
     print(
         f'try next:   python sample.py --model {run} --prompt "Once upon a time"\n'
         f"            python eval.py --model {run}"
     )
-    if settings.train.json:
-        entry = evaluation.as_json(model, loss, scores)
+    if settings.run.json:
+        entry = model_entry(model.n_parameters(), loss, scores)
         entry |= {"steps": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
-        write_json(settings.train.json, {"models": {str(run): entry}})
+        write_json(settings.run.json, {"models": {str(run): entry}})

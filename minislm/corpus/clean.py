@@ -17,7 +17,7 @@ MIN_CHARACTERS, MIN_WORDS = 50, 10
 
 
 @dataclass
-class Tally:
+class Counts:
     """What became of the stories: `read` is `kept` plus all of `dropped`."""
 
     read: int = 0
@@ -28,7 +28,7 @@ class Tally:
     def kept(self) -> int:
         return self.read - self.dropped.total()
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: Counts) -> None:
         """Count what `other` has counted, too."""
         self.read += other.read
         self.dropped.update(other.dropped)
@@ -66,7 +66,7 @@ _PLAIN = str.maketrans(
 )
 
 
-def normalise(story: str, tally: Tally) -> str:
+def normalise(story: str, tally: Counts) -> str:
     """One spelling for every text, so that a small model need not learn the same thing twice.
 
     In this order: line ends; mojibake repaired; control and invisible characters removed; NFC;
@@ -101,7 +101,7 @@ def _repair(match: re.Match[str]) -> str:
     return b"".join(c.encode("latin-1" if c < "\u0100" else "cp1252") for c in run).decode()
 
 
-def clean_story(raw: str, tally: Tally) -> str | None:
+def clean_story(raw: str, tally: Counts) -> str | None:
     """The normalised story, or None if it is too short; `tally` counts both."""
     tally.read += 1
     story = normalise(raw, tally)
@@ -111,7 +111,7 @@ def clean_story(raw: str, tally: Tally) -> str | None:
     return story
 
 
-def admit(keys: list[int], seen: Signatures, exclude: Signatures | None, tally: Tally) -> bool:
+def admit(keys: list[int], seen: Signatures, exclude: Signatures | None, tally: Counts) -> bool:
     """Whether a story with these signature keys is new; then it is `seen` from now on.
 
     A duplicate, exact or near, of an earlier story is not, and neither is one of a story in
@@ -129,7 +129,7 @@ def admit(keys: list[int], seen: Signatures, exclude: Signatures | None, tally: 
 
 
 def clean_stories(
-    stories: Iterable[str], tally: Tally, exclude: Signatures | None = None
+    stories: Iterable[str], tally: Counts, exclude: Signatures | None = None
 ) -> Iterator[str]:
     """Stream the normalised stories that are long enough and not seen before, as `admit` has it."""
     seen = Signatures()
@@ -143,5 +143,5 @@ def signatures(stories: Iterable[str]) -> Signatures:
     """The signatures of raw or cleaned stories, for the `exclude` of `clean_stories`."""
     found = Signatures()
     for story in stories:
-        found.add(found.keys(normalise(story, Tally())))
+        found.add(found.keys(normalise(story, Counts())))
     return found

@@ -17,52 +17,32 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-
 import numpy as np
 import tokenizers
 from tqdm import tqdm
 
-from minislm.corpus.clean import Tally, admit, clean_stories, signatures
+from minislm.corpus.clean import Counts, admit, clean_stories, signatures
 from minislm.corpus.duplicates import Signatures
-from minislm.runtime.errors import UserError
-from minislm.runtime.files import atomic_path, atomic_write, cannot, lock
 from minislm.corpus.read import TextError, fingerprint, read_stories, source_files
-from minislm.tokenizer import Tokenizer
 from minislm.corpus.workers import Shard, in_batches, make_shard, make_shards, token_type
+from minislm.dataset import TokenDataset
+from minislm.runtime.errors import UserError
+from minislm.runtime.files import atomic_path, atomic_write, lock_file, os_error
+from minislm.tokenizer import Tokenizer
 
-FORMAT = "minislm-tokens-2"  # part of every key: change it when cleaning or the files change
+FORMAT = "minislm-tokens-3"  # part of every key: change it when cleaning or the files change
 BATCH = 1 << 22  # characters of a shard; more than one is worth the processes
 _HASHES = "hashes.json"
-_CONTENT = ("tokens.bin", "starts.npy")
+_CONTENT = ("tokens.bin", "starts.npy", "sizes.npy")
 TOKENIZER_TEXT = 50_000_000  # characters: more text does not make a better vocabulary
 
 
 @dataclass(frozen=True)
-class TokenFile:
-    """Stories as token ids: story i is `tokens[starts[i]:starts[i + 1]]`, end of text included."""
+class PreparedText(TokenDataset):
+    """A `TokenDataset` on disk, what was counted while it was prepared, and its folder."""
 
-    tokens: np.ndarray  # uint16 or uint32 [n_tokens], memory-mapped if it is on disk
-    starts: np.ndarray  # int64 [stories + 1]
-    bytes: int  # of all the stories' text in UTF-8, for bits per byte
-    tally: str = ""
+    counts: str = ""
     path: Path | None = None
-
-    @classmethod
-    def from_ids(cls, stories: list[list[int]], n_bytes: int) -> TokenFile:
-        """A token file in memory; each story's ids should end with the end of text."""
-        starts = np.cumsum([0, *map(len, stories)], dtype=np.int64)
-        tokens = np.array([token for ids in stories for token in ids], np.uint32)
-        return cls(tokens, starts, n_bytes)
-
-    @property
-    def n_tokens(self) -> int:
-        return len(self.tokens)
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def story(self, i: int) -> np.ndarray:
-        return self.tokens[self.starts[i] : self.starts[i + 1]]
 
 
 def prepare(
@@ -73,7 +53,7 @@ def prepare(
     exclude: str | Path | None = None,
     key: str = "",
     progress: bool | None = None,
-) -> TokenFile:
+) -> PreparedText:
     """The token file of `source`: made now in the folder `cache`, or found there from before.
 
     While it is made, its shards lie beside it; interrupted and called again, it goes on from them.
@@ -112,7 +92,7 @@ def prepare(
     return found
 
 
-def learn_tokenizer(
+def train_tokenizer(
     source: str | Path, more: Sequence[str], vocab_size: int, digits: str, cache: str | Path
 ) -> Tokenizer:
     """The tokenizer of a text's first 50 million characters, learned now or found in `cache`.
@@ -130,7 +110,7 @@ def learn_tokenizer(
     folder = Path(cache) / f"tokenizer-{_sha256(json.dumps(made_from))[:32]}"
     with suppress(UserError):  # not there, or damaged
         return Tokenizer.load(folder)
-    texts = _up_to(clean_stories(read_stories(source), Tally()), TOKENIZER_TEXT)
+    texts = _up_to(clean_stories(read_stories(source), Counts()), TOKENIZER_TEXT)
     shown = tqdm(texts, desc="learning the vocabulary", unit=" stories", disable=None)
     tokenizer = Tokenizer.train(chain(shown, more), vocab_size, digits)
     tokenizer.save(folder)
@@ -149,16 +129,16 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _open(folder: Path, known: Path) -> TokenFile | None:
+def _open(folder: Path, known: Path) -> PreparedText | None:
     """The token file of `folder`, or None if it is not there or not as it was written."""
     try:
         meta = json.loads((folder / "meta.json").read_text())
         content = [fingerprint(folder / name, known) for name in _CONTENT]
         if meta.pop("sha256") != _sha256(json.dumps(meta)) or meta["content"] != content:
             return None
-        starts = np.load(folder / "starts.npy")
+        starts, sizes = (np.load(folder / name) for name in ("starts.npy", "sizes.npy"))
         tokens = np.memmap(folder / "tokens.bin", meta["dtype"], mode="r")
-        return TokenFile(tokens, starts, meta["bytes"], meta["tally"], folder)
+        return PreparedText(tokens, starts, sizes, meta["counts"], folder)
     except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError, UserError):
         return None
 
@@ -174,7 +154,7 @@ def _make(
     """Make the token file of `source` in `folder`, from shards that are removed in the end."""
     for left in folder.glob(".*.tmp"):  # by a process that was killed
         left.unlink()
-    tally, size, unwanted = Tally(), None, None
+    tally, size, unwanted = Counts(), None, None
     parts = folder / f"shards-{BATCH}"
     if callable(source):
         shards = (make_shard(batch, tokenizer, False) for batch in in_batches(source(), BATCH))
@@ -202,13 +182,13 @@ def _join(
     folder: Path,
     shards: Iterator[Shard],
     tokenizer: Tokenizer,
-    tally: Tally,
+    tally: Counts,
     unwanted: Signatures | None,
     made_from: dict[str, object],
     bar: tqdm,
 ) -> None:
     """Write the shards without duplicates; meta.json comes last, without it nothing counts."""
-    lengths, n_bytes, seen = [np.zeros(1, np.int64)], 0, Signatures()
+    lengths, sizes, seen = [np.zeros(1, np.int64)], [np.zeros(0, np.int64)], Signatures()
     with atomic_path(folder / "tokens.bin") as temporary, open(temporary, "wb") as file:
         for shard in shards:
             tally.add(shard.tally)
@@ -217,19 +197,20 @@ def _join(
                 kept[:] = [admit(keys, seen, unwanted, tally) for keys in shard.keys.tolist()]
             file.write(shard.tokens[np.repeat(kept, shard.lengths)].tobytes())
             lengths.append(shard.lengths[kept])
-            n_bytes += int(shard.sizes[kept].sum())
+            sizes.append(shard.sizes[kept])
             bar.set_postfix_str(f"{tally.kept:,} stories", refresh=False)
             bar.update(shard.read)
-        if n_bytes == 0:
+        if sum(map(len, sizes)) == 0:
             why = ", ".join(f"{n} {why}" for why, n in tally.dropped.items()) or "none came"
             origin = made_from["name"]
             raise TextError(f"no story is left of {origin} ({why}); give more or longer text")
     starts = np.cumsum(np.concatenate(lengths))
-    with atomic_path(folder / "starts.npy") as temporary, open(temporary, "wb") as file:
-        np.save(file, starts)
+    for name, array in (("starts.npy", starts), ("sizes.npy", np.concatenate(sizes))):
+        with atomic_path(folder / name) as temporary, open(temporary, "wb") as file:
+            np.save(file, array)
     meta = made_from | {"vocab_size": tokenizer.vocab_size, "dtype": token_type(tokenizer)}
-    meta |= {"bytes": n_bytes, "stories": len(starts) - 1, "tokens": int(starts[-1])}
-    meta |= {"tally": str(tally), "content": [fingerprint(folder / name) for name in _CONTENT]}
+    meta |= {"stories": len(starts) - 1, "tokens": int(starts[-1])}
+    meta |= {"counts": str(tally), "content": [fingerprint(folder / name) for name in _CONTENT]}
     meta["sha256"] = _sha256(json.dumps(meta))
     atomic_write(folder / "meta.json", json.dumps(meta, indent=2) + "\n")
 
@@ -241,9 +222,9 @@ def _alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / "lock", "ab")
     except OSError as error:
-        raise cannot(f"write {folder}", error) from error
+        raise os_error(f"write {folder}", error) from error
     with file:
-        if not lock(file, wait=False):
+        if not lock_file(file, wait=False):
             print("waiting for another process that prepares the same text", file=sys.stderr)
-            lock(file)
+            lock_file(file)
         yield

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minislm.corpus.clean import Tally
+from minislm.corpus.clean import Counts
 from minislm.runtime.errors import UserError
 from minislm.runtime.files import atomic_write
-from minislm.tokenizer import END_OF_TEXT
+from minislm.tasks import END_OF_TEXT
 
 MAX_STORY = 100_000  # characters; the longest story of TinyStories has about 5,000
 BLOCK = 1 << 20  # bytes read at a time
@@ -53,7 +53,7 @@ def source_files(source: str | Path) -> list[Path]:
 
 
 def read_stories(
-    source: str | Path, tally: Tally | None = None, block: int = BLOCK
+    source: str | Path, tally: Counts | None = None, block: int = BLOCK
 ) -> Iterator[str]:
     """Stream the raw stories of UTF-8 text files and of the rows of parquet files.
 
@@ -67,7 +67,7 @@ def read_stories(
         UserError: nothing there, or unreadable.
         TextError: binary, not UTF-8 (with the byte offset), no story.
     """
-    tally = Tally() if tally is None else tally
+    tally = Counts() if tally is None else tally
     files = source_files(source)
     empty = True
     for path in files:

@@ -28,11 +28,12 @@ from zipfile import BadZipFile
 import numpy as np
 import tokenizers
 
-from minislm.corpus.clean import Tally, clean_story
+from minislm.corpus.clean import Counts, clean_story
 from minislm.corpus.duplicates import Signatures
 from minislm.runtime.errors import UserError
 from minislm.runtime.files import atomic_path
-from minislm.tokenizer import END_OF_TEXT, Tokenizer
+from minislm.tasks import END_OF_TEXT
+from minislm.tokenizer import Tokenizer
 
 MOST_WORKERS = 8  # of 60 MB each; the process that joins the shards keeps up with about as many
 _TOGETHER = 1 << 17  # characters tokenised at a time: the library takes 100 bytes for each
@@ -56,12 +57,12 @@ class Shard:
     sizes: np.ndarray
     keys: np.ndarray
     read: int
-    tally: Tally
+    tally: Counts
 
 
 def make_shard(raw: Sequence[str], tokenizer: Tokenizer, clean: bool = True) -> Shard:
     """Clean and tokenise stories; with `clean` False they are taken as they are."""
-    tally, signer = Tally(), Signatures()
+    tally, signer = Counts(), Signatures()
     if clean:
         cleaned = (clean_story(each, tally) for each in raw)
         stories = [story for story in cleaned if story is not None]
@@ -240,7 +241,7 @@ def _read(file: Path) -> Shard | None:
         with np.load(file, allow_pickle=False) as arrays:
             parts = {name: arrays[name] for name in ("tokens", "lengths", "sizes", "keys")}
             counts = json.loads(str(arrays["tally"]))
-            tally = Tally(counts["read"], Counter(counts["dropped"]), Counter(counts["changed"]))
+            tally = Counts(counts["read"], Counter(counts["dropped"]), Counter(counts["changed"]))
             return Shard(**parts, read=int(arrays["read"]), tally=tally)
     except (OSError, EOFError, LookupError, TypeError, ValueError, BadZipFile):
         return None

@@ -1,83 +1,81 @@
-"""The gradients of a batch, some rows at a time.
+"""Loss and gradient in micro-batches that fit the processor's cache, in worker threads.
 
-The gradient of a sum is the sum of the gradients, so rows can be learned from in pieces: on a CPU
-one piece's activations are still in the cache when the next operation reads them, and every thread
-has pieces of its own. Pieces are added up in a fixed order, whichever is done first: a run can be
-repeated to the bit with the same number of threads.
+The gradient of a sum is the sum of the gradients. On a CPU the activations of one micro-batch are
+still in the cache when the next operation reads them, and every worker thread has micro-batches of
+its own. They are added in a fixed order, whichever is done first: a run can be repeated to the bit
+with the same number of threads.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from minislm.fast.threads import in_lanes
-from minislm.fast.cross_entropy import training_loss
-from minislm.model import Transformer
+from minislm.fast.cross_entropy import fused_loss
+from minislm.fast.modules import BlockedAttention, FusedRMSNorm, copy_with
+from minislm.fast.threads import run_threads
+from minislm.model import Attention, RMSNorm, Transformer
 
-_PIECE = 2048  # tokens, about
+_TOKENS = 2048  # of a micro-batch, about
+
+MicroBatch = tuple[Tensor, Tensor]  # inputs and targets of some rows
 
 
-def backward(
-    model: Transformer, inputs_BT: Tensor, targets_BT: Tensor, dtype: torch.dtype,
-    count: int | None = None,
-) -> Tensor:  # fmt: skip
-    """Add the gradients of a batch's loss to the `.grad` of every weight that learns; the loss,
-    on the batch's device: a GPU is not waited for.
+class FastLossAndGrad:
+    """The loss and the gradients of `training.loss_and_grad`, computed faster.
 
-    The loss is the sum over the targets that count (not negative), divided by `count` (None: by
-    how many they are, for their mean).
+    It computes with a twin of the model: the same parameters in other modules.
+
+    Args:
+        compiled: compile the blocks when they first run, for any shape of batch (for a GPU). All
+            blocks are one piece of code.
     """
-    count = int((targets_BT >= 0).sum()) if count is None else count
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    lanes, pieces = _cut(model, inputs_BT, targets_BT)
-    works = [
-        partial(_lane, model, weights, pieces[lane::lanes], dtype, count) for lane in range(lanes)
-    ]
-    found = in_lanes(works)
-    for _, grads in found:
-        for weight, grad in zip(weights, grads):
-            weight.grad = grad if weight.grad is None else weight.grad.add_(grad)
-    return sum(loss for loss, _ in found)
 
+    def __init__(self, model: Transformer, compiled: bool = False):
+        self.twin = copy_with(model, {Attention: BlockedAttention, RMSNorm: FusedRMSNorm}).train()
+        if compiled:
+            for block in self.twin.blocks:
+                block.compile(dynamic=True)
 
-def with_compiled_blocks(model: Transformer) -> Transformer:
-    """A twin of the model, with the very same weights, to learn with: its blocks are compiled for
-    any shape of batch when they first run. All blocks are one piece of code."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    twin = copy.deepcopy(model, shared).train()
-    for block in twin.blocks:
-        block.compile(dynamic=True)
-    return twin
+    def __call__(
+        self, model: Transformer, inputs_BT: Tensor, targets_BT: Tensor, dtype: torch.dtype,
+        count: int,
+    ) -> Tensor:  # fmt: skip
+        """See `training.loss_and_grad`; `model` is the one that this was made for."""
+        weights = [weight for weight in self.twin.parameters() if weight.requires_grad]
+        workers, parts = self._split(inputs_BT, targets_BT)
+        works = [
+            partial(self._work, weights, parts[worker::workers], dtype, count)
+            for worker in range(workers)
+        ]
+        total = torch.zeros((), dtype=torch.float64, device=inputs_BT.device)
+        for loss, grads in run_threads(works):
+            total += loss
+            for weight, grad in zip(weights, grads):
+                weight.grad = grad if weight.grad is None else weight.grad.add_(grad)
+        return total
 
+    def _split(self, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[int, list[MicroBatch]]:
+        """The number of worker threads, and the micro-batches, which are dealt to them in turn."""
+        (B, T), workers = inputs_BT.shape, 1
+        if inputs_BT.device.type != "cpu":
+            return workers, [(inputs_BT, targets_BT)]
+        if not self.twin.config.dropout:  # threads would draw random numbers in any order
+            workers = max(1, min(torch.get_num_threads(), B * T // _TOKENS, B))
+        parts = min(B, workers * -(-B * T // (_TOKENS * workers)))
+        return workers, list(zip(inputs_BT.tensor_split(parts), targets_BT.tensor_split(parts)))
 
-Piece = tuple[Tensor, Tensor]  # inputs and targets of some rows
-
-
-def _cut(model: Transformer, inputs_BT: Tensor, targets_BT: Tensor) -> tuple[int, list[Piece]]:
-    """How many lanes, and the pieces, which are dealt out to them in turn."""
-    (B, T), lanes = inputs_BT.shape, 1
-    if inputs_BT.device.type != "cpu":
-        return lanes, [(inputs_BT, targets_BT)]
-    if not model.config.dropout:  # lanes would draw random numbers in any order
-        lanes = max(1, min(torch.get_num_threads(), B * T // _PIECE, B))
-    pieces = min(B, lanes * -(-B * T // (_PIECE * lanes)))
-    return lanes, list(zip(inputs_BT.tensor_split(pieces), targets_BT.tensor_split(pieces)))
-
-
-def _lane(
-    model: Transformer, weights: Sequence[Tensor], pieces: Sequence[Piece], dtype: torch.dtype,
-    count: int,
-) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
-    """Loss and gradients of some pieces, summed."""
-    total, grads = torch.zeros((), dtype=torch.float64, device=pieces[0][0].device), []
-    for inputs_bT, targets_bT in pieces:
-        loss = training_loss(model, inputs_bT, targets_bT, dtype, count)
-        new = torch.autograd.grad(loss, weights)
-        grads = [a.add_(b) for a, b in zip(grads, new)] or [grad.contiguous() for grad in new]
-        total += loss.detach()
-    return total, grads
+    def _work(
+        self, weights: Sequence[Tensor], parts: Sequence[MicroBatch], dtype: torch.dtype, count: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Loss and gradients of some micro-batches, summed."""
+        total, grads = torch.zeros((), dtype=torch.float64, device=parts[0][0].device), []
+        for inputs_bT, targets_bT in parts:
+            loss = fused_loss(self.twin, inputs_bT, targets_bT, dtype, count)
+            new = torch.autograd.grad(loss, weights)
+            grads = [a.add_(b) for a, b in zip(grads, new)] or [grad.contiguous() for grad in new]
+            total += loss.detach()
+        return total, grads

@@ -1,9 +1,9 @@
-"""Decode steps compiled ahead of time for a CPU: from token to token without a stop.
+"""Decode steps compiled ahead of time for a CPU.
 
-A step of a few rows is some sixty operations of a few microseconds each. torch's compiler turns
-several steps into a few loops of machine code that all threads share, and that do each operation
-while its numbers are at hand. Only the products of many rows remain the matrix library's. The code
-does not hold the weights: it is kept on disk, and serves every model of the same shape.
+A step of a few rows is some sixty operations of a few microseconds each. PyTorch's compiler turns
+several steps into a few loops of machine code that all threads share. Only the products of many
+rows remain the matrix library's. The code does not contain the weights: it is stored on disk and
+serves every model of the same shape.
 """
 
 from __future__ import annotations
@@ -22,51 +22,53 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minislm.kv_cache import KVCache
-from minislm.runtime.errors import UserError, say
-from minislm.runtime.files import atomic_write
+from minislm.fast.kv_cache import FastKVCache
+from minislm.fast.traced import Step, Steps
 from minislm.model import Transformer
-from minislm.fast.traced import Choose, Step, Steps
+from minislm.runtime.errors import UserError, log
+from minislm.runtime.files import atomic_write
+from minislm.sampling import TokenSampler
 
-_BLOCKS = 2  # gone through in one piece of code; a longer one is optimized less
+_BLOCKS = 2  # blocks in one piece of code; a longer one is optimized less
 _SETTINGS = {
     "aot_inductor.package_constants_in_so": False,
     "cpp.enable_floating_point_contract_flag": "fast",  # a product and its addition in one
     "cpp.use_decompose_tanh": True,  # of a sum of exponentials: half the time of the library's
-    "cpp.min_chunk_size": 1024,  # numbers for a thread; a loop over fewer is not worth a second one
-    "memory_planning": True,  # one allocation a call, not seventy: a fifth of the time of one row
+    "cpp.min_chunk_size": 1024,  # numbers per thread; a shorter loop is not worth a second thread
+    "memory_planning": True,  # one allocation per call, not seventy
 }
-# torch keeps GCC from finding the instructions for products of bytes; this is the one setting
+# PyTorch keeps GCC from finding the instructions for products of bytes; this is the one setting
 # that comes after the flag with which it does.
 _FIND_BYTES = {"cpp.march": "native -ftree-loop-vectorize"}
 
 
 @torch.no_grad()
-def compile_steps(rows: int, model: Transformer, choose: Choose) -> Callable[..., Tensor]:
-    """`Steps` of up to `rows` rows with a model laid out for them, compiled; same inputs, same
-    output, for any multiple of the steps that one piece of code makes.
+def compile_steps(
+    rows: int, model: Transformer, sample: TokenSampler
+) -> Callable[..., Tensor]:
+    """`Steps` of up to `rows` rows with a model made for them, compiled; same inputs, same output,
+    for any multiple of the steps that one piece of code makes.
 
-    The rows of the cache given are `rows`; those without a token are written into: they must be
-    free.
+    The cache must have `rows` rows; those without a token are overwritten, so they must be free.
 
     Raises:
         UserError: there is no C++ compiler.
     """
     count = max(1, _BLOCKS // model.config.n_layer)
-    steps = Steps(Step(model, choose)).eval()
+    steps = Steps(Step(model, sample)).eval()
     most, any_size = model.config.context, torch.export.Dim.AUTO
-    # Parts of a longer cache are what it will be given.
-    cache = KVCache(model.config, rows, min(most, 96), model.embedding.weight)
-    cache = cache.part(rows, cache.slots // 2)
+    # It will be given parts of a longer cache.
+    cache = FastKVCache.empty(model.config, rows, min(most, 96), like=model.embedding.weight)
+    cache = cache.view(slice(rows), cache.length // 2)
     tokens_B, pos_B = torch.zeros(2, rows, dtype=torch.int64)
     example = (tokens_B, pos_B, cache.k_LBKSD, cache.v_LBKSD, torch.zeros(rows, count))
     shapes = {"k_LBKSD": {3: any_size}, "v_LBKSD": {3: any_size}}
     fixed = dict.fromkeys(("tokens_B", "pos_B", "u_Bn"))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch about itself
+        warnings.simplefilter("ignore")  # of PyTorch about itself
         program = torch.export.export(steps, example, dynamic_shapes=fixed | shapes)
         for name, tensor in program.state_dict.items():
-            if tensor.is_mkldnn:  # a library's own layout, of which the compiler can read nothing
+            if tensor.is_mkldnn:  # a library's own layout, which the compiler cannot read
                 program.state_dict[name] = torch.empty(tensor.shape)
         run = _load(program, rows)
     weights = dict(steps.named_parameters(remove_duplicate=False))
@@ -82,19 +84,19 @@ def compile_steps(rows: int, model: Transformer, choose: Choose) -> Callable[...
         if B < rows:
             tokens_B, pos_B = F.pad(tokens_B, (0, rows - B)), F.pad(pos_B, (0, rows - B))
             u_Bn = F.pad(u_Bn, (0, 0, 0, rows - B))
-        chosen = []
+        tokens = []
         for u_Bm in u_Bn.split(count, dim=1):
-            pos_B = pos_B + count if chosen else pos_B
+            pos_B = pos_B + count if tokens else pos_B
             inputs = [tokens_B, pos_B, k_LBKSD, v_LBKSD, u_Bm.contiguous()]
-            chosen += run.loader.boxed_run(inputs)  # `run(...)` looks at each of them for 20 us
-            tokens_B = chosen[-1][:, -1].contiguous()
-        return torch.cat(chosen, dim=1)[:B]
+            tokens += run.loader.boxed_run(inputs)  # `run(...)` checks each of them for 20 us
+            tokens_B = tokens[-1][:, -1].contiguous()
+        return torch.cat(tokens, dim=1)[:B]
 
     return compiled
 
 
 def _load(program: torch.export.ExportedProgram, rows: int):
-    """The program's machine code, from the disk or made now; a damaged file is made anew."""
+    """The program's machine code, from the disk or compiled now; a damaged file is replaced."""
     path = _folder() / f"steps-{_fingerprint(program)}.pt2"
     if path.is_file():
         try:
@@ -114,19 +116,19 @@ def _load(program: torch.export.ExportedProgram, rows: int):
             ) from error
         atomic_write(path, Path(made).read_bytes())
     seconds = time.perf_counter() - begin
-    say(f"steps of {rows} rows compiled in {seconds:.0f} s, kept in {path.parent}")
+    log(f"steps of {rows} rows compiled in {seconds:.0f} s, stored in {path.parent}")
     return torch._inductor.aoti_load_package(str(path))
 
 
-def multiplies_bytes() -> bool:
-    """Whether this version of torch lets the compiler find the instructions for it."""
+def int8_in_loops() -> bool:
+    """Whether this version of PyTorch lets the compiler find the instructions for bytes."""
     from torch._inductor import config
 
     return set(_FIND_BYTES) <= set(config.get_config_copy())
 
 
 def _settings() -> dict[str, bool | str]:
-    """For torch's compiler, as far as this version of it knows them."""
+    """Settings of the compiler, as far as this version of it knows them."""
     from torch._inductor import config, cpp_builder
 
     settings = _SETTINGS if cpp_builder.is_clang() else _SETTINGS | _FIND_BYTES
@@ -137,17 +139,17 @@ def _settings() -> dict[str, bool | str]:
 def _folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "minislm"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what is in it is run: nobody else's
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its files are executed: nobody else may write here
     return folder
 
 
 def _fingerprint(program: torch.export.ExportedProgram) -> str:
-    """What the machine code depends on: operations and shapes, torch, threads and processor."""
+    """What the machine code depends on: operations, shapes, PyTorch, threads and processor."""
     flags = platform.processor()
     if Path("/proc/cpuinfo").is_file():
         known = re.search(r"(?m)^(flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text())
         flags = known.group(2) if known else flags
-    told = re.sub(r"#.*", "", str(program))  # without the places of the source code
+    operations = re.sub(r"#.*", "", str(program))  # without the places in the source code
     threads = torch.get_num_threads()
-    parts = (told, _SETTINGS, _FIND_BYTES, torch.__version__, threads, platform.machine(), flags)
+    parts = (operations, _SETTINGS, _FIND_BYTES, torch.__version__, threads, platform.machine(), flags)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]

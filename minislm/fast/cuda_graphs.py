@@ -1,9 +1,9 @@
-"""Decode steps captured on a GPU: their kernels are sent there once, as a graph, and replayed.
+"""Decode steps as CUDA graphs: the kernels of several steps are launched together.
 
-A step of a small model is some fifty kernels of a few microseconds each: sending them one by one
-takes longer than running them. A CUDA graph is sent in one piece. It knows the addresses of what
-it reads and writes, so it serves one cache, and one number of rows and slots of it: both are
-filled up to a few sizes.
+A step of a small model is some fifty kernels of a few microseconds each: launching them one by one
+takes longer than running them. A CUDA graph is launched as a whole. It contains the addresses of
+what it reads and writes, so it serves one cache, and one number of its rows and positions: both are
+padded to a few sizes.
 """
 
 from __future__ import annotations
@@ -18,30 +18,29 @@ from torch.nn import functional as F
 
 from minislm.fast.traced import Steps
 
-STEPS = 16  # captured together; after each time the host reads what was said
+STEPS = 16  # in one graph; after it the host reads the tokens
 _MOST = 256  # graphs that are kept
-_WARM_UP = 2  # runs before a capture: libraries set themselves up, a compiler compiles
+_WARM_UP = 2  # runs before the capture: libraries initialise, a compiler compiles
 
 
 def padded_rows(rows: int) -> int:
-    """Rows a graph is captured for: a power of two up to 64, then a multiple of 64."""
+    """Rows that a graph is made for: a power of two up to 64, then a multiple of 64."""
     return 1 << (rows - 1).bit_length() if rows <= 64 else -(-rows // 64) * 64
 
 
-class CapturedSteps:
-    """`Steps`, as one graph for each part of a cache that they are asked for: same call, same
-    output.
+class CUDAGraphSteps:
+    """`Steps`, as one graph for each part of a cache: same call, same output.
 
-    Rows of the cache beyond the tokens given are written into: they must be free.
+    Rows of the cache beyond the tokens given are overwritten, so they must be free.
 
     Args:
         step: a `Step`, as it is or compiled.
-        capture: makes what gives, for work to be done again and again, the call that does it.
+        capture: makes a `Capture`, for tests without a GPU.
     """
 
     def __init__(self, step: nn.Module, capture: Callable[[], Callable] | None = None):
         self.steps, self.make = Steps(step), capture or Capture
-        self._graphs: dict[tuple, _Captured] = {}
+        self._graphs: dict[tuple, _Graph] = {}
         self._capture = self.make()
         self._lock = threading.Lock()  # two threads would overwrite each other's inputs
 
@@ -54,12 +53,12 @@ class CapturedSteps:
             if key not in self._graphs:
                 if len(self._graphs) >= _MOST:
                     self._graphs, self._capture = {}, self.make()
-                self._graphs[key] = _Captured(self.steps, count, cache, self._capture)
+                self._graphs[key] = _Graph(self.steps, count, cache, self._capture)
             return self._graphs[key](tokens_B, pos_B, u_Bn)
 
 
-class _Captured:
-    """One graph with the tensors that it reads from and writes into."""
+class _Graph:
+    """One graph with the tensors that it reads and writes."""
 
     def __init__(self, steps: Steps, count: int, cache: tuple[Tensor, Tensor], capture: Callable):
         self.steps, self.cache, self.capture = steps, cache, capture
@@ -73,27 +72,27 @@ class _Captured:
         self.tokens_B.copy_(F.pad(tokens_B, (0, free)))
         self.pos_B.copy_(F.pad(pos_B, (0, free)))
         self.u_Bn[:B].copy_(u_Bn)
-        if self.replay is None:  # its trial runs write into the cache what belongs there
-            self.replay = self.capture(self._work)
+        if self.replay is None:  # the warm-up writes into the cache what belongs there
+            self.replay = self.capture(self._run)
         return self.replay()[:B].clone()  # the next replay overwrites it
 
-    def _work(self) -> Tensor:
+    def _run(self) -> Tensor:
         return self.steps(self.tokens_B, self.pos_B, *self.cache, self.u_Bn)
 
 
 class Capture:
-    """`capture(work)` captures what `work` does on the GPU; a call of what it gives does it again,
-    into the same tensor.
+    """`capture(work)` captures what `work` does on the GPU; a call of the result does it again, into
+    the same tensor.
 
-    The graphs of one Capture share their memory: one runs at a time, and what it gives is copied
-    before the next.
+    The graphs of one Capture share their memory: one runs at a time, and its result is copied before
+    the next.
     """
 
     def __init__(self) -> None:
         self.pool: Any = None  # of the graphs so far
 
     def __call__(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        stream = torch.cuda.Stream()  # CUDA wants trial runs away from the current one
+        stream = torch.cuda.Stream()  # CUDA wants the warm-up on another stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP):

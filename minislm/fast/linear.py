@@ -1,26 +1,49 @@
-"""A model laid out for fast decoding on a CPU: the same modules, other layouts of their matrices.
+"""Linear layers for decoding on a CPU: weights in the layout and precision that is read fastest.
 
-`pack` gives a Transformer whose linear layers keep their weights the way the processor's matrix
-library (oneDNN) wants to read them, in float32, bfloat16 or int8.
+    PrepackedLinear    float32 or bfloat16 in oneDNN's layout
+    TransposedLinear   float32, one row
+    Int8Linear         8-bit integers in oneDNN's layout
+for compiled steps, by the number of rows:
+    TiledLinear        float32 or bfloat16, few rows: loops that read every weight once
+    Int8LoopLinear     8-bit integers, few rows: the same
+    TurnedLinear       bfloat16, many rows: a product of the library
+    MKLLinear          float32, many rows: a product of the library, in MKL's layout
+
+O is the number of outputs, I of inputs, R of rows.
 """
 
 from __future__ import annotations
 
 import copy
+import statistics
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from minislm.model import Transformer
+from minislm.fast.modules import (
+    LoopAttention,
+    SingleQueryAttention,
+    computed_once,
+    copy_with,
+    replace_modules,
+)
+from minislm.model import Attention, Transformer
+from minislm.runtime.device import best_seconds
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 _INT8_FROM = 1 << 20  # weights; a smaller matrix is read sooner than its input is quantized
+FEW = 16  # rows of compiled steps whose sums stay in registers
+_TILE = 16  # outputs: as many float32 numbers as a register of AVX-512 holds
+_PARALLEL_SUMS = 4  # of a tile, so that none waits for its last addition
+_SLOWER = 1.15  # times as slow: what is saved elsewhere would be lost in the products
+_TRIALS = 11
 
-# These two operators can be recorded from TorchScript only. In the second, a scale of 1/127 and a
-# zero of 128 turn bytes into numbers from -1 to 1: the layout oneDNN has its fast kernels for.
+# These two operators can be traced from TorchScript only. In the second, a scale of 1/127 and a
+# zero point of 128 turn bytes into numbers from -1 to 1: the form oneDNN has its fast kernels for.
 _OPERATORS = """
 def linear(x, weight, bias):
     # type: (Tensor, Tensor, Optional[Tensor]) -> Tensor
@@ -40,104 +63,239 @@ def _operators() -> torch.jit.CompilationUnit:
         return torch.jit.CompilationUnit(_OPERATORS)
 
 
-class PackedLinear(nn.Module):
-    """x W^T + b with W in oneDNN's own layout, in the dtype of the given layer."""
+class _FrozenLinear(nn.Module):
+    """x W^T + b; a subclass stores W in its own way."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+
+    def add_bias(self, y: Tensor) -> Tensor:
+        return y if self.bias is None else y + self.bias
+
+
+class PrepackedLinear(_FrozenLinear):
+    """W in oneDNN's own layout, in the dtype of the given layer."""
 
     def __init__(self, linear: nn.Linear, rows: int):
-        super().__init__()
+        super().__init__(linear)
         weight = linear.weight.detach().contiguous()
         self.register_buffer("weight", torch.ops.mkldnn._reorder_linear_weight(weight, rows))
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         return _operators().linear(x, self.weight, self.bias)
 
 
-class ColumnLinear(nn.Module):
-    """x W^T + b with W^T stored: for a single row in float32 this is read fastest."""
+class TransposedLinear(_FrozenLinear):
+    """W^T is stored: for a single row in float32 it is read fastest."""
 
     def __init__(self, linear: nn.Linear):
-        super().__init__()
-        self.register_buffer("columns", linear.weight.detach().t().contiguous())
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+        super().__init__(linear)
+        self.register_buffer("weight_IO", linear.weight.detach().t().contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
-        rows, out = x.flatten(0, -2), self.columns.shape[1]
-        y = rows @ self.columns if self.bias is None else self.bias.addmm(rows, self.columns)
+        x_RI, out = x.flatten(0, -2), self.weight_IO.shape[1]
+        y = x_RI @ self.weight_IO if self.bias is None else self.bias.addmm(x_RI, self.weight_IO)
         return y.view(x.shape[:-1] + (out,))
 
 
-def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A matrix in 8-bit integers, and the scale of each of its rows."""
     weight = weight.detach().float()
     scale = (weight.abs().amax(1) / 127).clamp(min=1e-12)
     return (weight / scale[:, None]).round().to(torch.int8), scale
 
 
-def in_bytes(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows as uint8 numbers from 1 to 255 with their zero at 128, and the largest absolute value
-    of each, which stands for 127."""
+def quantize_input(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows as uint8 numbers from 1 to 255 with zero point 128, and the largest absolute value of
+    each, which 127 stands for."""
     largest = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-12)
     return (x * (127 / largest) + 128).round().to(torch.uint8), largest
 
 
-class Int8Linear(nn.Module):
-    """x W^T + b in 8-bit integers: a scale for every row of W, and one for every row of x.
+class Int8Linear(_FrozenLinear):
+    """8-bit integers: a scale for every row of W, and one for every row of x.
 
-    Weights are rounded once, inputs as they come (Dettmers et al. 2022, section 2, without the
-    outliers). A row's own scale keeps it independent of its neighbours in the batch.
+    Weights are quantized once, inputs as they come (Dettmers et al. 2022, section 2, without the
+    outliers). A scale of its own keeps a row independent of its neighbours in the batch.
     """
 
     def __init__(self, linear: nn.Linear, rows: int):
-        super().__init__()
-        whole, scale = rounded(linear.weight)
-        packed = torch.ops.onednn.qlinear_prepack(whole, [rows, whole.shape[1]])
-        self.register_buffer("weight", packed)
+        super().__init__(linear)
+        weight, scale = quantize_weight(linear.weight)
+        prepacked = torch.ops.onednn.qlinear_prepack(weight, [rows, weight.shape[1]])
+        self.register_buffer("weight", prepacked)
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int64))
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
-        whole, largest = in_bytes(x)
-        y = _operators().int8_linear(whole, self.weight, self.scale, self.zero) * largest
-        return (y if self.bias is None else y + self.bias).to(x.dtype)
+        x_int, largest = quantize_input(x)
+        y = _operators().int8_linear(x_int, self.weight, self.scale, self.zero) * largest
+        return self.add_bias(y).to(x.dtype)
 
 
-def pack(model: Transformer, precision: str, rows: int) -> Transformer:
-    """The model for decoding about `rows` rows at a time on a CPU; the given one stays as it is.
+class TiledLinear(_FrozenLinear):
+    """A few rows. W is stored in tiles [O / 16, I / n, n, 16], padded with zeros; n inputs at once
+    where the rows are few.
+
+    A tile is read once, from its first number to its last, and gives 16 outputs of every row: the
+    compiler makes one loop of the sums of all rows.
+    """
+
+    def __init__(self, linear: nn.Linear, rows: int = 1):
+        super().__init__(linear)
+        self.out, inputs = linear.weight.shape
+        self.together = max(1, _PARALLEL_SUMS // rows)
+        self.padding = -inputs % self.together
+        weight = F.pad(linear.weight.detach(), (0, self.padding, 0, -self.out % _TILE))
+        tiles = weight.view(len(weight) // _TILE, _TILE, -1, self.together).permute(0, 2, 3, 1)
+        self.register_buffer("tiles", tiles.contiguous())
+
+    def forward(self, x: Tensor) -> Tensor:
+        tiles = self.tiles.float()[None]  # while it is read: nothing of this size is written
+        rows = computed_once(F.pad(x.float().flatten(0, -2), (0, self.padding)))
+        outputs = []
+        for row in rows.view(len(rows), 1, 1, -1, self.together, 1):
+            products = [row[:, :, :, i] * tiles[:, :, :, i] for i in range(self.together)]
+            while len(products) > 1:  # added to one another before they join the sum
+                products = [a + b for a, b in zip(products[::2], products[1::2])]
+            outputs.append(products[0].sum(2))
+        y = self.add_bias(torch.cat(outputs).flatten(1)[:, : self.out])
+        return y.to(x.dtype).view(x.shape[:-1] + (self.out,))
+
+
+class Int8LoopLinear(_FrozenLinear):
+    """A few rows in 8-bit integers, with the results of `Int8Linear`.
+
+    A row of W is read once, and gives one output of every row of x. 64 products of bytes and their
+    sum are one instruction of the processor.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__(linear)
+        weight, scale = quantize_weight(linear.weight)
+        self.register_buffer("weight", weight)
+        self.register_buffer("scale", scale / 127)
+        self.register_buffer("zero", 128 * weight.sum(1, dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_int, largest = quantize_input(x.flatten(0, -2))
+        weight = self.weight.short().int()  # while it is read, as above
+        sums = [
+            (weight * row.short().int()).sum(1, dtype=torch.int32) for row in computed_once(x_int)
+        ]
+        y = (torch.stack(sums) - self.zero).float() * self.scale * largest
+        return self.add_bias(y).to(x.dtype).view(x.shape[:-1] + (len(weight),))
+
+
+class TurnedLinear(_FrozenLinear):
+    """Many rows in bfloat16, as (W x^T)^T + b: the matrix library changes the layout of the right
+    factor in every product, and the rows are fewer than the weights."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__(linear)
+        self.weight = linear.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = (self.weight @ x.flatten(0, -2).t()).t()
+        return self.add_bias(y).unflatten(0, x.shape[:-1])
+
+
+class MKLLinear(_FrozenLinear):
+    """Exactly `rows` rows in float32, with W in MKL's own layout."""
+
+    def __init__(self, linear: nn.Linear, rows: int):
+        super().__init__(linear)
+        self.rows = rows
+        self.register_buffer("weight", linear.weight.detach().contiguous())
+        prepacked = torch.ops.mkl._mkl_reorder_linear_weight(self.weight, rows)
+        self.register_buffer("prepacked", prepacked)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_RI = x.flatten(0, -2)
+        y = torch.ops.mkl._mkl_linear(x_RI, self.prepacked, self.weight, self.bias, self.rows)
+        return y.unflatten(0, x.shape[:-1])
+
+
+def with_linear(
+    model: Transformer,
+    precision: str,
+    make: Callable[[nn.Linear], nn.Module],
+    attention: type[Attention] = SingleQueryAttention,
+) -> Transformer:
+    """A copy of the model for decoding, with `make(linear)` for every linear layer.
+
+    Everything but the linear layers is shared where the dtype stays the same. "int8" keeps the rest
+    in bfloat16.
+    """
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16
+    twin = copy_with(model, {Attention: attention}, frozen=True).eval()
+    if model.embedding.weight.dtype != dtype:
+        twin = copy.deepcopy(twin).to(dtype)
+    replace_modules(twin, {nn.Linear: make})
+    count = model.n_parameters()  # prepacked weights are buffers and would not count
+    twin.n_parameters = lambda: count
+    return twin
+
+
+def prepack(model: Transformer, precision: str, rows: int) -> Transformer:
+    """The model for decoding about `rows` rows at a time on a CPU; the given one is unchanged.
 
     Args:
         precision: "float32"; "bfloat16": weights, activations and cache; "int8": the large
             matrices in int8, the rest in bfloat16.
     """
-    return lay_out(model, precision, lambda linear: _packed_linear(linear, precision, rows))
+
+    def make(linear: nn.Linear) -> nn.Module:
+        if precision == "int8" and linear.weight.numel() >= _INT8_FROM:
+            return Int8Linear(linear, rows)
+        if precision == "float32" and rows == 1:
+            return TransposedLinear(linear)
+        return PrepackedLinear(linear, rows)
+
+    return with_linear(model, precision, make)
 
 
-def lay_out(
-    model: Transformer, precision: str, make: Callable[[nn.Linear], nn.Module]
-) -> Transformer:
-    """The model with what `make` gives for every linear layer; the given one stays as it is.
+def for_compiled_steps(
+    rows: int, model: Transformer, precision: str, prepacked: Transformer, int8_in_loops: bool
+) -> tuple[Transformer, Transformer | None]:
+    """The model for single steps and the one for compiled steps of so many rows, with the same
+    results. The given ones are unchanged.
 
-    Everything but the linear layers is shared where the dtype stays the same.
+    The second is None where compiled steps would be slower than traced ones: many rows in int8, or
+    where a short trial shows that the products available to compiled steps are slow.
+
+    Args:
+        precision: as for `prepack`; but with few rows int8 is for all matrices, and the rest is in
+            float32.
+        prepacked: the model prepacked in this precision.
+        int8_in_loops: whether the compiler finds the processor's instructions for bytes.
     """
-    dtype = torch.float32 if precision == "float32" else torch.bfloat16
-    shared = {id(tensor): tensor for tensor in model.buffers()}
-    for weight in model.parameters():  # the same numbers, but nothing to be learned
-        shared[id(weight)] = nn.Parameter(weight.detach(), requires_grad=False)
-    packed = copy.deepcopy(model, shared).eval()
-    if model.embedding.weight.dtype != dtype:
-        packed = copy.deepcopy(packed).to(dtype)
-    for module in list(packed.modules()):
-        for name, linear in list(module.named_children()):
-            if isinstance(linear, nn.Linear):
-                setattr(module, name, make(linear))
-    packed.n_parameters = model.n_parameters  # packed weights are buffers: they would not count
-    return packed
+
+    def compiled(precision: str, make: Callable[[nn.Linear], nn.Module]) -> Transformer:
+        return with_linear(model, precision, make, LoopAttention)
+
+    if precision == "int8":
+        if rows > FEW or not int8_in_loops:
+            return prepacked, None
+        single = with_linear(model, "float32", lambda linear: Int8Linear(linear, rows))
+        return single, compiled("float32", Int8LoopLinear)
+    if rows <= FEW:
+        return prepacked, compiled(precision, lambda linear: TiledLinear(linear, rows))
+    shared = compiled(precision, lambda linear: _library_linear(linear, precision, rows))
+    x_RC = torch.zeros(rows, model.config.width, dtype=shared.embedding.weight.dtype)
+    slower = _times_as_slow(shared.head, prepacked.head, x_RC) >= _SLOWER
+    return prepacked, None if slower else shared
 
 
-def _packed_linear(linear: nn.Linear, precision: str, rows: int) -> nn.Module:
-    if precision == "int8" and linear.weight.numel() >= _INT8_FROM:
-        return Int8Linear(linear, rows)
-    if precision == "float32" and rows == 1:
-        return ColumnLinear(linear)
-    return PackedLinear(linear, rows)
+def _library_linear(linear: nn.Linear, precision: str, rows: int) -> nn.Module:
+    if precision == "bfloat16":
+        return TurnedLinear(linear)
+    return MKLLinear(linear, rows) if torch.backends.mkl.is_available() else linear
+
+
+@torch.inference_mode()
+def _times_as_slow(linear: nn.Module, other: nn.Module, x: Tensor) -> float:
+    """How long the first takes relative to the second; in turns, so that a busy machine slows both."""
+    trials = [[best_seconds(lambda: f(x), 1) for f in (linear, other)] for _ in range(_TRIALS)]
+    return statistics.median(first / second for first, second in trials)

@@ -1,7 +1,7 @@
-"""Lanes: threads that each have work of their own, and the processor's threads shared among them.
+"""Worker threads that each have work of their own, with the processor's cores shared among them.
 
-Threads that share one product wait for each other after every operation; threads with rows of
-their own do not, and one that is held up holds up nobody.
+Threads that share one matrix product wait for each other after every operation. Threads with rows
+of their own do not, and a thread that is preempted stalls no other.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ import torch
 Result = TypeVar("Result")
 
 
-def in_lanes(
-    works: Sequence[Callable[[], Result]], threads: int | None = None
+def run_threads(
+    works: Sequence[Callable[[], Result]], cores: int | None = None
 ) -> list[Result]:
-    """Call each of `works` in a thread of its own: what they give, in their order.
+    """Call each of `works` in a worker thread: the results, in their order.
 
-    Each lane's operations have `threads` threads (None: an equal share of torch's; a single lane
-    is then the caller's own thread). What is set for the caller's thread alone, such as inference
-    mode, does not hold in a lane.
+    The operations of each worker use `cores` cores (None: an equal part of PyTorch's; a single
+    worker is then the caller's own thread). Settings of the caller's thread alone, such as
+    inference mode, do not hold in a worker.
 
     Raises:
-        what the first lane that failed raised, when all have ended.
+        what the first worker that failed raised, when all have ended.
     """
-    if len(works) == 1 and threads is None:
+    if len(works) == 1 and cores is None:
         return [works[0]()]
     before = torch.get_num_threads()
-    threads = threads or max(1, before // max(1, len(works)))
+    cores = cores or max(1, before // max(1, len(works)))
     results: list = [None] * len(works)
     failures: list[BaseException] = []
 
-    def lane(number: int) -> None:
-        torch.set_num_threads(threads)  # of this thread
+    def worker(number: int) -> None:
+        torch.set_num_threads(cores)  # of this thread
         try:
             results[number] = works[number]()
-        except BaseException as error:  # told to the caller, in its own thread
+        except BaseException as error:  # raised again in the caller's thread
             failures.append(error)
 
-    running = [threading.Thread(target=lane, args=(n,), daemon=True) for n in range(len(works))]
+    running = [threading.Thread(target=worker, args=(n,), daemon=True) for n in range(len(works))]
     try:
         for thread in running:
             thread.start()

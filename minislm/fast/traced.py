@@ -1,7 +1,7 @@
-"""What a decoder does, as modules of tensors alone, and recordings of them that run without Python.
+"""Prefill and decode steps as modules of tensors alone, and traces of them that run without Python.
 
-What a step costs beyond its arithmetic decides the speed of a small model; and while one recording
-runs, other threads can run theirs.
+The time of a step beyond its arithmetic decides the speed of a small model; and while one trace
+runs, the other threads can run theirs.
 """
 
 from __future__ import annotations
@@ -12,37 +12,36 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from minislm.kv_cache import KVCache
+from minislm.fast.kv_cache import FastKVCache
 from minislm.model import Transformer
-
-Choose = Callable[[Tensor, Tensor], Tensor]  # logits [B, V], uniforms [B] -> tokens [B]
+from minislm.sampling import TokenSampler
 
 
 class Step(nn.Module):
-    """A decode step: the last tokens [B], where the next ones go [B], the cache's tensors and
-    uniform numbers [B] -> the new tokens [B].
+    """A decode step: the last tokens [B], their positions [B], the tensors of a cache and uniform
+    numbers [B] -> the next tokens [B].
 
-    It writes into the cache and reads all its slots up to its own position: the cache should be
-    hardly longer than what is needed.
+    It attends to all positions of the cache up to its own: the cache should be hardly longer than
+    what is needed.
     """
 
-    def __init__(self, model: Transformer, choose: Choose):
+    def __init__(self, model: Transformer, sample: TokenSampler):
         super().__init__()
-        self.model, self.choose = model, choose
+        self.model, self.sample = model, sample
 
     def forward(
         self, tokens_B: Tensor, pos_B: Tensor, k_LBKSD: Tensor, v_LBKSD: Tensor, u_B: Tensor
     ) -> Tensor:
-        cache, slots = KVCache.of(k_LBKSD, v_LBKSD), k_LBKSD.shape[3]
-        logits_BV = self.model(tokens_B[:, None], cache, pos_B[:, None], slots)[:, 0]
-        return self.choose(logits_BV, u_B)
+        cache = FastKVCache(k_LBKSD, v_LBKSD)
+        logits_BV = self.model(tokens_B[:, None], cache, pos_B[:, None])[:, 0]
+        return self.sample(logits_BV, u_B)
 
 
 class Steps(nn.Module):
     """As many steps as there are columns of uniform numbers [B, n] -> the new tokens [B, n].
 
     Args:
-        step: a `Step`, as it is or recorded or compiled.
+        step: a `Step`, as it is, traced or compiled.
     """
 
     def __init__(self, step: nn.Module):
@@ -52,17 +51,17 @@ class Steps(nn.Module):
     def forward(
         self, tokens_B: Tensor, pos_B: Tensor, k_LBKSD: Tensor, v_LBKSD: Tensor, u_Bn: Tensor
     ) -> Tensor:
-        chosen: list[Tensor] = []
+        tokens: list[Tensor] = []
         for n in range(u_Bn.shape[1]):
             tokens_B = self.step(tokens_B, pos_B + n, k_LBKSD, v_LBKSD, u_Bn[:, n])
-            chosen.append(tokens_B)
-        return torch.stack(chosen, dim=1)
+            tokens.append(tokens_B)
+        return torch.stack(tokens, dim=1)
 
 
-class Reading(nn.Module):
-    """Prompts from their beginning: tokens [B, T], filled up on the right, where the last one of
-    each stands [B], and the tensors of a cache of B rows and T slots, which are filled -> the
-    logits after each prompt [B, V]."""
+class Prefill(nn.Module):
+    """Prompts from position 0: tokens [B, T], padded on the right, the index of the last token of
+    each [B], and the tensors of a cache of B rows and T positions, which are filled -> the logits
+    after each prompt [B, V]."""
 
     def __init__(self, model: Transformer):
         super().__init__()
@@ -73,52 +72,53 @@ class Reading(nn.Module):
     ) -> Tensor:
         B, T = tokens_BT.shape
         pos_BT = torch.arange(T, device=tokens_BT.device).expand(B, T)
-        features_BTC = self.model.features(tokens_BT, KVCache.of(k_LBKSD, v_LBKSD), pos_BT, T)
+        features_BTC = self.model.features(tokens_BT, FastKVCache(k_LBKSD, v_LBKSD), pos_BT)
         last_BC = features_BTC[torch.arange(B, device=last_B.device), last_B]
         return self.model.head(last_BC)  # at the last token of each row alone
 
 
-class Recording:
-    """What a module of tensors alone does, recorded: same inputs, same output.
+class Trace:
+    """What a module of tensors alone computes, traced: same inputs, same output.
 
     Args:
         example: its inputs; others may have other sizes.
-        within: makes, of what was recorded, the module that is run.
+        within: makes, of the trace, the module that is run.
     """
 
     def __init__(
         self,
         module: nn.Module,
         *example: Tensor,
-        within: Callable[[nn.Module], nn.Module] = lambda recorded: recorded,
+        within: Callable[[nn.Module], nn.Module] = lambda traced: traced,
     ):
         with warnings.catch_warnings(), torch.inference_mode():
             # Deprecated in favour of torch.compile, which takes half a minute where this takes
             # 0.1 s and does not run beside other threads.
             warnings.simplefilter("ignore")
-            recorded = torch.jit.trace(module.eval(), example, check_trace=False)
-            self._run = torch.jit.freeze(torch.jit.script(within(recorded).eval()))
+            traced = torch.jit.trace(module.eval(), example, check_trace=False)
+            self._run = torch.jit.freeze(torch.jit.script(within(traced).eval()))
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        # Else the first two runs are watched for 0.2 s, which makes no later one faster.
+        # Else the first two runs are profiled for 0.2 s, which makes no later one faster.
         with torch.jit.optimized_execution(False):
             return self._run(*inputs)
 
 
-def record_steps(step: Step) -> Recording:
-    """`Steps` of it, of any number, for any number of rows and slots."""
+def trace_steps(step: Step) -> Trace:
+    """`Steps` of it, of any number, for any number of rows and positions."""
     tokens_B, pos_B = torch.zeros(2, 2, dtype=torch.int64)
     cache = _small_cache(step.model)
-    return Recording(step, tokens_B, pos_B, *cache, torch.zeros(2), within=Steps)
+    return Trace(step, tokens_B, pos_B, *cache, torch.zeros(2), within=Steps)
 
 
-def record_reading(reading: Reading) -> Recording:
-    """The reading of prompts, of any number and length that no window of the model cuts."""
-    cache = _small_cache(reading.model)
+def trace_prefill(prefill: Prefill) -> Trace:
+    """`Prefill` of prompts of any number and length that no attention window cuts."""
+    cache = _small_cache(prefill.model)
     tokens_BT = torch.zeros(2, cache[0].shape[3], dtype=torch.int64)
-    return Recording(reading, tokens_BT, torch.zeros(2, dtype=torch.int64), *cache)
+    return Trace(prefill, tokens_BT, torch.zeros(2, dtype=torch.int64), *cache)
 
 
 def _small_cache(model: Transformer) -> tuple[Tensor, Tensor]:
-    cache = KVCache(model.config, 2, min(model.config.context, 2), model.embedding.weight)
+    length = min(model.config.context, 2)
+    cache = FastKVCache.empty(model.config, 2, length, like=model.embedding.weight)
     return cache.k_LBKSD, cache.v_LBKSD

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minislm.runtime.errors import UserError
 from minislm.model import Transformer
+from minislm.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def heads(model: Transformer) -> list[Part]:
 
 
 @contextmanager
-def switched_off(model: Transformer, parts: Sequence[Part]) -> Iterator[None]:
+def ablated(model: Transformer, parts: Sequence[Part]) -> Iterator[None]:
     """Inside, `parts` write nothing; the output's bias, which belongs to no head, stays.
 
     Raises:

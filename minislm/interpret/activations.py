@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from minislm.interpret.ablation import Part, heads, switched_off
-from minislm.fast.attention import attention_weights, visible
-from minislm.corpus.prepare import TokenFile
+from minislm.dataset import TokenDataset
 from minislm.evaluation import text_loss
+from minislm.interpret.ablation import Part, ablated, heads
+from minislm.model import Attention, Transformer, causal_mask
 from minislm.stories.lexicon import WORD_CLASSES, classify
-from minislm.model import Attention, Transformer
 from minislm.tokenizer import StreamDecoder, Tokenizer
 
 ALTERNATIVES = 5  # likeliest next tokens that are told
@@ -131,7 +130,7 @@ def attention_of(model: Transformer, ids: Sequence[int]) -> tuple[Tensor, Tensor
         q_BHTD, k_BKTD, _ = attention.project(x_BTC, rotary)
         k_BHTD = k_BKTD.repeat_interleave(attention.H // attention.K, dim=1)
         T = x_BTC.shape[1]
-        mask = visible(torch.arange(T, device=x_BTC.device), T, attention.window)
+        mask = causal_mask(torch.arange(T, device=x_BTC.device), T, attention.window)
         maps[attention.layer] = attention_weights(q_BHTD, k_BHTD, mask, attention.scale)
 
     hooks = (
@@ -140,6 +139,12 @@ def attention_of(model: Transformer, ids: Sequence[int]) -> tuple[Tensor, Tensor
     with _hooked(hooks):
         features_BTC = model.features(torch.tensor([ids], device=model.embedding.weight.device))
     return torch.cat([maps[layer] for layer in range(model.config.n_layer)]).cpu(), features_BTC[0]
+
+
+def attention_weights(q_BHTD: Tensor, k_BHSD: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """softmax(q k^T scale) over the tokens where `mask` is true, in float32: [B, H, T, S]."""
+    scores_BHTS = (q_BHTD.float() @ k_BHSD.float().transpose(-1, -2)) * scale
+    return scores_BHTS.masked_fill(~mask, -torch.inf).softmax(dim=-1)
 
 
 @contextmanager
@@ -151,7 +156,7 @@ def _hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
         yield
 
 
-def sort_heads(
+def classify_heads(
     model: Transformer,
     tokenizer: Tokenizer,
     stories: Sequence[str],
@@ -168,7 +173,7 @@ def sort_heads(
         on_class += _by_class(maps_LHTT, classes_of(pieces)) / len(stories)
     whole, found = mean_loss(model, tokenizer, stories), []
     for part in heads(model) if parts is None else parts:
-        with switched_off(model, [part]):
+        with ablated(model, [part]):
             cost = mean_loss(model, tokenizer, stories) - whole
         near, named = (x[part.layer, part.number] for x in (at_distance, on_class))
         kind = "distance" if near.max() >= named.max() else "meaning"
@@ -198,11 +203,11 @@ def mean_loss(model: Transformer, tokenizer: Tokenizer, stories: Sequence[str]) 
     """Nats per token over stories, each behind an end of text and cut to the context."""
     longest = model.config.context - 1
     ids = [[*tokenizer.encode(story), tokenizer.eot_id][:longest] for story in stories]
-    return text_loss(model, TokenFile.from_ids(ids, 0), tokenizer.eot_id).nats_per_token
+    return text_loss(model, TokenDataset.from_ids(ids), tokenizer.eot_id).nats_per_token
 
 
 @torch.inference_mode()
-def excite(
+def neuron_peaks(
     model: Transformer, tokenizer: Tokenizer, stories: Sequence[str], most: int = 6
 ) -> list[list[list[Peak]]]:
     """For every layer and neuron: the `most` tokens of the stories that excite it most.

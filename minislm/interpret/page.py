@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from minislm.runtime.files import atomic_write
 from minislm.interpret.activations import Head, Peak, Text
-from minislm.stories.lexicon import WORD_CLASSES
 from minislm.reporting.plots import plotting
+from minislm.runtime.files import atomic_write
+from minislm.stories.lexicon import WORD_CLASSES
 
 KEPT = 24  # weights of a row that a long text's page holds; a text of up to WHOLE tokens has all
 WHOLE = 128

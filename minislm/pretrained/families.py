@@ -12,11 +12,11 @@ import json
 import re
 import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from minislm.config import ModelConfig, to_dict
+from minislm.config import ModelConfig
 from minislm.runtime.errors import CheckpointError, UserError
 
 REQUIRED = object()  # a key that config.json must have
@@ -406,7 +406,7 @@ def family_of(config: ModelConfig) -> Family:
 
 def _written(family: Family, config: ModelConfig) -> dict[str, Any]:
     if family is OWN:
-        return {"model_type": OWN.model_type} | to_dict(config)
+        return {"model_type": OWN.model_type} | asdict(config)
     written = {"model_type": family.model_type, "architectures": [family.architecture]}
     explicit = vars(_resolved(config))
     written |= {key: explicit[knob] for knob, (key, _) in family.fields.items()}

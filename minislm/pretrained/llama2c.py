@@ -17,8 +17,8 @@ import torch
 from tokenizers import AddedToken, decoders, models, normalizers, processors
 from torch import Tensor
 
+from minislm.pretrained.tokenizers import PretrainedTokenizer
 from minislm.runtime.errors import CheckpointError
-from minislm.tokenizer import Tokenizer
 
 _MAGIC = b"24ka"  # "ak42" as a little-endian number; version 0 has no magic
 _FIELDS = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "max_seq_len")
@@ -154,7 +154,7 @@ def tokenizer_file(model: Path, vocab_size: int) -> Path:
     return found[0]
 
 
-def read_tokenizer(file: Path, vocab_size: int) -> Tokenizer:
+def read_tokenizer(file: Path, vocab_size: int) -> PretrainedTokenizer:
     """A tokenizer file: SentencePiece's BPE with scores, as `run.c` encodes.
 
     A text gets a space in front, characters without a token become bytes, and of all neighbours
@@ -195,7 +195,7 @@ def read_tokenizer(file: Path, vocab_size: int) -> Tokenizer:
     backend.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
     )
-    return Tokenizer(backend, end_of_text="<s>")
+    return PretrainedTokenizer(backend, end_of_text="<s>")
 
 
 def _read_pieces(file: Path, vocab_size: int) -> tuple[list[str], list[float]]:

@@ -18,24 +18,21 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from minislm.pretrained import hub, llama2c
 from minislm.config import ModelConfig
-from minislm.runtime.device import DTYPES, shapes_alone
-from minislm.runtime.errors import CheckpointError, UserError
+from minislm.model import Transformer
+from minislm.pretrained import hub, llama2c
 from minislm.pretrained.families import (
     LLAMA,
-    OWN,
     Family,
-    family_of,
-    hf_config,
     model_config_from_hf,
     read_config,
 )
-from minislm.runtime.files import atomic_path, atomic_write
-from minislm.model import Transformer
+from minislm.pretrained.rope import scaled_rotary_tables
+from minislm.pretrained.tokenizers import load_tokenizer
+from minislm.runtime.device import DTYPES, on_meta_device
+from minislm.runtime.errors import CheckpointError, UserError
 from minislm.runtime.pickles import read_pickle
 from minislm.tokenizer import Tokenizer
 
@@ -82,7 +79,7 @@ def load(
     else:
         folder, tokenizer_folder = (path, path) if path.is_dir() else _fetch(str(source), revision)
         family, config = read_config(folder / "config.json")
-        stored, tokenizer = _stored_tensors(folder), _load_tokenizer(tokenizer_folder)
+        stored, tokenizer = _stored_tensors(folder), load_tokenizer(tokenizer_folder)
     stored = {family.full_name(name): each for name, each in stored.items()}
     embedding = _find(stored, family.their_names("embedding.weight")[0])
     _check_shape(embedding, (config.vocab_size, config.width))
@@ -91,42 +88,11 @@ def load(
             f"{embedding.file}: tensor {embedding.name} has {config.vocab_size} rows, too few for "
             f"the tokenizer's {tokenizer.vocab_size} tokens; they do not belong together"
         )
-    with shapes_alone():  # no memory is taken before they are checked
+    with on_meta_device():  # no memory is used before they are checked
         model = Transformer(config)
     places = _places(model, family, stored)
     _fill(model, places, DTYPES[dtype], device)
     return model.eval(), tokenizer
-
-
-def save_model(folder: str | Path, model: Transformer, tokenizer: Tokenizer) -> None:
-    """Write a Hugging Face model folder, in the words of the family that the model belongs to.
-
-    That is config.json, model.safetensors, tokenizer.json, tokenizer_config.json and
-    generation_config.json, each whole or not at all; config.json comes last.
-
-    Raises:
-        UserError: the folder cannot be written to.
-    """
-    folder, config, family = Path(folder), model.config, family_of(model.config)
-    with atomic_path(folder / _WEIGHTS) as temporary:
-        save_file(_their_tensors(model, family), temporary, metadata={"format": "pt"})
-    tokenizer.save(folder, config.context)
-    contents = hf_config(config, tokenizer.eot_id, bos_id=tokenizer.prompt_ids("")[0])
-    if family is not OWN:
-        contents["torch_dtype"] = str(model.embedding.weight.dtype).removeprefix("torch.")
-    ids = {key: value for key, value in contents.items() if key.endswith("_token_id")}
-    atomic_write(folder / "generation_config.json", json.dumps(ids, indent=2) + "\n")
-    atomic_write(folder / "config.json", json.dumps(contents, indent=2) + "\n")
-
-
-def _their_tensors(model: Transformer, family: Family) -> dict[str, Tensor]:
-    tensors = {}
-    for ours, weight in model.named_parameters():  # tied weights come once
-        for theirs, rows in family.pieces(ours, len(weight), model.config):
-            piece = weight.detach()[rows].cpu()
-            piece = piece.T if family.transposed(ours) else piece
-            tensors[theirs] = piece.clone(memory_format=torch.contiguous_format)
-    return tensors
 
 
 def _fetch(source: str, revision: str | None) -> tuple[Path, Path]:
@@ -140,15 +106,6 @@ def _fetch(source: str, revision: str | None) -> tuple[Path, Path]:
         if not Path(source).parent.is_dir():
             raise
         raise UserError(f"there is no folder {source} here, and on the hub: {error}") from error
-
-
-def _load_tokenizer(folder: Path) -> Tokenizer:
-    try:
-        return Tokenizer.load(folder)
-    except CheckpointError:
-        raise
-    except UserError as error:
-        raise CheckpointError(str(error)) from error
 
 
 def _open_llama2c(file: Path) -> tuple[Family, ModelConfig, dict[str, Stored], Tokenizer]:
@@ -348,7 +305,8 @@ def _fill(model: Transformer, places: list[Place], dtype: torch.dtype, device: s
     if model.config.tied:  # which has torn them apart
         model.head.weight = model.embedding.weight
     if model.config.position == "rotary":
-        model.cos, model.sin = model.cos.to(device), model.sin.to(device)
+        tables = scaled_rotary_tables(model.config)
+        model.cos, model.sin = (table.to(device) for table in tables)
     parameters = dict(model.named_parameters())
     for place in places:
         tensor, stored = place.stored.read(), place.stored

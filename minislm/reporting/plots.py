@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from minislm.checkpoint import read_metrics
+from minislm.runtime.errors import UserError
+from minislm.runtime.files import atomic_path
+
 _COLORS = ("#2f6f9f", "#d1602b", "#4f9d69", "#8a5a9e", "#b8973a", "#7d7d7d")
 _NONE = "(The picture needs matplotlib: pip install -e '.[plot]'.)\n"
 
@@ -40,6 +44,23 @@ def _save(figure: Any, path: Path) -> str:
     figure.savefig(path, dpi=140)
     plotting().close(figure)
     return f"![{path.stem}]({path.name})\n"
+
+
+def plot_losses(run: Path) -> Path | None:
+    """Plot metrics.jsonl as loss.png, where matplotlib is installed; the path, or None."""
+    records = read_metrics(run)
+    if not records or (made := _figure(7, 4)) is None:
+        return None
+    figure, axes = made
+    tokens = [record["tokens"] / 1e6 for record in records]
+    for key, label in (("train_loss", "training"), ("valid_loss", "validation")):
+        axes.plot(tokens, [record[key] for record in records], marker="o", ms=3, label=label)
+    axes.set(xlabel="million tokens", ylabel="loss (nats per token)", title=run.name)
+    axes.legend(frameon=False)
+    path = run / "loss.png"
+    figure.savefig(path, dpi=150)
+    plotting().close(figure)
+    return path
 
 
 def dots(
@@ -101,3 +122,44 @@ def lines(
     axes.set(xlabel=xlabel, ylabel=ylabel)
     figure.legend(loc="outside upper center", ncols=min(4, len(series)), frameon=False, fontsize=9)
     return _save(figure, path)
+
+
+_HUES = {"minislm": "Blues", "plain sampler": "Purples", "transformers": "Greys",
+         "ctranslate2": "Oranges", "ct2, 1 thread": "Reds", "llama.cpp": "Greens"}  # fmt: skip
+
+
+def throughput_chart(
+    rates: Sequence[tuple[str, str, str, int, float]], where: str, path: Path
+) -> None:
+    """Bars of (engine, dtype, mode, batch size, tokens/s): one panel per batch size and mode.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    if (pyplot := plotting()) is None:
+        raise UserError("the plot needs matplotlib: pip install -e '.[plot]'")
+    modes = list(dict.fromkeys(mode for _, _, mode, _, _ in rates))
+    batches = sorted({batch for _, _, _, batch, _ in rates})
+    figure, axes = pyplot.subplots(
+        len(modes), len(batches), figsize=(1 + 2.6 * len(batches), 0.8 + 2.4 * len(modes)),
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for m, mode in enumerate(modes):
+        for b, batch in enumerate(batches):
+            panel = axes[m][b]
+            bars = [(e, d, rate) for e, d, *key, rate in rates if key == [mode, batch]]
+            for place, (engine, dtype, rate) in enumerate(bars):
+                depth = {"float32": 0.85, "int8": 0.4}.get(dtype, 0.6)  # darker: more bits
+                color = pyplot.colormaps[_HUES[engine]](depth)
+                panel.bar(place, rate, color=color, label=f"{engine} {dtype}")
+            panel.set_title(f"batch {batch}, {mode}", fontsize=9)
+            panel.set_xticks([])
+            panel.tick_params(labelsize=8)
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.yaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k")
+    names = axes[0][0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside right upper", frameon=False, fontsize=8)
+    figure.suptitle(f"new tokens per second on {where}", fontsize=10)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+    pyplot.close(figure)

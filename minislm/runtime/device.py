@@ -1,4 +1,4 @@
-"""Which machine the numbers live on: device, precision and threads, chosen once at the start."""
+"""Device, precision and threads, selected once at the start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from minislm.runtime.errors import UserError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def choose_device(name: str) -> torch.device:
+def select_device(name: str) -> torch.device:
     """The device called `name`; "auto" takes cuda, then mps, then the cpu. Raises UserError."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
@@ -33,17 +33,17 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def name_of(device: torch.device) -> str:
-    """What the machine is called that the numbers live on: the GPU, or the processor."""
+def device_name(device: torch.device) -> str:
+    """The name of the GPU, or of the processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    told = Path("/proc/cpuinfo")
-    name = re.search(r"(?m)^model name\s*:\s*(.+)$", told.read_text()) if told.is_file() else None
+    file = Path("/proc/cpuinfo")
+    name = re.search(r"(?m)^model name\s*:\s*(.+)$", file.read_text()) if file.is_file() else None
     return name.group(1) if name else platform.processor() or platform.machine()
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The precision of training's products: bfloat16 where hardware multiplies it, else float32."""
+def select_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The precision of matrix products in training: bfloat16 where the hardware has it."""
     if name != "auto":
         return DTYPES[name]
     if device.type == "cuda":
@@ -53,20 +53,20 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def finish_work() -> None:
-    """Wait for what a GPU was given to do, if one is used."""
+def synchronize() -> None:
+    """Wait until a GPU, if one is used, has done its work."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
 def best_seconds(work: Callable[[], object], repeats: int = 20) -> float:
-    """Seconds that `work` takes at best, after a first time that does not count."""
+    """The shortest time of `work` in seconds, after one call that is not measured."""
     work()
     seconds = []
     for _ in range(repeats):
         begin = time.perf_counter()
         work()
-        finish_work()
+        synchronize()
         seconds.append(time.perf_counter() - begin)
     return min(seconds)
 
@@ -77,17 +77,17 @@ def set_threads(threads: int | None) -> None:
 
 
 @contextmanager
-def shapes_alone() -> Iterator[None]:
-    """A model built in here has weights of its shapes and without memory (on the "meta" device).
+def on_meta_device() -> Iterator[None]:
+    """A model built in this context has shapes and no memory (on the "meta" device).
 
-    No number is drawn for them, and tables are made on the CPU: on that device both would have
-    torch load its compiler, for 1.5 s.
+    No random numbers are drawn, and buffers are made on the CPU: on the meta device both would make
+    PyTorch load its compiler, for 1.5 s.
     """
-    with torch.device("meta"), _NothingDrawn():
+    with torch.device("meta"), _NoInitialisation():
         yield
 
 
-class _NothingDrawn(TorchFunctionMode):
+class _NoInitialisation(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if function is torch.nn.init.normal_:
@@ -98,11 +98,10 @@ class _NothingDrawn(TorchFunctionMode):
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep memory that is freed, for tensors of the next step.
+    """Make the C library keep freed memory for the tensors of the next step.
 
-    Else it gives large pieces back to the system and asks for them again, cleared page by page,
-    at every step: 30,000 page faults, a tenth of the time of two threads. Where it is not glibc
-    nothing changes.
+    Else it returns large blocks to the system and allocates them again, cleared page by page, at
+    every step: 30,000 page faults, a tenth of the time of two threads. Only glibc has this setting.
     """
     if not sys.platform.startswith("linux"):
         return

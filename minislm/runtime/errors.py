@@ -1,8 +1,7 @@
-"""The mistakes a user can make, told in one line.
+"""Errors a user can correct, each one line; and exit codes.
 
-A `UserError` carries one sentence: what is wrong, where, and what to do. The scripts print it on
-stderr and leave with exit code 2, without a traceback; everything else that goes wrong is a bug
-and keeps its traceback.
+A `UserError` says what is wrong, where, and what to do. The scripts print it on stderr and end with
+exit code 2, without a traceback; any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ _LONGEST = 600  # characters of a message
 
 
 class UserError(Exception):
-    """A mistake of the user's: the message says what is wrong, where, and what to do.
+    """A mistake of the user: the message says what is wrong, where, and what to do.
 
-    It is one line that a terminal can show, whatever a damaged file has put into it.
+    It is one printable line, whatever a damaged file has put into it.
     """
 
     def __init__(self, message: str):
@@ -31,25 +30,25 @@ class UserError(Exception):
 
 
 class CheckpointError(UserError):
-    """A model folder or weight file that cannot be used: names the file and, if any, the tensor."""
+    """A model folder or weight file that cannot be used; names the file and, if any, the tensor."""
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main` and end the process with the exit code its outcome deserves."""
+    """Run a script's `main` and end the process with the exit code of its outcome."""
     try:
         main()
         sys.stdout.flush()
     except UserError as error:
-        say(f"error: {error}")
+        log(f"error: {error}")
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        say("interrupted")
+        log("interrupted")
         sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output (head, less) has left: nothing to say
+    except BrokenPipeError:  # the reader of our output (head, less) has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def say(line: str) -> None:
-    """Progress and mistakes go to stderr; of several processes one speaks for all."""
+def log(line: str) -> None:
+    """Print progress and errors to stderr; of several processes, the first one prints."""
     if os.environ.get("RANK", "0") == "0":
         print(line, file=sys.stderr, flush=True)

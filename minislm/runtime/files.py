@@ -1,4 +1,4 @@
-"""Files that are whole or not there: write beside, flush to the disk, rename."""
+"""Atomic files: write under a temporary name, flush to the disk, rename."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
-        raise cannot(f"write {path}", error) from error
+        raise os_error(f"write {path}", error) from error
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
@@ -47,12 +47,12 @@ def write_json(path: str | Path, value: dict[str, Any]) -> None:
     atomic_write(path, json.dumps(value, indent=2) + "\n")
 
 
-def cannot(
+def os_error(
     do: str,
     error: OSError,
     advice: str = "choose a folder that can be written to and has space",
 ) -> UserError:
-    """What the system refused, as a mistake told in one line."""
+    """An error of the operating system as one line."""
     return UserError(f"cannot {do}: {error.strerror or error}; {advice}")
 
 
@@ -66,11 +66,11 @@ def append_line(path: str | Path, line: str, advice: str) -> None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
     except OSError as error:
-        raise cannot(f"write {path}", error, f"make space, then {advice}") from error
+        raise os_error(f"write {path}", error, f"make space, then {advice}") from error
 
 
 def _sync(folder: Path) -> None:
-    """Have a folder's names on the disk, where the system lets a folder be flushed."""
+    """Flush a folder to the disk, where the system allows it."""
     if hasattr(os, "O_DIRECTORY"):  # not on Windows
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -79,10 +79,10 @@ def _sync(folder: Path) -> None:
             os.close(handle)
 
 
-def lock(file: IO[bytes], wait: bool = True) -> bool:
-    """Take a file's lock, which a process that is killed lets go; False if another has it.
+def lock_file(file: IO[bytes], wait: bool = True) -> bool:
+    """Lock a file until it is closed or the process ends; False if another process has the lock.
 
-    Where there are no such locks (Windows, some network file systems) it counts as taken.
+    Where there are no such locks (Windows, some network file systems) it always succeeds.
     """
     try:
         import fcntl
@@ -95,3 +95,30 @@ def lock(file: IO[bytes], wait: bool = True) -> bool:
     except OSError:
         pass
     return True
+
+
+def read_text(file: Path) -> str:
+    """The text of a UTF-8 file; raises UserError naming it."""
+    if file.exists() and not file.is_file():  # a pipe would block
+        raise UserError(f"{file} is not a regular file")
+    try:
+        return file.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is damaged: it is not UTF-8 text ({error})") from error
+
+
+def check_unicode(text: str) -> None:
+    """Raises UserError for half of a surrogate pair, which has no UTF-8 encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise not_unicode(error) from error
+
+
+def not_unicode(error: UnicodeEncodeError) -> UserError:
+    return UserError(
+        f"the text is not Unicode: character {error.start} is U+{ord(error.object[error.start]):X}"
+        ", half of a surrogate pair; remove it or read the file with the right encoding"
+    )

@@ -1,7 +1,7 @@
-"""Files of torch.save, read as data: no code in them is run, and nothing grows beyond its file.
+"""Files of torch.save, read as data: no code in them is run, and no memory is used beyond their size.
 
-torch's own reader verifies nothing: it loads a file with a flipped bit, and inflates a megabyte to
-a gigabyte. Here every part of the zip file is held against its checksum first.
+PyTorch's own reader verifies nothing: it loads a file with a flipped bit, and inflates a megabyte to
+a gigabyte. Here every part of the zip file is compared with its checksum first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from minislm.runtime.errors import CheckpointError
 
 
 def read_pickle(file: Path, *, mapped: bool = False) -> Any:
-    """What torch.save wrote to `file`: tensors, on the CPU, in plain containers.
+    """The contents of a file of torch.save: tensors, on the CPU, in plain containers.
 
     Args:
         file: of torch 1.6 or later (a zip file), or older (a bare pickle, without checksums).
@@ -30,9 +30,9 @@ def read_pickle(file: Path, *, mapped: bool = False) -> Any:
     zipped = _is_whole_zip(file)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch has advice for who made the file, not for us
+            warnings.simplefilter("ignore")  # advice to whoever made the file
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped and zipped)
-    except pickle.UnpicklingError as error:  # torch's own words suggest to run it all the same
+    except pickle.UnpicklingError as error:  # PyTorch's own message suggests to run it anyway
         raise CheckpointError(
             f"{file} holds something else than tensors, perhaps code; nothing of it was run: "
             "get the model as safetensors"

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 
 from minislm.config import SampleConfig
-from minislm.runtime.errors import UserError
-from minislm.reporting.intervals import bootstrap, wilson
-from minislm.stories.lexicon import BOYS, GIRLS
+from minislm.fast.sampler import FastSampler
 from minislm.model import Transformer
+from minislm.reporting.intervals import bootstrap, wilson
+from minislm.runtime.errors import UserError
 from minislm.scoring.ngrams import Library, distinct, self_bleu, words_of
 from minislm.scoring.prompts import BEGINNINGS, QUESTIONS, Question
-from minislm.sampler import Sampler
 from minislm.scoring.rules import DIMENSIONS, Measures, instruction, measure, names, sentences, stem
 from minislm.stories.generate import Story, generate
+from minislm.stories.lexicon import BOYS, GIRLS
 from minislm.tokenizer import Tokenizer
 
 _INSTRUCT_SEED = 4_000_000  # of the stories whose headers are given as instructions
@@ -89,7 +89,7 @@ def grade(
     if len(everything) < completions // 2:
         raise UserError(f"{name}: most prompts exceed half its context of {context}; give others")
     settings = SampleConfig(max_new_tokens=300, temperature=0.7, seed=seed)
-    said = Sampler(model, tokenizer).generate(everything, settings, seeds=range(len(everything)))
+    said = FastSampler(model, tokenizer).generate(everything, settings, seeds=range(len(everything)))
     texts = list(zip(everything, said))
     stories = [(p, t) for p, t in texts if p not in set(headers)]
     said_to = dict(texts)

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from minislm.stories import lexicon as lex
 from minislm.runtime.errors import UserError
+from minislm.stories import lexicon as lex
 from minislm.stories.lexicon import WORD_CLASSES, classify, plural
+from minislm.stories.narrator import Tale
 from minislm.stories.number_plots import NUMBER_PLOTS
 from minislm.stories.plots import PLOTS
-from minislm.stories.narrator import Tale
 
 __all__ = ["WORD_CLASSES", "PLOTS", "Story", "Word", "classify", "generate"]
 

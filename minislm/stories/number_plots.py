@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 from minislm.stories import lexicon as lex
 from minislm.stories.lexicon import plural
-from minislm.tasks import is_test, number_words
 from minislm.stories.narrator import Person, Tale, begin, begin_pair, lesson, meet
+from minislm.tasks import is_test, number_words
 
 _SMALL = tuple(i for i in range(1, 101) if not is_test(i))
 

@@ -14,18 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from minislm.config import SampleConfig, StudyConfig, TrainConfig
-from minislm.evaluation import answers, text_loss
-from minislm.studies.runner import Row, table
-from minislm.studies.fine_tuning import RATES, on_pairs, on_stories
-from minislm.scoring.grading import cut
+from minislm.config import SampleConfig, TrainConfig
+from minislm.dataset import TokenDataset
+from minislm.evaluation import Answer, answers, text_loss
+from minislm.fast.sampler import FastSampler
 from minislm.reporting.intervals import of_mean
-from minislm.scoring.ngrams import Library
 from minislm.reporting.plots import dots, lines
-from minislm.sampler import Sampler
+from minislm.reporting.tables import markdown_table
+from minislm.scoring.grading import cut
+from minislm.scoring.ngrams import Library
 from minislm.scoring.rules import DIMENSIONS, measure
 from minislm.stories.generate import generate
-from minislm.studies.variants import make_tokenizer, random_weights, tokens_of
+from minislm.studies.config import StudyConfig
+from minislm.studies.fine_tuning import FINE_TUNING, fine_tune_on_pairs, train_on_stories
+from minislm.studies.runner import Row
+from minislm.studies.variants import make_tokenizer, random_weights
 from minislm.tasks import pairs
 from minislm.tokenizer import Tokenizer
 
@@ -65,12 +68,12 @@ def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     tokenizer, seed = Tokenizer.load(folder / "tokenizer"), job["seed"]
     count, spoilt = round(job["stories"] * job["size"]), QUALITIES.get(job["quality"], {})
     texts = [s.text for s in generate(count, seed, numbers=_NUMBERS, **spoilt)]
-    stories = tokens_of(texts, tokenizer)
+    stories = TokenDataset.from_texts(texts, tokenizer)
     model = random_weights(SHAPE, seed, tokenizer)
     config = TrainConfig(seed=seed)
-    loss = on_stories(model, tokenizer, stories, config, job["steps"])
+    loss = train_on_stories(model, tokenizer, stories, config, job["steps"])
     held_out = [s.text for s in generate(_HELD_OUT, 1_000_000, numbers=_NUMBERS)]
-    found = text_loss(model, tokens_of(held_out, tokenizer), tokenizer.eot_id)
+    found = text_loss(model, TokenDataset.from_texts(held_out, tokenizer), tokenizer.eot_id)
     row = {"tokens": stories.n_tokens, "train_loss": loss, "bits_per_byte": found.bits_per_byte,
            "epochs": job["steps"] * config.batch_tokens / stories.n_tokens}  # fmt: skip
     row["stories"] = _told(model, tokenizer, texts)
@@ -83,7 +86,7 @@ def _told(model: Any, tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, f
     """The scores of how the model goes on from beginnings of stories it has not seen."""
     beginnings = [cut(s.text)[0] for s in generate(_TOLD, 1_000_000)]
     settings = SampleConfig(max_new_tokens=300, temperature=0.7)
-    told = Sampler(model, tokenizer).generate(beginnings, settings, seeds=range(_TOLD))
+    told = FastSampler(model, tokenizer).generate(beginnings, settings, seeds=range(_TOLD))
     library = Library(texts)
     measures = [measure(p, text, library.copied(text)) for p, text in zip(beginnings, told)]
     found = {d: float(np.mean([getattr(m, d) for m in measures])) for d in DIMENSIONS[:3]}
@@ -95,11 +98,11 @@ def _transferred(
 ) -> list[int]:
     """Right answers on D_test and how many were asked, after fine-tuning a copy on D_train."""
     own = copy.deepcopy(model)
-    config = TrainConfig(seed=seed, **RATES)
-    on_pairs(own, tokenizer, pairs(task, "train"), config, steps)
+    config = TrainConfig(seed=seed, **FINE_TUNING)
+    fine_tune_on_pairs(own, tokenizer, pairs(task, "train"), config, steps)
     asked = pairs(task, "test")
-    said = answers(own, tokenizer, asked)
-    return [sum(text == pair.answer for text, pair in zip(said, asked)), len(asked)]
+    said = answers(FastSampler(own, tokenizer), asked)
+    return [sum(a == Answer(p.answer, True) for a, p in zip(said, asked)), len(asked)]
 
 
 def report(rows: list[Row], folder: Path) -> str:
@@ -146,7 +149,7 @@ def _table(groups: dict[str, list[dict]], first: str) -> str:
                      f"{rate:.0%} ({max(0, rate_low):.0%} to {min(1, rate_high):.0%})",
                      *by_task])  # fmt: skip
     head = (first, "tokens", "epochs", "bits per byte", *measures, "transfer", *TASKS)
-    return table(head, body)
+    return markdown_table(head, body)
 
 
 def _rate(result: dict) -> float:

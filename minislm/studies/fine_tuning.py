@@ -1,73 +1,67 @@
-"""Short training without a run folder: what the studies do hundreds of times.
-
-The same batches, loss, optimizers and schedule as `training.py`, for a fixed number of steps or
-until a loss is reached.
-"""
+"""Training in memory, without a run folder: what the studies do hundreds of times."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
-from minislm.dataset import Batches, Example
 from minislm.config import TrainConfig
-from minislm.corpus.prepare import TokenFile
-from minislm.fast.backward import backward
+from minislm.dataset import Batches, Example, TokenDataset
+from minislm.fast.backward import FastLossAndGrad
+from minislm.fast.optimizer import FastMuon
 from minislm.model import Transformer
-from minislm.optimizer import advance, make_optimizers
+from minislm.optimizer import make_optimizers
 from minislm.tasks import Pair, encode_pair
 from minislm.tokenizer import Tokenizer
-from minislm.training import schedule
+from minislm.training import Trainer
 
-# What a model that was trained before is fine-tuned with: slower, so that it forgets less.
-RATES = dict(learning_rate=1e-3, matrix_rate=4e-3, batch_tokens=1024)
-_SMOOTH = 0.8  # weight of the past in the loss that says when to end
+# Fine-tuning of a pretrained model: lower rates, so that it forgets less.
+FINE_TUNING = dict(learning_rate=1e-3, matrix_rate=4e-3, batch_tokens=1024)
+_SMOOTHING = 0.8  # weight of the past in the loss that decides when to stop
 
 
-def fit(
-    model: Transformer,
-    batches: Batches,
-    config: TrainConfig,
-    steps: int,
-    until: float = 0.0,
+def train_in_memory(
+    model: Transformer, batches: Batches, config: TrainConfig, steps: int, until: float = 0.0
 ) -> tuple[int, float]:
     """Train in place for `steps` steps, or until the smoothed loss is below `until`.
 
-    Products are in bfloat16. Only weights that require a gradient are changed. Returns the steps
-    made and the smoothed loss in nats per token.
+    Matrix products are in bfloat16. Only parameters that require a gradient are changed. Returns
+    the number of steps and the smoothed loss in nats per token.
     """
-    optimizers, stream, smooth = make_optimizers(model, config), iter(batches), None
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    model.train()
-    for step in range(steps):
-        share = schedule(step / steps, config.warmup, config.decay)
-        loss = backward(model, *next(stream), torch.bfloat16).item()
-        torch.nn.utils.clip_grad_norm_(trained, config.clip)
-        advance(optimizers, share)
-        smooth = loss if smooth is None else _SMOOTH * smooth + (1 - _SMOOTH) * loss
-        if smooth < until:
-            break
+    trainer = Trainer(
+        model, batches, replace(config, steps=steps, minutes=None), dtype=torch.bfloat16,
+        loss_and_grad=FastLossAndGrad(model),
+        optimizers=make_optimizers(model, config, torch.bfloat16, FastMuon),
+    )  # fmt: skip
+    smooth: list[float] = []
+
+    def on_step() -> None:
+        loss = trainer.read_loss()
+        smooth.append(_SMOOTHING * smooth[-1] + (1 - _SMOOTHING) * loss if smooth else loss)
+        trainer.stopped = smooth[-1] < until
+
+    trainer.train(on_step)
     model.eval()
-    return step + 1, smooth
+    return trainer.progress.step, smooth[-1]
 
 
-def on_stories(
-    model: Transformer, tokenizer: Tokenizer, stories: TokenFile, config: TrainConfig, steps: int
+def train_on_stories(
+    model: Transformer, tokenizer: Tokenizer, stories: TokenDataset, config: TrainConfig, steps: int
 ) -> float:
     """Train in place on stories: the smoothed loss at the end."""
     batches = Batches(
         stories,
-        [],
         context=model.config.context,
         batch_tokens=config.batch_tokens,
         eot_id=tokenizer.eot_id,
         seed=config.seed,
     )
-    return fit(model, batches, config, steps)[1]
+    return train_in_memory(model, batches, config, steps)[1]
 
 
-def on_pairs(
+def fine_tune_on_pairs(
     model: Transformer,
     tokenizer: Tokenizer,
     shown: Sequence[Pair],
@@ -77,9 +71,9 @@ def on_pairs(
     until: float = 0.01,
     loss_on: str = "completion",
 ) -> tuple[int, float]:
-    """Fine-tune in place on pairs, all of which fit the context: `fit`'s result."""
+    """Fine-tune in place on pairs, all of which fit the context: see `train_in_memory`."""
     batches = Batches(
-        TokenFile.from_ids([], 0),
+        TokenDataset.from_ids([]),
         [Example(*encode_pair(tokenizer, pair)) for pair in shown],
         context=model.config.context,
         batch_tokens=config.batch_tokens,
@@ -87,4 +81,4 @@ def on_pairs(
         loss_on=loss_on,
         seed=config.seed,
     )
-    return fit(model, batches, config, steps, until)
+    return train_in_memory(model, batches, config, steps, until)

@@ -13,11 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-
+from minislm.config import TrainConfig
+from minislm.dataset import TokenDataset
+from minislm.evaluation import Answer, answers, text_loss
+from minislm.fast.sampler import FastSampler
 from minislm.studies.baselines import HEURISTICS, DummyModel
-from minislm.config import StudyConfig, TrainConfig
-from minislm.evaluation import answers, text_loss
-from minislm.studies.fine_tuning import RATES, on_pairs
+from minislm.studies.config import StudyConfig
+from minislm.studies.fine_tuning import FINE_TUNING, fine_tune_on_pairs
 from minislm.studies.variants import (
     HELD_OUT,
     SHAPES,
@@ -33,7 +35,6 @@ from minislm.studies.variants import (
     pretrain,
     pretrained_seed,
     texts_of,
-    tokens_of,
 )
 from minislm.tasks import TASKS, Pair, fits, pairs
 from minislm.tokenizer import Tokenizer
@@ -56,7 +57,7 @@ def plan(config: StudyConfig) -> list[list[dict[str, Any]]]:
     """
     seeds = config.seeds or (2 if config.quick else 8)
     subjects = SUBJECTS[:3] if config.quick else SUBJECTS
-    subjects += tuple(each for source in config.beside for each in of_model(source))
+    subjects += tuple(each for source in config.models for each in of_model(source))
     tasks = config.only or (("copy", "parity") if config.quick else tuple(TASKS))
     steps = 60 if config.quick else 800
     starts = {
@@ -97,9 +98,9 @@ def _baseline(name: str, task: str, tokenizer: Tokenizer) -> dict[str, Any]:
         model = DummyModel(tokenizer, float(name.split()[1]), known=pairs(task), context=CONTEXT)
     else:
         model = HEURISTICS[name](tokenizer, known=pairs(task), context=CONTEXT)
-    said = dict(zip(asked, answers(model, tokenizer, asked)))
+    said = dict(zip(asked, answers(FastSampler(model, tokenizer), asked)))
     return {split: _right(said, [p for p in asked if p.split == split])
-            for split in ("train", "test")} | {"said": {p.i: said[p] for p in asked}}  # fmt: skip
+            for split in ("train", "test")} | {"said": {p.i: vars(said[p]) for p in asked}}  # fmt: skip
 
 
 def _ask(subject: Subject, tasks: Sequence[str], seed: int, folder: Path) -> dict[str, Any]:
@@ -108,15 +109,15 @@ def _ask(subject: Subject, tasks: Sequence[str], seed: int, folder: Path) -> dic
     context = min(CONTEXT, model.config.context)
     fitting = {task: fits(tokenizer, pairs(task), context)[0] for task in tasks}
     split = {task: halves(subject, task, seed, fitting[task]) for task in tasks}
-    stories = tokens_of(texts_of("plain", 1_000_000, HELD_OUT), tokenizer)
+    stories = TokenDataset.from_texts(texts_of("plain", 1_000_000, HELD_OUT), tokenizer)
     row: dict[str, Any] = {"before": text_loss(model, stories, tokenizer.eot_id).bits_per_byte}
     if subject.adapt == "fine-tuned":
         freeze(model, subject.trained)
         faster = subject.rate * (1 if subject.text or subject.shape not in SHAPES else 3)
-        rates = {k: v * faster if "rate" in k else v for k, v in RATES.items()}
+        rates = {k: v * faster if "rate" in k else v for k, v in FINE_TUNING.items()}
         name = "*" if subject.together else tasks[0]
         steps = min(_STEPS.get(name, _MOST), _MOST if subject.shape in SLOW else 1000)
-        row["steps"], row["loss"] = on_pairs(
+        row["steps"], row["loss"] = fine_tune_on_pairs(
             model, tokenizer, [p for shown, _ in split.values() for p in shown],
             TrainConfig(seed=seed, **rates), steps, loss_on=subject.loss_on,
             until=_UNTIL.get(name, _LOSS) if subject.loss_on == "completion" else 0.0,
@@ -139,11 +140,11 @@ def _ask_task(
         groups = {name: [_behind(before, p) for p in each] for name, each in groups.items()}
     groups = {name: fits(tokenizer, each, model.config.context)[0] for name, each in groups.items()}
     everything = [pair for each in groups.values() for pair in each]
-    said = dict(zip(everything, answers(model, tokenizer, everything)))
+    said = dict(zip(everything, answers(FastSampler(model, tokenizer), everything)))
     if subject.adapt == "few-shot":  # a shot ends with a line, not with the end of text
-        said = {pair: text.split("\n")[0] for pair, text in said.items()}
+        said = {pair: _first_line(answer) for pair, answer in said.items()}
     row: dict[str, Any] = {name: _right(said, each) for name, each in groups.items()}
-    return row | {"said": {pair.i: said[pair] for pair in groups["test"]}}
+    return row | {"said": {pair.i: vars(said[pair]) for pair in groups["test"]}}
 
 
 def disturbed(shown: Sequence[Pair]) -> dict[str, list[Pair]]:
@@ -170,5 +171,10 @@ def _behind(before: str, pair: Pair) -> Pair:
     return _prompt(pair, before + pair.prompt)
 
 
-def _right(said: dict[Pair, str], asked: Sequence[Pair]) -> list[int]:
-    return [sum(said[pair] == pair.answer for pair in asked), len(asked)]
+def _first_line(answer: Answer) -> Answer:
+    line, newline, _ = answer.text.partition("\n")
+    return Answer(line, finished=bool(newline) or answer.finished)
+
+
+def _right(said: dict[Pair, Answer], asked: Sequence[Pair]) -> list[int]:
+    return [sum(said[pair] == Answer(pair.answer, True) for pair in asked), len(asked)]

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from minislm.studies.baselines import HEURISTICS
-from minislm.studies.runner import Row, table
 from minislm.reporting.intervals import of_rates, wilson
 from minislm.reporting.plots import bars
+from minislm.reporting.tables import markdown_table
+from minislm.studies.baselines import HEURISTICS
+from minislm.studies.runner import Row
 from minislm.tasks import TASKS, pair
 
 LEARNED, FOUND, SHALLOW, EXPLAINED = 0.9, 0.8, 0.2, 0.3  # the rule's borders; see RULE
@@ -87,8 +88,8 @@ class Found:
         for name in HEURISTICS:
             says = self.baselines[name][task]["said"]
             hits = [
-                text == says[i] and text != pair(task, int(i)).answer
-                for run in runs for i, text in run["said"].items()
+                answer == says[i] and answer != {"text": pair(task, int(i)).answer, "finished": True}
+                for run in runs for i, answer in run["said"].items()
             ]  # fmt: skip
             shares[name] = float(np.mean(hits)) if hits else 0.0
         return shares
@@ -215,7 +216,7 @@ def _dummies(found: Found) -> str:
         low, high = wilson(sum(right), sum(asked))
         lines.append([name, *(f"{r}/{a}" for r, a in zip(right, asked)),
                       f"{sum(right) / sum(asked):.1%} ({low:.1%} to {high:.1%})"])  # fmt: skip
-    return table(("model", *found.tasks, "all"), lines)
+    return markdown_table(("model", *found.tasks, "all"), lines)
 
 
 def _heuristics(found: Found) -> str:
@@ -224,7 +225,7 @@ def _heuristics(found: Found) -> str:
                          (result["train"], result["test"]))  # fmt: skip
 
     lines = [[name, *(cell(found.baselines[name][t]) for t in found.tasks)] for name in HEURISTICS]
-    return table(("heuristic", *found.tasks), lines)
+    return markdown_table(("heuristic", *found.tasks), lines)
 
 
 def _rates(found: Found, group: str) -> str:
@@ -241,7 +242,7 @@ def _rates(found: Found, group: str) -> str:
                 low, high = tasks[task].range()
                 cells.append(f"{_span(rate)} ({low:.0%} to {high:.0%})")
         lines.append([name, *cells])
-    return table(("subject", *found.tasks), lines)
+    return markdown_table(("subject", *found.tasks), lines)
 
 
 def _agreements(found: Found) -> str:
@@ -255,7 +256,7 @@ def _agreements(found: Found) -> str:
             if right is not None and max(shares.values()) >= 0.05:
                 lines.append([name, task, f"{right[0]:.0%}",
                               *(f"{share:.0%}" for share in shares.values())])  # fmt: skip
-    return table(("subject", "task", "right", *HEURISTICS), lines)
+    return markdown_table(("subject", "task", "right", *HEURISTICS), lines)
 
 
 def _probes(found: Found) -> str:
@@ -268,7 +269,7 @@ def _probes(found: Found) -> str:
             right, asked = (sum(each) for each in zip(*counts)) if counts else (0, 0)
             cells.append(f"{right / asked:.0%}" if asked else "-")
         lines.append([name, *cells])
-    return table(("subject", "as shown", *_PROBES.values()), lines)
+    return markdown_table(("subject", "as shown", *_PROBES.values()), lines)
 
 
 def _forgetting(found: Found) -> str:
@@ -281,7 +282,7 @@ def _forgetting(found: Found) -> str:
         lines.append([name, f"{mean('before'):.3f}", f"{mean('after'):.3f}", f"{mean('steps'):.0f}",
                       f"{mean('loss'):.4f}"])  # fmt: skip
     head = ("subject", "before", "after", "steps of fine-tuning", "last loss")
-    return table(head, lines)
+    return markdown_table(head, lines)
 
 
 def _pretraining(found: Found) -> str:
@@ -294,7 +295,7 @@ def _pretraining(found: Found) -> str:
     ]  # fmt: skip
     head = ("shape", "text", "seed", "parameters", "steps", "training loss",
             "bits per byte (same kind of text, held out)", "seconds")  # fmt: skip
-    return table(head, lines)
+    return markdown_table(head, lines)
 
 
 def _draw(found: Found, folder: Path) -> list[str]:

@@ -11,14 +11,17 @@ from typing import Any
 
 import torch
 
-from minislm.config import ModelConfig, StudyConfig, TrainConfig
+from minislm.config import ModelConfig, TrainConfig
+from minislm.dataset import TokenDataset
 from minislm.evaluation import text_loss
-from minislm.studies.runner import Row, table
-from minislm.studies.fine_tuning import on_stories
-from minislm.reporting.intervals import of_mean
 from minislm.model import Transformer
+from minislm.reporting.intervals import of_mean
 from minislm.reporting.plots import dots
-from minislm.studies.variants import texts_of, tokens_of
+from minislm.reporting.tables import markdown_table
+from minislm.studies.config import StudyConfig
+from minislm.studies.fine_tuning import train_on_stories
+from minislm.studies.runner import Row
+from minislm.studies.variants import texts_of
 from minislm.tokenizer import Tokenizer
 
 BASE: dict[str, Any] = dict(
@@ -62,9 +65,9 @@ def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     steps = max(1, round(budget / s["batch_tokens"] / _operations(model.config)))
     names = ("learning_rate", "matrix_rate", "optimizer", "weight_decay", "batch_tokens")
     config = TrainConfig(seed=seed, **{name: s[name] for name in names})
-    stories = tokens_of(texts, tokenizer)
-    loss = on_stories(model, tokenizer, stories, config, steps)
-    held_out = tokens_of(texts_of("plain", 0, _HELD_OUT, start=1_000_000), tokenizer)
+    stories = TokenDataset.from_texts(texts, tokenizer)
+    loss = train_on_stories(model, tokenizer, stories, config, steps)
+    held_out = TokenDataset.from_texts(texts_of("plain", 0, _HELD_OUT, start=1_000_000), tokenizer)
     found = text_loss(model, held_out, tokenizer.eot_id)
     return {"bits_per_byte": found.bits_per_byte, "train_loss": loss, "steps": steps,
             "parameters": model.n_parameters(),
@@ -116,8 +119,8 @@ def report(rows: list[Row], folder: Path) -> str:
     return (
         f"Base: {about}. Every run makes about the same number of floating-point operations; "
         f"{len(found['base', ''])} seeds each, Student's interval over them.\n\n"
-        + table(("knob", "tried", "winner", "bits per byte"), winners)
-        + "\n" + table(head, lines) + "\n" + picture
+        + markdown_table(("knob", "tried", "winner", "bits per byte"), winners)
+        + "\n" + markdown_table(head, lines) + "\n" + picture
     )  # fmt: skip
 
 

@@ -24,10 +24,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from minislm import checkpoint
-from minislm.config import StudyConfig
 from minislm.runtime.errors import UserError
 from minislm.runtime.files import append_line, atomic_write
+from minislm.studies.config import StudyConfig
 
 Job = dict[str, Any]
 Row = dict[str, Any]  # {"job": the job, "result": what it gave, "seconds": how long it took}
@@ -54,7 +53,7 @@ def run(name: str, study: Study, config: StudyConfig, command: str) -> Path:
     Raises:
         UserError: a worker was killed; the folder cannot be written to.
     """
-    folder = Path(config.out or checkpoint.RUNS / "studies" / (name + "-quick" * config.quick))
+    folder = Path(config.out or Path("runs/studies") / (name + "-quick" * config.quick))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -150,9 +149,3 @@ def _commit() -> str:
     except OSError:  # no git here
         return "unknown"
     return found.stdout.strip() or "unknown"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -7,20 +7,20 @@ and kept in the study's folder.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from minislm.pretrained.load import load, save_model
 from minislm.config import PRESETS, ModelConfig, TrainConfig
-from minislm.corpus.prepare import TokenFile
+from minislm.dataset import TokenDataset
 from minislm.evaluation import text_loss
-from minislm.studies.fine_tuning import on_stories
 from minislm.model import Transformer
+from minislm.pretrained.load import load
+from minislm.pretrained.save import save
 from minislm.stories.generate import generate
+from minislm.studies.fine_tuning import train_on_stories
 from minislm.tasks import TASKS, Pair, pairs
 from minislm.tokenizer import Tokenizer
 
@@ -134,22 +134,15 @@ def shuffle_words(story: str, seed: str) -> str:
     return " ".join(words)
 
 
-def tokens_of(texts: Iterable[str], tokenizer: Tokenizer) -> TokenFile:
-    """Texts as a token file in memory, each with its end of text."""
-    texts = list(texts)
-    ids = [each + [tokenizer.eot_id] for each in tokenizer.encode_batch(texts)]
-    return TokenFile.from_ids(ids, sum(len(text.encode()) for text in texts))
-
-
 def pretrain(shape: str, text: str, seed: int, steps: int, folder: Path) -> dict[str, float]:
     """Train a model on a text, keep it in the study's folder, and tell its losses."""
     tokenizer = Tokenizer.load(folder / "tokenizer")
     model = random_weights(shape, seed, tokenizer)
-    stories = tokens_of(texts_of(text, seed, STORIES), tokenizer)
+    stories = TokenDataset.from_texts(texts_of(text, seed, STORIES), tokenizer)
     config = TrainConfig(seed=seed, batch_tokens=2048 if shape in SLOW else 4096)
-    loss = on_stories(model, tokenizer, stories, config, steps)
-    save_model(_kept(folder, shape, text, seed), model, tokenizer)
-    held_out = tokens_of(texts_of(text, 1_000_000 + seed, HELD_OUT), tokenizer)
+    loss = train_on_stories(model, tokenizer, stories, config, steps)
+    save(_kept(folder, shape, text, seed), model, tokenizer)
+    held_out = TokenDataset.from_texts(texts_of(text, 1_000_000 + seed, HELD_OUT), tokenizer)
     found = text_loss(model, held_out, tokenizer.eot_id)
     return {"steps": steps, "train_loss": loss, "bits_per_byte": found.bits_per_byte,
             "parameters": model.n_parameters(), "tokens": stories.n_tokens}  # fmt: skip

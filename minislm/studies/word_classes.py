@@ -15,16 +15,19 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from minislm.config import StudyConfig, TrainConfig
-from minislm.studies.runner import Row, table
-from minislm.studies.fine_tuning import RATES, on_pairs, on_stories
+from minislm.config import TrainConfig
+from minislm.dataset import TokenDataset
 from minislm.interpret.activations import class_of_characters
-from minislm.reporting.intervals import of_mean
-from minislm.stories.lexicon import WORD_CLASSES, classify
 from minislm.model import Transformer
+from minislm.reporting.intervals import of_mean
 from minislm.reporting.plots import bars
+from minislm.reporting.tables import markdown_table
 from minislm.stories.generate import Story, generate
-from minislm.studies.variants import make_tokenizer, random_weights, tokens_of
+from minislm.stories.lexicon import WORD_CLASSES, classify
+from minislm.studies.config import StudyConfig
+from minislm.studies.fine_tuning import FINE_TUNING, fine_tune_on_pairs, train_on_stories
+from minislm.studies.runner import Row
+from minislm.studies.variants import make_tokenizer, random_weights
 from minislm.tasks import encode_pair, pairs
 from minislm.tokenizer import Tokenizer
 
@@ -56,15 +59,15 @@ def work(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     tokenizer, seed = Tokenizer.load(folder / "tokenizer"), job["seed"]
     stories = chosen(job["balance"], job["stories"], seed)
     model = random_weights(SHAPE, seed, tokenizer)
-    tokens = tokens_of((s.text for s in stories), tokenizer)
-    on_stories(model, tokenizer, tokens, TrainConfig(seed=seed), job["steps"])
+    tokens = TokenDataset.from_texts((s.text for s in stories), tokenizer)
+    train_on_stories(model, tokenizer, tokens, TrainConfig(seed=seed), job["steps"])
     trained = [class_ids(story, tokenizer) for story in stories]
     held_out = list(generate(_HELD_OUT, 1_000_000))
     row = {
         "trained": _counts(np.concatenate(trained)),
         "stories": by_class(model, tokenizer, held_out),
     }
-    on_pairs(model, tokenizer, pairs("sentence", "train"), TrainConfig(seed=seed, **RATES),
+    fine_tune_on_pairs(model, tokenizer, pairs("sentence", "train"), TrainConfig(seed=seed, **FINE_TUNING),
              _FINE_TUNING)  # fmt: skip
     return row | {split: pairs_by_class(model, tokenizer, split) for split in ("train", "test")}
 
@@ -153,7 +156,7 @@ def report(rows: list[Row], folder: Path) -> str:
     for name, key in (("held-out stories", "stories"), ("sentence, D_train", "train"),
                       ("sentence, D_test", "test")):  # fmt: skip
         parts.append(f"\n## {name}\n\n" + _by_class_table(groups, key))
-    parts.append("\n## Shares of the tokens learned from\n\n" + table(
+    parts.append("\n## Shares of the tokens learned from\n\n" + markdown_table(
         ("balance", *WORD_CLASSES),
         [[name, *(f"{_share(results, c):.1%}" for c in WORD_CLASSES)]
          for name, results in groups.items()],
@@ -181,7 +184,7 @@ def _by_class_table(groups: dict[str, list[dict]], key: str) -> str:
             cells.append(f"{nats:.3f} ({low:.3f} to {high:.3f}), {right:.0%}")
         lines.append([name, *cells])
     counts = [f"{results[0][key][c][1]:,.0f}" for c in WORD_CLASSES]
-    return table(("balance", *WORD_CLASSES), [["tokens measured", *counts], *lines])
+    return markdown_table(("balance", *WORD_CLASSES), [["tokens measured", *counts], *lines])
 
 
 def _share(results: list[dict], word_class: str) -> float:

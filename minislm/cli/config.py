@@ -1,0 +1,88 @@
+"""Options of the three scripts that belong to no folder: the text, the machine, the evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minislm.config import PRESETS, check, option
+from minislm.runtime.errors import UserError
+
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Training data."""
+
+    data: str | None = option(None, "training text: a .txt or .parquet file, a folder of them, or "
+                              "a data set of the hub (owner/name or owner/name/FILE); default: "
+                              "generated stories")  # fmt: skip
+    valid: str | None = option(None, "validation text; default: the data set's own, or one story "
+                               "in 20 is held out")  # fmt: skip
+    tasks: str = option("auto", "pair tasks to train: names with commas, all, or none; auto: all "
+                        "that fit the context and the model, none with --data")  # fmt: skip
+    stories: int | None = option(None, "number of generated stories (default: 6000, or 2 where "
+                                 "--tasks names tasks)", minimum=0)  # fmt: skip
+    vocab: int | None = option(None, "vocabulary size (default: 4096 with --data, 2048 for "
+                               "generated stories)", minimum=257)  # fmt: skip
+    digits: str = option("auto", "tokenization of numbers: one token per digit, or merged; auto: "
+                         "merged for unary, else single",
+                         choices=("auto", "single", "merged"))  # fmt: skip
+    pair_share: float = option(0.25, "fraction of the training tokens that are pairs", above=0)
+    loss_on: str = option("completion", "part of a pair that has a loss",
+                          choices=("completion", "all"))  # fmt: skip
+    cache: str = option("runs/cache", "folder of the token files")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.pair_share >= 1:
+            raise UserError(f"--pair-share must be below 1, not {self.pair_share}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Run folder, device and precision of training."""
+
+    out: str | None = option(None, "run folder (default: runs/PRESET, or the next free name)")
+    preset: str = option("one-block", "model shape and its learning rates", choices=tuple(PRESETS))
+    resume: bool = option(False, "resume the run in --out, or the newest run")
+    samples: int = option(2, "number of short samples shown during training", minimum=0)
+    device: str = option("auto", "cpu, cuda or mps; auto: the fastest available")
+    compile: bool = option(False, "compile the blocks in the first step (for a GPU)")
+    dtype: str = option("auto", "precision of the matrix products; auto: bfloat16 where fast",
+                        choices=("auto", "float32", "bfloat16"))  # fmt: skip
+    threads: int | None = option(None, "CPU threads (default: PyTorch's choice)", minimum=1)
+    json: str | None = option(None, "write the result to this JSON file")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """Device and precision."""
+
+    device: str = option("auto", "cpu, cuda or mps; auto: the fastest available")
+    dtype: str = option("float32", "precision of the weights; int8: the large matrices, on a CPU",
+                        choices=PRECISIONS)  # fmt: skip
+    threads: int | None = option(None, "CPU threads (default: PyTorch's choice)", minimum=1)
+    json: str | None = option(None, "write the result to this JSON file")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Evaluation."""
+
+    data: str | None = option(None, "text to measure the loss on (default: the run's own "
+                              "validation text; for other models generated stories)")  # fmt: skip
+    tasks: str = option("auto", "pair tasks to evaluate: names with commas, all, or none; auto: "
+                        "those the run was trained on")  # fmt: skip
+    context: int | None = option(None, "read texts in windows of at most this many tokens "
+                                 "(default: the model's context)", minimum=2)  # fmt: skip
+    batch_size: int = option(64, "prompts answered together", minimum=1)
+
+    def __post_init__(self) -> None:
+        check(self)

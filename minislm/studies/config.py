@@ -1,0 +1,29 @@
+"""Options of `eval.py --study`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minislm.config import check, option
+
+STUDIES = ("generalization", "word-classes", "data", "hyperparameters")
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Studies of many small models (--study)."""
+
+    study: str = option("generalization", "run a study and write its report: generalization "
+                        "(reasoning or heuristics?), word-classes, data, or hyperparameters",
+                        choices=STUDIES)  # fmt: skip
+    quick: bool = option(False, "a small version of the study, in under 3 minutes")
+    seeds: int | None = option(None, "runs of each kind (default: 8 in generalization, 3 "
+                               "elsewhere; 2 if quick)", minimum=1)  # fmt: skip
+    out: str | None = option(None, "folder of the results, plots and report (default: "
+                             "runs/studies/NAME)")  # fmt: skip
+    processes: int | None = option(None, "runs at a time (default: one per core)", minimum=1)
+    only: tuple[str, ...] = ()  # the tasks of --tasks; empty: those of the study
+    models: tuple[str, ...] = ()  # the models of --model: evaluated beside the study's own
+
+    def __post_init__(self) -> None:
+        check(self)
