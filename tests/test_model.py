@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import random_model
+from helpers import random_model
 from torch.nn import functional as F
 
 from minislm.config import PRESETS, ModelConfig

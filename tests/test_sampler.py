@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from conftest import brute_force, random_model
+from helpers import brute_force, random_model
 
 from minislm.config import PRESETS, SampleConfig
 from minislm.runtime.errors import UserError

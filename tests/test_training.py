@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from conftest import TINY, random_model
+from helpers import TINY, random_model
 from torch.nn import functional as F
 
 from minislm import checkpoint

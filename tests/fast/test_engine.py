@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import brute_force, prompts_of, random_model
+from helpers import brute_force, random_prompts, random_model
 
 from minislm.config import PRESETS
 from minislm.fast.engine import Decoder, Engine
@@ -95,7 +95,7 @@ def test_prompts_are_read_the_same_by_a_recording_and_without(family):
     model = random_model(**FAMILIES[family])
     decoder = Decoder(model, 3)
     for length in (3, 1, 7, 40, 64, 2):  # the first is read without a recording
-        prompts = prompts_of((length, max(1, length - 1), length))
+        prompts = random_prompts((length, max(1, length - 1), length))
         engine = Engine(decoder, 3, 100)
         for ids, logits in zip(prompts, engine.prefill(range(3), prompts)):
             expected = model(torch.tensor([ids]))[0, -1]
@@ -112,7 +112,7 @@ def test_prompts_are_read_the_same_by_a_recording_and_without(family):
 @torch.inference_mode()
 def test_an_engine_says_what_brute_force_says(family):
     model = random_model(**FAMILIES[family])
-    prompts = prompts_of((1, 40, 3, 59, 17))
+    prompts = random_prompts((1, 40, 3, 59, 17))
     engine = Engine(Decoder(model, 5), 5, 100)
     tokens = engine.prefill(range(5), prompts).argmax(-1)
     found, pos = [tokens[:, None]], torch.tensor([len(ids) for ids in prompts])
@@ -127,7 +127,7 @@ def test_an_engine_says_what_brute_force_says(family):
 @torch.inference_mode()
 def test_step_and_copied_rows_give_the_next_logits():
     model = random_model()
-    prompts = prompts_of((9, 30))
+    prompts = random_prompts((9, 30))
     engine = Engine(Decoder(model, 3), 3, 128)
     engine.prefill([1, 2], prompts)
     engine.copy([0], [2])
@@ -140,6 +140,6 @@ def test_step_and_copied_rows_give_the_next_logits():
 @torch.inference_mode()
 def test_an_engine_does_not_grow_past_its_slots():
     engine = Engine(Decoder(random_model(), 1), 1, 20)
-    engine.prefill([0], prompts_of((15,)))
+    engine.prefill([0], random_prompts((15,)))
     with pytest.raises(ValueError, match="exceed"):
         engine.steps(torch.tensor([1]), torch.tensor([15]), torch.zeros(1, 8), greedy, 23)

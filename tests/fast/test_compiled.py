@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import random_model
+from helpers import random_model
 from torch import nn
 
 from minislm.fast import attention, compiled, engine

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, random_model
+from helpers import ROOT, random_model
 from torch.nn import functional as F
 
 from minislm.config import PRESETS

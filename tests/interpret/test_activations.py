@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import random_model
+from helpers import random_model
 
 from minislm.config import PRESETS
 from minislm.interpret import activations as interpret

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from minislm.corpus import clean as cleaning
 from minislm.corpus import prepare as corpus

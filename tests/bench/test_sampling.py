@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import random_model
+from helpers import random_model
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY, train_in
+from helpers import ROOT, TINY, train_in
 
 from minislm import checkpoint
 from minislm.pretrained.load import load

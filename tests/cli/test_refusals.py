@@ -7,7 +7,7 @@ import struct
 
 import pytest
 import torch
-from conftest import random_model
+from helpers import random_model
 from safetensors.torch import load_file, save_file
 from test_pretrained import one_thread, small_llama2c, write_tokenizer_bin  # noqa: F401
 

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, random_model
+from helpers import ROOT, random_model
 
 from minislm.cli import score as scoreboard
 from minislm.runtime.errors import UserError

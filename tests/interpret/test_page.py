@@ -21,7 +21,7 @@ def inspected(tiny_run, tmp_path_factory):
     import runpy
     import sys
 
-    from conftest import ROOT
+    from helpers import ROOT
 
     folder, made = tmp_path_factory.mktemp("pages"), {}
     argv = sys.argv

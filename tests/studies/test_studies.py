@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import random_model
+from helpers import random_model
 
 from minislm.cli.study import STUDIES
 from minislm.evaluation import text_loss

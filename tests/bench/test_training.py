@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import TINY
+from helpers import TINY
 
 from minislm.bench import training as pace
 from minislm.bench.training import Loop, Pace, flops_per_token, table

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY, train_in
+from helpers import ROOT, TINY, train_in
 
 from minislm import checkpoint
 from minislm.runtime import process_group as distributed

@@ -6,7 +6,7 @@ what comes of it in the sampler, where there is a GPU.
 
 import pytest
 import torch
-from conftest import brute_force, prompts_of, random_model
+from helpers import brute_force, random_prompts, random_model
 
 from minislm.config import PRESETS
 from minislm.fast.cuda_graphs import CapturedSteps, padded_rows
@@ -60,7 +60,7 @@ def as_on_a_gpu(monkeypatch):
 @torch.inference_mode()
 def test_filled_up_rows_say_what_brute_force_says(as_on_a_gpu, shape):
     model = random_model(**SHAPES[shape])
-    prompts = prompts_of((1, 40, 3, 59, 17))
+    prompts = random_prompts((1, 40, 3, 59, 17))
     engine = Engine(Decoder(model, 5), 5, 120)
     assert engine.cache.k_LBKSD.shape[1] == 8  # three rows that nobody is in
     tokens = engine.prefill(range(5), prompts).argmax(-1)
@@ -75,7 +75,7 @@ def test_filled_up_rows_say_what_brute_force_says(as_on_a_gpu, shape):
 
 def test_a_cache_and_its_graphs_are_used_again(as_on_a_gpu):
     sampler = Sampler(random_model(), batch_size=3)
-    prompts = prompts_of((5, 9, 2))
+    prompts = random_prompts((5, 9, 2))
     first = sampler.generate_ids(prompts, max_new_tokens=40, temperature=0.0, stop=False)
     captures = as_on_a_gpu.captures
     again = sampler.generate_ids(prompts, max_new_tokens=40, temperature=0.0, stop=False)
@@ -83,7 +83,7 @@ def test_a_cache_and_its_graphs_are_used_again(as_on_a_gpu):
 
 
 def test_what_is_drawn_is_what_single_steps_draw(as_on_a_gpu):
-    sampler, prompts = Sampler(random_model(), batch_size=3), prompts_of((5, 9, 2))
+    sampler, prompts = Sampler(random_model(), batch_size=3), random_prompts((5, 9, 2))
     told = dict(max_new_tokens=40, temperature=1.0, stop=False, seeds=[1, 2, 3])
     one_by_one = sampler.generate_ids(prompts, logprobs=True, **told)  # not captured
     captures = as_on_a_gpu.captures
@@ -93,7 +93,7 @@ def test_what_is_drawn_is_what_single_steps_draw(as_on_a_gpu):
 
 def test_streams_side_by_side_have_caches_of_their_own(as_on_a_gpu):
     model = random_model()
-    sampler, prompts = Sampler(model, batch_size=1), prompts_of((5, 9))
+    sampler, prompts = Sampler(model, batch_size=1), random_prompts((5, 9))
     streams = [
         sampler.stream_ids([ids], max_new_tokens=40, temperature=0.0, stop=False)
         for ids in prompts
@@ -120,7 +120,7 @@ def test_a_compiled_step_is_one_graph():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_gpu_says_what_brute_force_says(shape, compiled):
     model = random_model(**SHAPES[shape])
-    prompts = prompts_of((1, 40, 3, 59, 17, 4, 4))
+    prompts = random_prompts((1, 40, 3, 59, 17, 4, 4))
     expected = [brute_force(model, ids, 50) for ids in prompts]
     sampler = Sampler(model.to("cuda"), batch_size=1 if compiled else 3, compiled=compiled)
     found = sampler.generate_ids(prompts, max_new_tokens=50, temperature=0.0, stop=False)
@@ -129,7 +129,7 @@ def test_a_gpu_says_what_brute_force_says(shape, compiled):
 
 @on_gpu
 def test_on_a_gpu_a_text_does_not_depend_on_the_batch():
-    model, prompts = random_model().to("cuda"), prompts_of(range(1, 40))
+    model, prompts = random_model().to("cuda"), random_prompts(range(1, 40))
     told = dict(max_new_tokens=50, temperature=1.0, top_k=50, stop=False)
     seeds = list(range(len(prompts)))
     alone = Sampler(model, batch_size=1).generate_ids(prompts, seeds=seeds, **told)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import random_model
+from helpers import random_model
 
 from minislm import sampling as choice
 from minislm.fast import topk as selection

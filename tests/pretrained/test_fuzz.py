@@ -25,7 +25,7 @@ from typing import Any, Callable
 import numpy as np
 import pytest
 import torch
-from conftest import random_model
+from helpers import random_model
 from safetensors.torch import load_file
 from test_pretrained import write_tokenizer_bin
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import ROOT, TINY
+from helpers import ROOT, TINY
 
 from minislm.corpus.read import source_files
 from minislm.pretrained.hub import find_text

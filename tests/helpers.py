@@ -1,0 +1,66 @@
+"""What several tests need: small models, plain references, and runs of the three scripts."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from minislm.config import ModelConfig
+from minislm.model import Transformer
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    "--width 32 --n-head 4 --n-kv-head 2 --context 320 --vocab 300 --batch-tokens 512 --threads 1"
+).split()
+
+
+def random_model(seed: int = 0, **options) -> Transformer:
+    """A small model whose weights are large enough that its logits differ by position."""
+    shape = dict(vocab_size=300, width=64, n_head=4, n_kv_head=2, n_layer=2, context=128)
+    model = Transformer(ModelConfig(**(shape | options)))
+    generator = torch.Generator().manual_seed(seed)
+    for weight in model.parameters():
+        if weight.ndim == 2:
+            torch.nn.init.normal_(weight, std=0.15, generator=generator)
+    return model.eval()
+
+
+@torch.inference_mode()
+def random_prompts(lengths, seed=0):
+    """Prompts of random tokens, one of each length."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, 300, (n,), generator=generator).tolist() for n in lengths]
+
+
+def brute_force(model: torch.nn.Module, ids: list[int], count: int) -> list[int]:
+    """Greedy decoding without a cache: the whole text again for every token."""
+    tokens = torch.tensor([ids])
+    for _ in range(count):
+        tokens = torch.cat((tokens, model(tokens)[:, -1].argmax(-1, keepdim=True)), 1)
+    return tokens[0, len(ids) :].tolist()
+
+
+@dataclass
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+def train_in(folder: Path, *flags: object) -> None:
+    """A whole run of train.py in this process, for fixtures that several tests look at."""
+    before, argv = os.getcwd(), sys.argv
+    os.chdir(folder)
+    sys.argv = ["train.py", *map(str, flags)]
+    try:
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    except SystemExit as end:
+        assert not end.code
+    finally:
+        os.chdir(before)
+        sys.argv = argv
