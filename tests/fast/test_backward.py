@@ -49,12 +49,12 @@ def test_micro_batches_have_the_loss_and_the_gradients_of_the_whole(threads, row
         runs = []
         for _ in range(2):
             parts.zero_grad()
-            losses = [fast(parts, inputs, targets, torch.float32, count) for _ in range(2)]
+            losses = [float(fast(parts, inputs, targets, torch.float32, count)) for _ in range(2)]
             runs.append([weight.grad.clone() for weight in parts.parameters()])
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-    plain = [loss_and_grad(whole, inputs, targets, torch.float32, count) for _ in range(2)]
+    plain = [float(loss_and_grad(whole, inputs, targets, torch.float32, count)) for _ in range(2)]
     assert losses == pytest.approx(plain, rel=1e-5)
     for got, wanted, again in zip(runs[0], whole.parameters(), runs[1]):
         torch.testing.assert_close(got, wanted.grad, atol=1e-5, rtol=1e-3)
