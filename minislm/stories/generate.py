@@ -14,12 +14,10 @@ from functools import lru_cache
 
 from minislm.runtime.errors import UserError
 from minislm.stories import lexicon as lex
-from minislm.stories.lexicon import WORD_CLASSES, classify, plural
+from minislm.stories.lexicon import plural
 from minislm.stories.narrator import StoryState
 from minislm.stories.number_plots import NUMBER_PLOTS
 from minislm.stories.plots import PLOTS
-
-__all__ = ["WORD_CLASSES", "PLOTS", "Story", "Word", "classify", "generate"]
 
 # Verbs too common for a required word.
 _COMMON_VERBS = frozenset("be can could do get go have let must say should will would".split())
@@ -40,7 +38,7 @@ class Word:
 
     text: str  # the form as written: "dogs", "Forty-one", "3", ","
     lemma: str  # "dog", "forty-one", "3"
-    word_class: str  # one of WORD_CLASSES; names are nouns, punctuation is "other"
+    word_class: str  # one of lexicon.WORD_CLASSES; names are nouns, punctuation is "other"
     before: str  # "", " " or "\n"
 
 

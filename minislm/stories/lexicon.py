@@ -99,23 +99,12 @@ def lexicon() -> dict[str, dict[str, tuple[str, str]]]:
 
 def _entries() -> Iterator[tuple[str, str, str, str]]:
     """All (class, surface, lemma, form), those that win an ambiguity first."""
-    names = (
-        words.girls,
-        words.boys,
-        words.she_animals,
-        words.he_animals,
-        words.surnames,
-        words.days,
-    )
-    for name in chain(*names, ("Mr", "Mrs")):
+    for name in _joined(words.name_lists):
         yield "noun", name, name, "one"
-    for number in chain(map(number_words, range(100)), ("hundred",)):
+    for number in (*map(number_words, range(100)), "hundred"):
         yield "number", number, number, ""
     yield from _verb_entries(words.verb_first)
-    for adjective in chain(
-        words.traits, words.wild_traits, words.colors, words.sizes, words.nice_weather,
-        words.looks, words.happy, words.sad, words.tasty, words.place_looks, words.other_adjectives,
-    ):  # fmt: skip
+    for adjective in _joined(words.adjective_lists):
         yield "adjective", adjective, adjective, ""
     for adjective in words.compared:
         past = verb_form(adjective, "past")  # big -> bigged -> bigger: the same spelling rules
@@ -123,16 +112,15 @@ def _entries() -> Iterator[tuple[str, str, str, str]]:
         yield "adjective", past[:-1] + "st", adjective, ""
     for surface, lemma in words.comparatives.items():
         yield "adjective", surface, lemma, ""
-    for noun in chain(
-        words.forest_animals, words.elders, words.pets, words.birds, words.pond_animals,
-        words.farm_animals, words.zoo_animals, words.bugs, words.treats, words.fruit,
-        words.wild_food, words.vegetables, words.baked, words.toys, words.finds, words.swaps,
-        words.clothes, words.breakable, words.holders, words.gifts, words.flowers, words.places,
-        words.homes, words.other_nouns,
-    ):  # fmt: skip
+    for noun in _joined(words.noun_lists):
         yield "noun", noun, noun, "one"
         yield "noun", plural(noun), noun, "many"
     yield from _verb_entries(words.verbs)
+
+
+def _joined(names: list[str]) -> Iterator[str]:
+    """The words of the named lists, in order."""
+    return chain.from_iterable(getattr(words, name) for name in names)
 
 
 def _verb_entries(verbs: Iterable[str]) -> Iterator[tuple[str, str, str, str]]:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from minislm.stories.lexicon import a, plural, words
 from minislm.tasks import number_words
 
+PRONOUNS = {"she": ("she", "her", "her"), "he": ("he", "him", "his")}
+
 
 @dataclass(frozen=True)
 class Person:
@@ -22,22 +24,12 @@ class Person:
 
     name: str
     kind: str  # "girl", "rabbit", "mom"
-    she: bool
+    he: str  # "he" or "she"
+    him: str
+    his: str
 
     def __str__(self) -> str:
         return self.name
-
-    @property
-    def he(self) -> str:
-        return "she" if self.she else "he"
-
-    @property
-    def him(self) -> str:
-        return "her" if self.she else "him"
-
-    @property
-    def his(self) -> str:
-        return "her" if self.she else "his"
 
 
 class StoryState:
@@ -57,10 +49,14 @@ class StoryState:
         self.gap = ""
         self.dialogue = not self.chance(0.3)
         name = self.pick(tuple(words.elders))
-        self.elder = Person(name, name, words.elders[name] == "she")
+        self.elder = Person(name, name, *PRONOUNS[words.elders[name]])
 
-    def chance(self, share: float = 0.5) -> bool:
-        return self.rng.random() < share
+    def chance(self, share: float = 0.5, feature: str = "") -> bool:
+        """True in a share of the stories, which then have the feature, if one is given."""
+        happens = self.rng.random() < share
+        if happens and feature:
+            self.features.add(feature)
+        return happens
 
     # -- sentences
 
@@ -69,14 +65,17 @@ class StoryState:
 
         A sentence begins with a capital and never with a digit.
         """
-        options = variants(text)
-        text = options[0] if len(options) == 1 else self.pick(options)
+        text = self.one_of(text)
         if text[0].isdigit():
-            digits, rest = re.match(r"(\d+)(.*)", text).groups()
-            text = number_words(int(digits)) + rest
+            text = re.sub(r"\d+", lambda digits: number_words(int(digits[0])), text, count=1)
         self.sentences.append(text[0].upper() + text[1:])
         self.gaps.append(self.gap)
         self.gap = " "
+
+    def one_of(self, text: str) -> str:
+        """One of the variants in `text`, which "|" separates; line breaks count as spaces."""
+        variants = text.split("|")
+        return " ".join((variants[0] if len(variants) == 1 else self.pick(variants)).split())
 
     def paragraph(self) -> None:
         """Begin the next sentence on a new line."""
@@ -87,8 +86,7 @@ class StoryState:
 
         A story without dialogue has the sentence `indirect` instead, or nothing.
         """
-        options = variants(text)
-        line = options[0] if len(options) == 1 else self.pick(options)
+        line = self.one_of(text)
         if not self.dialogue:
             if indirect:
                 self.add(indirect)
@@ -101,6 +99,31 @@ class StoryState:
         else:
             line = line[:-1] + "," if line.endswith(".") else line
             self.add(f'"{line}" {verb} {who}. | "{line}" {who} {verb}.')
+
+    def meet(self, hero: Person, friend: Person) -> None:
+        """Add the arrival of the second person."""
+        who = a(f"{self.pick(words.traits)} {friend.kind}")
+        self.add(f"""then {hero.he} met {friend}, {who}. | soon {who} named {friend} came by.
+            | {hero.his} friend {friend} came along. | just then, {friend}, {who}, walked by.""")
+
+    def count_aloud(self, hero: Person, n: int) -> None:
+        """Add the hero counting n things."""
+        self.add(f"""{hero} counted them aloud. "{self.aloud(n)}!"
+            | "{self.aloud(n)}," {hero} counted.
+            | {hero} pointed at them and counted, "{self.aloud(n)}." """)
+
+    def thank(self, who: object) -> None:
+        """Add thanks in direct speech."""
+        thanks = """Thank you so much! | Thank you! | Thank you. You are very kind.
+            | Oh, thank you! You are a good friend. | That is so nice of you!"""
+        self.say(who, thanks, "said")
+
+    def lesson(self, hero: object, morals: str) -> None:
+        """Add the moral of the story: one of the variants in `morals`."""
+        self.features.add("MoralValue")
+        moral = self.pick(morals.split("|")).strip()
+        self.add(f"""{hero} learned that {moral}. | from that day on, {hero} knew that {moral}.
+            | that day, {hero} learned that {moral}. | {hero} never forgot that {moral}.""")
 
     def shuffle(self, rng: random.Random) -> None:
         """Put the sentences out of order; line breaks stay where they are."""
@@ -156,7 +179,7 @@ class StoryState:
         while name[0] in self.initials:
             name = self.pick(names)
         self.initials.add(name[0])
-        return Person(name, kind, she)
+        return Person(name, kind, *PRONOUNS["she" if she else "he"])
 
     def cast(self, fable: float = 0.0) -> tuple[Person, Person]:
         """Two heroes: children, or in a share `fable` of the stories two animals of the forest."""
@@ -168,9 +191,6 @@ class StoryState:
 
     def outdoors(self) -> str:
         return self.pick(words.forest_places if self.fable else words.outdoors)
-
-    def food(self) -> str:
-        return self.pick(words.wild_food if self.fable else words.treats + words.fruit)
 
     def once(self) -> str:
         """When it happened, with fair weather."""
@@ -188,11 +208,6 @@ class StoryState:
         return self.pick(("was", "was", "felt"))
 
 
-def variants(text: str) -> list[str]:
-    """The variants of a text, which "|" separates; line breaks count as spaces."""
-    return [" ".join(variant.split()) for variant in text.split("|")]
-
-
 def at(place: str) -> str:
     return f"{words.places[place]} the {place}"
 
@@ -204,24 +219,20 @@ def hobby(s: StoryState, his: str) -> str:
     outside = at(s.outdoors())
     animals = plural(pick(pick((words.birds, words.bugs))))
     if s.fable:
-        return pick(
-            variants(f"""look for {plural(pick(words.finds))} {outside}
+        return s.one_of(f"""look for {plural(pick(words.finds))} {outside}
             | watch the {animals} | run and jump {outside} | eat {plural(pick(words.wild_food))}
             | sing with the {animals} | roll/v in the leaves {outside}
             | sleep in the sun {outside} | smell the {plural(pick(words.flowers))}""")
-        )
     toy = pick(words.small_toys)
     kinds = (words.zoo_animals, words.farm_animals, words.pets, words.forest_animals)
     beasts = plural(pick(pick(kinds)))
-    return pick(
-        variants(f"""play with {his} {pick(words.colors)} {toy}
+    return s.one_of(f"""play with {his} {pick(words.colors)} {toy}
         | draw {pick(words.sizes)} {beasts} | read books about {beasts}
         | look for {plural(pick(words.finds))} {outside} | watch the {animals} {outside}
         | sing songs about {beasts} | bake {plural(pick(words.baked))} with {company}
         | ride {his} {pick(words.colors)} {pick(("bike", "scooter"))} {outside}
         | tell {company} stories about {beasts} | run and jump {outside}
         | paint {plural(pick(words.flowers))} and {beasts}""")
-    )
 
 
 def begin(
@@ -286,30 +297,3 @@ def begin_pair(s: StoryState, hero: Person, friend: Person) -> None:
     s.add(f"""they loved to {hobby(s, "their")}. | every day, they liked to {hobby(s, "their")}.
         | {hero} liked to {hobby(s, hero.his)}, and {friend} liked to be with {hero.him}.""")
     s.paragraph()
-
-
-def meet(s: StoryState, hero: Person, friend: Person) -> None:
-    """Add the arrival of the second person."""
-    who = a(f"{s.pick(words.traits)} {friend.kind}")
-    s.add(f"""then {hero.he} met {friend}, {who}. | soon {who} named {friend} came by.
-        | {hero.his} friend {friend} came along. | just then, {friend}, {who}, walked by.""")
-
-
-def count_them(s: StoryState, hero: Person, n: int) -> None:
-    """Add the hero counting n things aloud."""
-    s.add(f"""{hero} counted them aloud. "{s.aloud(n)}!" | "{s.aloud(n)}," {hero} counted.
-        | {hero} pointed at them and counted, "{s.aloud(n)}." """)
-
-
-def thanks(s: StoryState, who: object) -> None:
-    """Add thanks in direct speech."""
-    s.say(who, """Thank you so much! | Thank you! | Thank you. You are very kind.
-        | Oh, thank you! You are a good friend. | That is so nice of you!""", "said")  # fmt: skip
-
-
-def lesson(s: StoryState, hero: object, morals: str) -> None:
-    """Add the moral of the story: one of the variants in `morals`."""
-    s.features.add("MoralValue")
-    moral = s.pick(variants(morals))
-    s.add(f"""{hero} learned that {moral}. | from that day on, {hero} knew that {moral}.
-        | that day, {hero} learned that {moral}. | {hero} never forgot that {moral}.""")

@@ -1,9 +1,8 @@
-"""Plots with large numbers in use: house numbers, mirrors, pairs, signs.
+"""Plots that use large numbers: house numbers, mirrors, pairs, signs.
 
-What pre-training on them teaches about digits can then be looked for in tasks that ask about other
-numbers. A plot says in passing what a task asks for, of numbers of three digits and of the numbers
-that D_train asks about; never of one that D_test asks about, and never in a prompt's words (a test
-holds both).
+A study measures whether pre-training on them helps with the number tasks. A plot states what a
+task requires only for numbers of three digits and for those of D_train: never for a number of
+D_test, and never in the words of a prompt (tests/studies checks both).
 """
 
 from __future__ import annotations
@@ -11,21 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from minislm.stories.lexicon import plural, words
-from minislm.stories.narrator import Person, StoryState, begin, begin_pair, lesson, meet
+from minislm.stories.narrator import Person, StoryState, begin, begin_pair
 from minislm.tasks import is_test, number_words
 
 _SMALL = tuple(i for i in range(1, 101) if not is_test(i))
 
 
 def _numbers(s: StoryState) -> Iterator[int]:
-    """The four to seven numbers of a story, each drawn when the one before has been told."""
+    """Yield the four to seven numbers of a story, each sampled when it is needed."""
     for _ in range(s.between(4, 7)):
         yield s.pick(_SMALL) if s.chance(0.3) else s.between(101, 990)
 
 
 def _open(s: StoryState, hero: Person, friend: Person, likes: str = "") -> None:
     begin(s, hero, likes=likes)
-    meet(s, hero, friend)
+    s.meet(hero, friend)
 
 
 def houses(s: StoryState) -> str:
@@ -39,28 +38,28 @@ def houses(s: StoryState) -> str:
             | after house {n} came house {n + 1}.
             | {friend} lived in house {n}, and the next house was {n + 1}.
             | "What is after {n}?" asked {friend}. "{n + 1}," said {hero}.""")
-    lesson(s, hero, "every house has its place | numbers go on and on")
+    s.lesson(hero, "every house has its place | numbers go on and on")
     return f"{hero} learns the numbers of the houses with {friend}."
 
 
 def mirrors(s: StoryState) -> str:
-    """A mirror turns the digits round."""
+    """A mirror reverses the digits."""
     hero, friend = s.cast()
     _open(s, hero, friend)
     s.add(f"""{hero} had a magic mirror. It turned all numbers around.
         | {friend} gave {hero} a funny mirror that turned numbers around.""")
     for n in _numbers(s):
-        turned = str(n)[::-1]
-        s.add(f"""{hero} showed it {n}, and the mirror showed {turned}.
-            | in the mirror, {n} was {turned}.
-            | {friend} wrote {n}. Turned around it was {turned}.
-            | "What is {n} turned around?" asked {friend}. "{turned}," said {hero}.""")
+        mirrored = str(n)[::-1]
+        s.add(f"""{hero} showed it {n}, and the mirror showed {mirrored}.
+            | in the mirror, {n} was {mirrored}.
+            | {friend} wrote {n}. Turned around it was {mirrored}.
+            | "What is {n} turned around?" asked {friend}. "{mirrored}," said {hero}.""")
     s.add("they laughed and laughed. | it was so funny.")
     return f"{hero} plays with a mirror that turns numbers around."
 
 
 def partners(s: StoryState) -> str:
-    """Things are laid out two by two: one is left over where the number is odd."""
+    """Things are put in pairs: one is left over where the number is odd."""
     hero, friend = s.cast()
     things = plural(s.pick(words.finds))
     _open(s, hero, friend, likes=things)
@@ -71,7 +70,7 @@ def partners(s: StoryState) -> str:
             | there were {n} {things}. {n} was {kind}, so {left}.
             | {friend} found {n} {things}. "{n} is {kind}," {friend.he} said.
             | "What kind of number is {n}?" asked {friend}. "It is {kind}," said {hero}.""")
-    lesson(s, hero, "two and two make pairs | some numbers leave one behind")
+    s.lesson(hero, "two and two make pairs | some numbers leave one behind")
     return f"{hero} and {friend} lay out {things} in pairs."
 
 
@@ -90,7 +89,7 @@ def signs(s: StoryState) -> str:
 
 
 def notes(s: StoryState) -> str:
-    """Numbers are copied, and said again."""
+    """Numbers are copied and repeated."""
     hero, friend = s.cast()
     begin_pair(s, hero, friend)
     for n in _numbers(s):

@@ -6,39 +6,23 @@ separates the variants of a sentence. A word that is not of the class that the l
 marked in the sentence: "a smile/n".
 """
 
+# Unformatted, so that the variants of a sentence are below each other and speech stays compact.
+# fmt: off
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from minislm.stories.lexicon import a, plural, words
-from minislm.stories.narrator import (
-    Person,
-    StoryState,
-    at,
-    begin,
-    begin_pair,
-    count_them,
-    hobby,
-    lesson,
-    meet,
-    thanks,
-)
+from minislm.stories.narrator import PRONOUNS, Person, StoryState, at, begin, begin_pair, hobby
 from minislm.tasks import number_words
-
-
-def were(n: int) -> str:
-    return "was" if n == 1 else "were"
-
-
-def are(n: int) -> str:
-    return "is" if n == 1 else "are"
 
 
 def sharing(s: StoryState) -> str:
     """One has food, the other has none."""
     hero, friend = s.cast(fable=0.35)
     he, his, elder = hero.he, hero.his, f"{hero.his} {s.elder}"
-    food, had, greedy = s.food(), s.between(3, 9), s.chance(0.35)
+    food = s.pick(words.wild_food if s.fable else words.treats + words.fruit)
+    had, greedy = s.between(3, 9), s.chance(0.35)
     given = s.between(1, had - 1)
     begin(s, hero, traits=words.wild_traits if greedy else words.traits, likes=plural(food))
     s.gain(hero, had, food)
@@ -47,8 +31,8 @@ def sharing(s: StoryState) -> str:
           {s.count(had, food)}.
         | {s.once()}, {hero} was very {s.happy()} because {he} had {s.count(had, food)}.""")
     if s.chance(0.6):
-        count_them(s, hero, had)
-    meet(s, hero, friend)
+        s.count_aloud(hero, had)
+    s.meet(hero, friend)
     s.add(f"""{friend} looked {s.sad()} because {friend.he} had nothing to eat.
         | {friend} was hungry and had no {plural(food)} at all.""")
     if s.chance(0.7):
@@ -67,7 +51,7 @@ def sharing(s: StoryState) -> str:
     s.add(f"""{hero} gave {friend} {s.count(given, food)}.
         | {hero} gave {friend} {s.number(given)} of {his} {plural(food)}.""")
     if s.chance(0.6):
-        thanks(s, friend)
+        s.thank(friend)
     s.add(f"""now {hero} had {s.count(left, food)} left.
         | then {hero} had {s.count(left, food)} left, and {friend} had {s.number(given)}.""")
     if left == given and s.chance(0.8):
@@ -78,7 +62,7 @@ def sharing(s: StoryState) -> str:
         s.add(f"{he} had less than {friend} now, but {he} did not mind.")
     s.add(f"""they sat down and ate their {s.pick(words.tasty)} {plural(food)} together.
         | the two friends ate, talked and laughed {at(s.outdoors())}.""")
-    lesson(s, hero, """it is good to share | sharing makes everyone happy
+    s.lesson(hero, """it is good to share | sharing makes everyone happy
         | food tastes better with a friend""")
     return f"{hero} shares {his} {plural(food)} with {friend}, who is hungry."
 
@@ -109,13 +93,13 @@ def lost(s: StoryState) -> str:
         s.add(f"the {dear} was lost/a for good. | {hero} never saw {his} {dear} again.")
         s.add(f"that night, {he} cried in {his} bed. | {he} went to bed {s.sad()}.")
         if s.chance():
-            lesson(s, hero, "you must take care/n of your things")
+            s.lesson(hero, "you must take care/n of your things")
         return f"{hero} loses {his} {dear} {at(place)} and does not find it again."
     if ending == "self":
         s.add(f"""at last, {he} looked {spots[2]}, and there it was!
             | then {he} saw something {color} {spots[2]}. It was {his} {thing}!""")
         s.add(f"{he} picked it up and held it tight/o. | {he} {s.was()} very {s.happy()} again.")
-        lesson(s, hero, """you find things when you do not give up
+        s.lesson(hero, """you find things when you do not give up
             | you must take care/n of your things""")
         return f"{hero} loses {his} {dear} {at(place)} and finds it {spots[2]}."
     s.add(f"""{a(friend.kind)} named {friend} was walking by with something {color} in {friend.his}
@@ -149,14 +133,14 @@ def weather(s: StoryState) -> str:
         puts_on = "picked up" if short == "umbrella" else "put on"
         s.add(f"{hero} nodded and took {his} {thing}. | {hero} {puts_on} {his} {thing}.")
         s.add(f"then {he} went out, and {he} {good}. | {at(place)}, {he} {good} all day.")
-        meet(s, hero, friend)
+        s.meet(hero, friend)
         s.add(f"""{friend} had no {short}, and {friend.he} {suffers}.
             | {friend} {bad} because {friend.he} had no {short}.""")
         s.say(hero, f"Come here. We can share my {short}." if short in ("umbrella", "coat") else
               f"I am fine now. You can have my {short} for a while.",
               indirect=f"{hero} let {friend} have the {short} for a while.")
         s.add(f"soon {friend} felt better and smiled. | {friend} felt much better then.")
-        lesson(s, hero, f"""it is wise to listen | {a(short)} is good on a {kind} day
+        s.lesson(hero, f"""it is wise to listen | {a(short)} is good on a {kind} day
             | a good friend helps""")
         return f"{hero} takes {his} {thing} on a {kind} day and helps {friend}."
     s.features |= {"Foreshadowing", "Conflict"}
@@ -174,7 +158,7 @@ def weather(s: StoryState) -> str:
     s.say(hero, "You were right. | I am sorry. Now I know why.")
     s.add(f"""the next day was {kind} again, and {hero} took {his} {short}. This time {he} {good}.
         | {he} took {his} {thing}, went out again, and {good}.""")
-    lesson(s, hero, f"it is good to listen to {elder} | {a(short)} helps on a {kind} day")
+    s.lesson(hero, f"it is good to listen to {elder} | {a(short)} helps on a {kind} day")
     return f"{hero} goes out on a {kind} day without {his} {short} and learns to listen."
 
 
@@ -190,7 +174,7 @@ def watching(s: StoryState) -> str:
     begin(s, hero, place=place)
     s.add(f"{he} saw {s.count(n, one)}. They were {doing}.")
     if s.chance():
-        count_them(s, hero, n)
+        s.count_aloud(hero, n)
     s.add(f"then {he} saw {s.count(m, two)}, too. They were {words.sights[two].split(' / ')[0]}.")
     total = s.gain(place, n, "animal") + m
     s.gain(place, m, "animal")
@@ -211,8 +195,8 @@ def watching(s: StoryState) -> str:
         | a big black cloud came, and it began to rain/v.""")
     left = s.lose(place, gone, "animal") - m
     s.add(f"{s.number(gone)} of the {plural(one)} {leaving}.")
-    s.add(f"""now there {were(left)} only {s.count(left, one)} left.
-        | {he} counted again. There {were(left)} {s.count(left, one)} left.""")
+    s.add(f"""now there {'was' if left == 1 else 'were'} only {s.count(left, one)} left.
+        | {he} counted again. There {'was' if left == 1 else 'were'} {s.count(left, one)} left.""")
     s.say(hero, "Goodbye! Come back soon! | Bye, little friends! | Do not be afraid!", "called")
     s.add(f"""at home, {he} drew {a(one)} and {a(two)}.
         | {he} went home and told {hero.his} friends all about it.
@@ -224,8 +208,7 @@ def tower(s: StoryState) -> str:
     """A tower of blocks grows and falls."""
     hero, friend = s.cast()
     he, his, pick = hero.he, hero.his, s.pick
-    first, more = s.between(3, 8), s.between(2, 5)
-    things = pick(("block", "box", "cup", "brick"))
+    first, more, things = s.between(3, 8), s.between(2, 5), pick(("block", "box", "cup", "brick"))
     begin(s, hero)
     s.add(f"""{s.once()}, {hero} built a tower of {pick(words.colors)} {plural(things)}.
         | {s.once()}, {hero} wanted to build the tallest tower of {plural(things)} in the world.""")
@@ -255,19 +238,18 @@ def tower(s: StoryState) -> str:
         | they built it again, and this time it was strong. It had all
           {s.count(height, things)}.""")
     s.add(f"{hero} and {friend} were very {s.happy()}. | they clapped their hands and danced.")
-    lesson(s, hero, "you can always try again | it is easier with a friend")
+    s.lesson(hero, "you can always try again | it is easier with a friend")
     return f"{hero} builds a tower with {friend}; it falls, and they build it again."
 
 
 def broken(s: StoryState) -> str:
-    """Something breaks; to tell or not to tell."""
+    """Something breaks; it is admitted at once, or after a lie."""
     hero, _ = s.cast()
     he, his, pick, elder = hero.he, hero.his, s.pick, f"{hero.his} {s.elder}"
     thing, toy = f"{pick(words.colors)} {pick(words.breakable)}", pick(words.small_toys)
     short, honest, pieces = thing.split()[1], s.chance(), s.between(2, 9)
     begin(s, hero, traits=words.wild_traits)
-    if s.chance(0.6):
-        s.features.add("Foreshadowing")
+    if s.chance(0.6, "Foreshadowing"):
         s.add(f"""{elder} did not want {hero} to run in the house.
             | {elder} often told {hero} not to play in the house.""")
     s.add(f"""{s.once()}, {hero} was playing with {his} {toy} in the house.
@@ -289,7 +271,7 @@ def broken(s: StoryState) -> str:
             | I am not angry, because you told me the truth.""", indirect=f"{elder} was not angry.")
         s.add(f"""they swept up the pieces with a broom. {hero} felt light and {s.happy()}.
             | together they put the pieces back with glue. It took a long time, but it held.""")
-        lesson(s, hero, "it is best to tell the truth | telling the truth is brave")
+        s.lesson(hero, "it is best to tell the truth | telling the truth is brave")
         return f"{hero} breaks {a(short)} and tells {elder} the truth."
     s.add(f"{he} hid the pieces {pick(words.indoor_spots)}.")
     s.say(elder, f"Where is my {short}?", indirect=f"soon {elder} came and looked for the {short}.")
@@ -301,7 +283,7 @@ def broken(s: StoryState) -> str:
     s.say(elder, f"""I am sad about the {short}, but I am more sad that you lied.
         | You must not lie/v to me.""", indirect=f"{elder} was sad, because {hero} had lied.")
     s.add(f"{hero} said sorry and cleaned the floor. | {hero} cried and said sorry.")
-    lesson(s, hero, "a lie makes things worse | it is better to tell the truth right away/o")
+    s.lesson(hero, "a lie makes things worse | it is better to tell the truth right away/o")
     return f"{hero} breaks {a(short)}, lies about it and is sorry in the end."
 
 
@@ -310,20 +292,19 @@ def night_noise(s: StoryState) -> str:
     hero, friend = s.cast()
     he, his, pick, elder = hero.he, hero.his, s.pick, f"{hero.his} {s.elder}"
     small = pick(("bird", "cat", "frog", "hedgehog", "kitten", "mouse", "owl", "puppy", "squirrel"))
-    noise, says = pick((("scratch", "scratched"), ("knock", "knocked"), ("squeak", "squeaked")))
-    spot, times = pick(words.indoor_spots), s.between(2, 6)
+    noise, spot = pick(("scratched", "knocked", "squeaked")), pick(words.indoor_spots)
+    times = s.between(2, 6)
     begin(s, hero)
     s.add(f"""one/o {pick(('dark', 'stormy', 'windy', 'cold'))} night, {hero} was in bed when {he}
           heard a {pick(('strange', 'scary', 'loud', 'funny'))} noise.
         | one/o night, {hero} woke up because something made a noise {spot}.""")
-    s.add(f"something {says} {s.count(times, 'time')}.")
+    s.add(f"something {noise} {s.count(times, 'time')}.")
     s.say(hero, "Who is there? | Is that a monster? | What is that?", "whispered")
     s.add(f"no one/o answered. | {he} pulled the blanket over {his} head.")
     s.add(f"{hero} was very scared. | {his} heart beat fast/o.")
     s.paragraph()
-    s.features |= {"Twist"}
-    with_elder = s.chance()
-    if with_elder:
+    s.features.add("Twist")
+    if s.chance():
         s.add(f"{he} ran to {elder}. | {he} called {elder}.")
         s.say(elder, "Let us look together. | Come, take my hand.")
         s.add(f"they took a {pick(('flashlight', 'lantern'))} and looked {spot}.")
@@ -341,7 +322,7 @@ def night_noise(s: StoryState) -> str:
         s.add(f"""in the morning, {he} took the {small} outside, and it was free.
             | the next day, {he} let it go in the garden.""")
     if s.chance(0.7):
-        lesson(s, hero, "things are not so scary when you look at them | it is good to be brave")
+        s.lesson(hero, "things are not so scary when you look at them | it is good to be brave")
     return f"{hero} hears a scary noise at night, but it is only {a(small)}."
 
 
@@ -385,7 +366,7 @@ def shopping(s: StoryState) -> str:
     s.add(f"""{he} ran home with {his} {pick(('new', 'beautiful'))} {short}.
         | {he} carried the {short} home with a big smile/n.""")
     if not enough:
-        lesson(s, hero, "work/n makes a thing dear | you can get what you want if you work for it")
+        s.lesson(hero, "work/n makes a thing dear | you can get what you want if you work for it")
         return f"{hero} works to buy {a(thing)}."
     s.add(f"""{he} gave it to {elder}, who was very {s.happy()}. | {elder} liked it, too.
         | {he} put it next to {his} bed.""")
@@ -396,8 +377,7 @@ def baking(s: StoryState) -> str:
     """A batch is baked; some are eaten, some are kept, or all are gone."""
     hero, friend = s.cast()
     he, his, pick, elder = hero.he, hero.his, s.pick, f"{hero.his} {s.elder}"
-    food, made, eggs = pick(words.baked), s.between(6, 20), s.between(2, 4)
-    greedy = s.chance(0.35)
+    food, made, eggs, greedy = pick(words.baked), s.between(6, 20), s.between(2, 4), s.chance(0.35)
     begin(s, hero, traits=words.wild_traits if greedy else words.traits, likes=plural(food))
     s.add(f"""{s.once()}, {hero} helped {elder} bake {plural(food)}.
         | {s.once()}, {hero} and {elder} baked {plural(food)} in the kitchen.""")
@@ -414,29 +394,29 @@ def baking(s: StoryState) -> str:
         s.say(elder, "Do not eat too many, or your tummy will hurt.",
               indirect=f"{elder} told {hero} not to eat too many.")
         s.add(f"but when {elder} went out, {hero} ate one. It was so {pick(words.tasty)}!")
-        s.lose(hero, 1, food)
         eaten = s.between(4, made - 1)
-        left = s.lose(hero, eaten - 1, food)
+        left = s.lose(hero, eaten, food)
         s.add(f"{he} could not stop. {he.title()} ate {s.number(eaten - 1)} more.")
-        s.add(f"of {s.number(made)} {plural(food)}, only {s.number(left)} {were(left)} left."
-              if left else "not one/o was left.")
+        s.add(f"""of {s.number(made)} {plural(food)}, only {s.number(left)}
+              {'was' if left == 1 else 'were'} left.""" if left else "not one/o was left.")
         s.add(f"soon {his} tummy hurt very much. | then {he} felt sick and had to lie/v down.")
         s.say(hero, "Ow! I ate too much. | My tummy hurts!", "cried")
         s.add(f"""{he} had to stay in bed all day and could not play.
             | {he} had no dinner and no story that night.""")
-        lesson(s, hero, "it is not good to be greedy | too much of a good thing is bad")
+        s.lesson(hero, "it is not good to be greedy | too much of a good thing is bad")
         return f"{hero} eats too many {plural(food)} and feels sick."
     eaten = s.between(1, 4)
     s.add(f"""{hero} ate {s.count(eaten, food)}. {'It was' if eaten == 1 else 'They were'}
           {pick(('warm', 'hot'))} and {pick(words.tasty)}.""")
     left = s.lose(hero, eaten, food)
-    s.add(f"that left {s.count(left, food)}. | now there {were(left)} {s.count(left, food)} left.")
+    s.add(f"""that left {s.count(left, food)}.
+        | now there {'was' if left == 1 else 'were'} {s.count(left, food)} left.""")
     given = s.between(1, left - 1)
     s.add(f"""{hero} took {s.number(given)} of them to {friend}, who was sick in bed.
         | {he} gave {s.number(given)} of them to {friend}, who lived next door.""")
-    thanks(s, friend)
+    s.thank(friend)
     rest = s.give(hero, friend, given, food)
-    s.add(f"the last {s.number(rest)} {were(rest)} for {elder}."
+    s.add(f"the last {s.number(rest)} {'was' if rest == 1 else 'were'} for {elder}."
           if rest < 9 else f"that left {s.count(rest, food)} for the family.")
     s.add(f"{hero} {s.was()} {s.happy()}. | {hero} went home with a warm heart.")
     return f"{hero} bakes {plural(food)} with {elder} and shares them with {friend}."
@@ -459,8 +439,7 @@ def planting(s: StoryState) -> str:
     s.say(hero, f"Grow, little {plural(plant)}! | Now you must drink.", "said")
     s.add(f"""the next day, there was nothing to see.
         | {he} looked every morning, but the ground was empty.""")
-    if s.chance():
-        s.features.add("Conflict")
+    if s.chance(0.5, "Conflict"):
         s.say(f"{his} friend {friend}", "Nothing will grow there. | I think your seeds are bad.",
               indirect=f"{his} friend {friend} thought that nothing would grow.")
         s.add(f"{hero} was {s.sad()}, but {he} did not give up.")
@@ -481,7 +460,7 @@ def planting(s: StoryState) -> str:
         s.add(f"in the summer, {he} had a basket full of {pick(words.sizes[:3])} {plural(plant)}.")
         s.add(f"""{elder} made a {pick(words.tasty)} soup with them.
             | {he} shared them with {friend}.""")
-    lesson(s, hero, """good things take time | you must be patient
+    s.lesson(hero, """good things take time | you must be patient
         | a plant needs water, sun and time""")
     return f"{hero} plants seeds and waits until the {plural(plant)} grow."
 
@@ -491,13 +470,8 @@ def rescue(s: StoryState) -> str:
     hero, _ = s.cast(fable=0.3)
     he, his, him, pick = hero.he, hero.his, hero.him, s.pick
     animal = pick([kind for kind in words.forest_animals if kind != hero.kind])
-    trouble, tool, helps = pick((
-        ("was stuck in a net", "teeth" if s.fable else "scissors", "cut the net"),
-        ("had a thorn in its foot", "fingers" if not s.fable else "teeth", "pulled the thorn out"),
-        ("was stuck under a heavy branch", "stick", "lifted the branch"),
-        ("had fallen into a deep hole", "rope", "pulled it out of the hole"),
-        ("was stuck in the thick mud", "branch", "pulled it out of the mud"),
-    ))
+    trouble, tool, animal_tool, helps = pick(words.troubles).split(" / ")
+    tool = animal_tool if s.fable else tool
     begin(s, hero, place=pick(("forest", "meadow", "field")))
     s.add(f"""{he} heard a small cry/n near a {pick(('tree', 'bush', 'rock'))}.
         | suddenly, there was a sad sound.""")
@@ -524,9 +498,8 @@ def rescue(s: StoryState) -> str:
     s.add(f"it led {hero} home. | the {animal} showed {him} the way, and soon {he} was home.")
     s.add(f"""{hero} and the {animal} were friends from then on.
         | {hero} thanked the {animal} and waved.""")
-    lesson(s, hero, f"""when you help others, they will help you
-        | it is good to be kind{'' if s.fable else ' to animals'}
-        | a small friend can be a big help/n""")
+    s.lesson(hero, f"""when you help others, they will help you | it is good to be
+        kind{'' if s.fable else ' to animals'} | a small friend can be a big help/n""")
     return f"{hero} helps {a(animal)} that {trouble}, and later it helps {him}."
 
 
@@ -552,8 +525,7 @@ def birthday(s: StoryState) -> str:
     s.add(f"""{friend} came and brought a gift in a box.
         | {friend} came to the party with a gift in a big box.""")
     s.paragraph()
-    if s.chance(0.6):
-        s.features.add("Conflict")
+    if s.chance(0.6, "Conflict"):
         left = s.lose(hero, popped, "balloon")
         s.add(f"""pop/o! {number_words(popped).capitalize()} of the balloons broke, and {friend}
               cried.""")
@@ -571,7 +543,6 @@ def birthday(s: StoryState) -> str:
 def swap(s: StoryState) -> str:
     """Two collectors trade, and both have what they want."""
     hero, friend = s.cast(fable=0.2)
-    pick = s.pick
     mine, yours = s.rng.sample(words.finds if s.fable else words.swaps, 2)
     n, m = s.between(3, 9), s.between(3, 9)
     k, j = s.between(1, n - 1), s.between(1, m - 1)
@@ -585,12 +556,12 @@ def swap(s: StoryState) -> str:
     s.say(hero, f"""I like your {plural(yours)}. Can we trade/v?
         | I have no {plural(yours)}. Do you want to swap?""",
           indirect=f"{hero} liked the {plural(yours)} and wanted to trade/v.")
-    if s.chance(0.4):
-        s.features.add("Conflict")
+    if s.chance(0.4, "Conflict"):
         s.say(friend, "No, I want to keep them all. | I am not sure.",
               indirect=f"at first, {friend} did not want to trade/v.")
         s.add(f"{hero} was a little/o {s.sad()}.")
-        s.add(f"but then {friend} looked at the {plural(mine)}. They were so {pick(words.looks)}.")
+        s.add(f"""but then {friend} looked at the {plural(mine)}. They were so
+              {s.pick(words.looks)}.""")
     s.say(friend, f"I will give you {s.count(j, yours)} for {s.count(k, mine)}.",
           indirect=f"{friend} wanted to give {s.count(j, yours)} for {s.count(k, mine)}.")
     s.say(hero, "That is fair. | Yes, let us do that. | Good idea!", "said",
@@ -605,7 +576,7 @@ def swap(s: StoryState) -> str:
     s.add(f"""they played with the {plural(mine)} and the {plural(yours)} until dinner.
         | they put their treasures into two little boxes.""")
     if s.chance():
-        lesson(s, pick((hero, friend)), "a fair trade is good for both | it is good to share")
+        s.lesson(s.pick((hero, friend)), "a fair trade is good for both | it is good to share")
     return f"{hero} and {friend} trade {plural(mine)} for {plural(yours)}."
 
 
@@ -625,8 +596,7 @@ def new_friend(s: StoryState) -> str:
         | {he} stood alone and looked at them.""")
     s.add(f"{he} felt {pick(('lonely', 'sad', 'very lonely'))}.")
     s.paragraph()
-    if s.chance(0.4):
-        s.features.add("Conflict")
+    if s.chance(0.4, "Conflict"):
         s.add(f"one/o of them laughed at {him}.")
         s.say(f"the {pick(('biggest', 'tallest', 'loudest'))} one/o", """You are too small!
             | You cannot play with us!""", "said")
@@ -641,13 +611,13 @@ def new_friend(s: StoryState) -> str:
         | they played until the sun went down.""")
     s.add(f"""when it was time to go, {hero} was not lonely any more.
         | {hero} and {friend} became best friends.""")
-    lesson(s, pick((friend, "everyone")), """a kind word can make a friend
+    s.lesson(pick((friend, "everyone")), """a kind word can make a friend
         | it is nice to let others play""")
     return f"{hero} is lonely {at(place)} until {friend} asks {him} to play."
 
 
 def warning(s: StoryState) -> str:
-    """A warning is not heard."""
+    """A warning is ignored."""
     hero, _ = s.cast()
     he, his, him, pick, elder = hero.he, hero.his, hero.him, s.pick, f"{hero.his} {s.elder}"
     rule, act, result, hurt, why = pick(words.warnings).split(" / ")
@@ -680,7 +650,7 @@ def warning(s: StoryState) -> str:
         s.say(hero, "I am sorry. I will listen next time. | You told me, and I did not listen.",
               indirect=f"{hero} said sorry.")
         s.add(f"{elder} hugged {him}. After {s.number(days)} days, the {hurt} was fine again.")
-    lesson(s, hero, f"{why} | it is wise to listen to {elder}")
+    s.lesson(hero, f"{why} | it is wise to listen to {elder}")
     return f"{hero} does not listen to {elder} and gets hurt/a."
 
 
@@ -695,7 +665,7 @@ def collecting(s: StoryState) -> str:
     kind = pick(("red", "white", "brown", "small", "big", "pretty"))
     s.add(f"on Monday, {he} found {s.count(days[0], f'{kind} {thing}')} {at(place)}.")
     if days[0] > 2 and s.chance(0.4):
-        count_them(s, hero, days[0])
+        s.count_aloud(hero, days[0])
     for day, more in zip(("Tuesday", "Wednesday"), days[1:]):
         total = s.gain(hero, more, thing)
         s.add(f"on {day}, {he} found {s.number(more)} more.")
@@ -705,7 +675,7 @@ def collecting(s: StoryState) -> str:
         | {he} put them in a row on the {pick(('shelf', 'table', 'floor'))}.""")
     s.paragraph()
     if total > 2 and s.chance(0.6):
-        meet(s, hero, friend)
+        s.meet(hero, friend)
         s.say(friend, f"What nice {plural(thing)}! | I have none. Where did you find them?")
         gift = s.between(1, total - 1)
         left = s.give(hero, friend, gift, thing)
@@ -725,12 +695,11 @@ def collecting(s: StoryState) -> str:
 def turns(s: StoryState) -> str:
     """Two want the same toy."""
     hero, friend = s.cast()
-    pick = s.pick
-    toy = pick(tuple(words.toys))
-    thing, act = f"{pick(words.colors)} {toy}", words.toys[toy]
+    toy = s.pick(tuple(words.toys))
+    thing, act = f"{s.pick(words.colors)} {toy}", words.toys[toy]
     bad, minutes = s.chance(0.3), s.between(2, 10)
     begin_pair(s, hero, friend)
-    place = pick(("in the yard", "in the park", "at school", "in the garden", "at home"))
+    place = s.pick(("in the yard", "in the park", "at school", "in the garden", "at home"))
     s.add(f"""{s.once()}, they found {a(thing)} {place}.
         | {s.once()}, they were {place}. There was only one {thing}.
         | {s.once()}, there was a new {thing} {place}.""")
@@ -746,10 +715,10 @@ def turns(s: StoryState) -> str:
         s.add(f"snap/o! The {toy} broke in two pieces. | then the {toy} fell and broke.")
         s.add(f"now no one/o could {act}/v it. | now they had nothing to play with.")
         s.add(f"{hero} cried, and {friend} cried, too. | {hero} and {friend} were very {s.sad()}.")
-        lesson(s, pick((hero, friend, "they")), """fighting breaks things
+        s.lesson(s.pick((hero, friend, "they")), """fighting breaks things
             | it is better to share than to fight""")
         return f"{hero} and {friend} fight about {a(thing)}, and it breaks."
-    who = f"{pick((hero, friend))}'s {s.elder}"
+    who = f"{s.pick((hero, friend))}'s {s.elder}"
     agreed = "then they agreed to take turns."
     if s.chance(0.6):
         s.say(who, "Stop! You can take turns. | Let us take turns.", indirect=agreed)
@@ -761,22 +730,21 @@ def turns(s: StoryState) -> str:
           turn.""")
     s.add(f"""{hero} showed {friend} how to {act}/v it best/o.
         | it was fun to {act}/v the {toy} together. | they laughed and had a lot of fun.""")
-    lesson(s, pick((f"{hero} and {friend}", "they")), """taking turns is fair
+    s.lesson(s.pick((f"{hero} and {friend}", "they")), """taking turns is fair
         | a toy is more fun with a friend""")
     return f"{hero} and {friend} want the same {toy} and learn to take turns."
 
 
 def treasure(s: StoryState) -> str:
-    """A map with steps, and what lies at its end."""
+    """A map with steps, and what is at its end."""
     hero, friend = s.cast()
-    pick = s.pick
     first, then, feet = s.between(2, 9) * 5, s.between(1, 8) * 5, s.between(2, 4)
-    tree = pick(("tall tree", "old tree", "tree with no leaves"))
-    rock = pick(("big rock", "gray wall", "wooden bridge", "old well/n"))
+    tree = s.pick(("tall tree", "old tree", "tree with no leaves"))
+    rock = s.pick(("big rock", "gray wall", "wooden bridge", "old well/n"))
     real = s.chance(0.6)
     begin_pair(s, hero, friend)
     s.add(f"""{s.once()}, they found an old map in
-          {pick(('a box', 'a book', 'a bottle', 'the attic'))}.
+          {s.pick(('a box', 'a book', 'a bottle', 'the attic'))}.
         | {s.once()}, {hero}'s {s.elder} gave them an old map.""")
     s.say(hero, "It shows the way to a treasure! | Look! A treasure map!",
           indirect="it was a treasure map.")
@@ -786,15 +754,16 @@ def treasure(s: StoryState) -> str:
     steps = first + then
     s.add(f"""{friend} counted every step. They made {s.number(steps)} steps in all.
         | that was {s.number(steps)} steps in all.""")
-    s.add(f"""there they dug with {pick(('a spade', 'a shovel', 'two spoons'))} until the hole was
+    s.add(f"""there they dug with {s.pick(('a spade', 'a shovel', 'two spoons'))} until the hole was
           {s.number(feet)} feet deep. | there they began to dig.""")
     s.paragraph()
-    s.add(f"""at last, they hit something hard. It was {a(pick(('old', 'big', 'small')))}
-          {pick(('chest', 'box', 'pot'))}!""")
+    s.add(f"""at last, they hit something hard. It was {a(s.pick(('old', 'big', 'small')))}
+          {s.pick(('chest', 'box', 'pot'))}!""")
     s.say(friend, "Open/v it! | Is it gold? | We are rich!")
     coins = s.between(2, 8) * 2
     if real:
-        s.add(f"inside, there were {s.count(coins, f'{pick(words.colors)} ' + pick(words.swaps))}.")
+        gems = f"{s.pick(words.colors)} {s.pick(words.swaps)}"
+        s.add(f"inside, there were {s.count(coins, gems)}.")
         s.add(f"""{hero} took {s.number(coins // 2)}, and {friend} took {s.number(coins // 2)}. Each
               of them had the same number.""")
         s.add(f"""they were so {s.happy()} that they danced around the hole.
@@ -805,13 +774,13 @@ def treasure(s: StoryState) -> str:
           f"but inside was only a picture of {hero} and {friend}.")
     s.add('on it were the words, "The best treasure is a good friend."')
     s.add(f"{hero} looked at {friend} and smiled. | {hero} and {friend} hugged and laughed.")
-    lesson(s, "they", "a friend is better than gold | friends are the best treasure")
+    s.lesson("they", "a friend is better than gold | friends are the best treasure")
     return f"{hero} and {friend} follow a map and find out that friends are the best treasure."
 
 
 def race(s: StoryState) -> str:
     """The fast one boasts, the slow one keeps going."""
-    s.fable, pick = True, s.pick
+    pick, s.fable = s.pick, True
     fast = s.animal(pick(("rabbit", "deer", "horse", "fox")))
     slow = s.animal(pick(("turtle", "snail", "hedgehog", "duck")))
     he = slow.he
@@ -828,8 +797,7 @@ def race(s: StoryState) -> str:
     s.add(f"""{slow} practiced for {s.number(days)} days.
         | {fast} laughed and slept, but {slow} practiced every day for {s.number(days)} days.""")
     s.paragraph()
-    watchers = s.between(11, 60)
-    s.add(f"{s.number(watchers)} animals came to watch the race.")
+    s.add(f"{s.number(s.between(11, 60))} animals came to watch the race.")
     countdown = "3, 2, 1" if s.digit_share else "Three, two, one"
     s.add(f'"One, two, three, go!" an owl called. | "{countdown}, go!" an owl called.')
     if wins:
@@ -839,7 +807,7 @@ def race(s: StoryState) -> str:
         s.add(f"{slow} went on, step by step, and did not stop. | {slow} kept going slowly.")
         s.add(f"when {fast} woke up, {slow} was already at the {goal}. {slow} was the winner!")
         s.add(f"{slow} was first, and {fast} was second. | all the animals cheered.")
-        lesson(s, fast, "it is not wise to boast | slow and steady wins the race")
+        s.lesson(fast, "it is not wise to boast | slow and steady wins the race")
         return f"{slow}, a slow {slow.kind}, wins a race against {fast}, a fast {fast.kind}."
     s.add(f"""{fast} was first and {slow} was last, but {slow} did not give up.
         | {fast} came to the {goal} first. {slow} came much later/o, but {he} did not stop.""")
@@ -847,18 +815,17 @@ def race(s: StoryState) -> str:
     s.say(fast, "You did not give up. I am sorry I laughed. | You are very brave.",
           indirect=f"{fast} was sorry.")
     s.add(f"{slow} {s.was()} {s.happy()}. | {fast} and {slow} became friends.")
-    lesson(s, fast, "it is not nice to laugh at others | trying hard/o is worth more than winning")
+    s.lesson(fast, "it is not nice to laugh at others | trying hard/o is worth more than winning")
     return f"{slow} loses a race against {fast} but does not give up."
 
 
 def find_house(s: StoryState) -> str:
-    """A house number, read the wrong way round or passed one by one."""
+    """A house number, with its digits swapped or found by counting."""
     hero, friend = s.cast()
     he, his, pick, elder = hero.he, hero.his, s.pick, f"{hero.his} {s.elder}"
     tens, ones = s.rng.sample(range(1, 10), 2)
     house, mixed_up = 10 * tens + ones, s.chance()
-    street = f"{pick(words.surnames)} Street"
-    thing = pick(words.gifts)
+    street, thing = f"{pick(words.surnames)} Street", pick(words.gifts)
     begin(s, hero)
     s.add(f"""{s.once()}, {hero} wanted to visit {his} friend {friend}. {he.title()} had {a(thing)}
           for {friend.him}. | {s.once()}, {hero} took {a(thing)} and went to see {friend}.""")
@@ -899,7 +866,7 @@ def find_house(s: StoryState) -> str:
         | they ate {plural(pick(words.treats))} and read a book about
           {plural(pick(words.bugs))}.""")
     if mixed_up:
-        lesson(s, hero, "it is good to look twice/o")
+        s.lesson(hero, "it is good to look twice/o")
     return f"{hero} looks for {friend}'s house, number {house}."
 
 
@@ -933,7 +900,7 @@ def fixing(s: StoryState) -> str:
     s.add(f"""they played together until it was dark.
         | now {hero} and {friend} played with the {toy} together.""")
     if s.chance(0.7):
-        lesson(s, hero, """you need the right tool | two heads are better than one/o
+        s.lesson(hero, """you need the right tool | two heads are better than one/o
             | it is good to ask for help/n""")
     return f"{hero} is in trouble with {his} {thing}, and {friend} has an idea."
 
@@ -950,14 +917,11 @@ def bedtime(s: StoryState) -> str:
         | one/o night, {hero} lay in bed and was wide/o awake.""")
     s.say(hero, f"{s.elder.name.title()}, I cannot sleep.", indirect=f"{he} called {elder}.")
     s.add(f"{elder} came and sat down on the bed. | {elder} brought {hero.him} a cup of warm milk.")
-    if not s.fable and s.chance(0.6):
-        s.features.add("Conflict")
+    if not s.fable and s.chance(0.6, "Conflict"):
         s.add(f"{hero} wanted {his} {pick(words.colors)} {toy}, but it was gone.")
         s.add(f"they looked and looked. At last, they found it {pick(words.indoor_spots)}.")
-    advice = {"sheep": "Close your eyes and think of sheep. Then count them.",
-              "star": "Look out of the window and count the stars.",
-              "cloud": "Think of white clouds and count them."}[counted]
-    s.say(elder, advice, indirect=f"{elder} told {hero.him} to count {plural(counted)}.")
+    s.say(elder, words.sleep_advice[counted],
+          indirect=f"{elder} told {hero.him} to count {plural(counted)}.")
     s.paragraph()
     s.add(f"""{hero} began to count. "{s.aloud(pick((3, 4, 5)))}..."
         | "{s.aloud(pick((3, 4, 5)))}," {hero} whispered.""")
@@ -975,22 +939,21 @@ def bedtime(s: StoryState) -> str:
 
 
 def pets(s: StoryState) -> str:
-    """A day with pets, told in the present."""
+    """A day with pets, in the present tense."""
     hero, friend = s.cast()
     he, his, pick, elder = hero.he, hero.his, s.pick, f"{hero.his} {s.elder}"
     pet = pick(words.pets)
-    food = words.pet_food[pet]
     one, two = s.rng.sample(words.fur_colors, 2)
-    n, m = s.between(1, 4), s.between(1, 4)
-    treats = s.between(1, 3)
-    total = s.gain(hero, n + m, pet)
+    n, m, treats = s.between(1, 4), s.between(1, 4), s.between(1, 3)
+    food, total = words.pet_food[pet], s.gain(hero, n + m, pet)
     s.add(f"""{hero} is {a(pick(words.traits))} {hero.kind}. {he.title()} is
           {s.number(s.between(4, 8))} years old and lives in {a(pick(words.place_looks))}
           {pick(words.homes)}.
         | {hero} lives in {a(pick(words.place_looks))} {pick(words.homes)} with {elder}.
           {he.title()} likes to {hobby(s, his)}.""")
     s.add(f"{he} has {s.count(total, pet)}. | {hero} has {s.count(total, pet)} and loves them all.")
-    s.add(f"{s.number(n)} {are(n)} {one}, and {s.number(m)} {are(m)} {two}.")
+    s.add(f"""{s.number(n)} {'is' if n == 1 else 'are'} {one}, and {s.number(m)}
+          {'is' if m == 1 else 'are'} {two}.""")
     if n != m and min(n, m) > 1:
         more, fewer = (one, two) if n > m else (two, one)
         s.add(f"so {he} has more {more} {plural(pet)} than {fewer} {plural(pet)}.")
@@ -999,8 +962,7 @@ def pets(s: StoryState) -> str:
           gets {s.count(treats, food)}, so {he} needs {s.count(total * treats, food)}.""")
     s.add(f"the {one} {plural(pet, n)} always {'eats' if n == 1 else 'eat'} first.")
     s.paragraph()
-    if s.chance(0.6):
-        s.features.add("Conflict")
+    if s.chance(0.6, "Conflict"):
         s.add(f"today {he} counts the {plural(pet)}, and there are only {s.number(total - 1)}."
               if total > 2 else f"today {he} sees only one {pet}.")
         which = f"my {one} {pet}" if n == 1 else f"the last {pet}"
@@ -1021,11 +983,11 @@ def pets(s: StoryState) -> str:
 
 
 def worker(s: StoryState) -> str:
-    """A day at work, told in the present: made, sold, left."""
+    """A day at work, in the present tense: made, sold, left."""
     child, pick = s.child(), s.pick
-    title, kind, she = ("Mrs", "woman", True) if s.chance() else ("Mr", "man", False)
-    boss = Person(f"{title}. {pick(words.surnames)}", kind, she)
-    he, his = boss.he, boss.his
+    title, kind, he = ("Mrs", "woman", "she") if s.chance() else ("Mr", "man", "he")
+    boss = Person(f"{title}. {pick(words.surnames)}", kind, *PRONOUNS[he])
+    his = boss.his
     job, thing, made = pick((
         ("baker", "loaf", "bakes"), ("baker", pick(words.baked), "bakes"),
         ("farmer", pick(words.vegetables), "picks"), ("farmer", pick(words.fruit), "picks"),
@@ -1052,8 +1014,7 @@ def worker(s: StoryState) -> str:
           {s.count(left, thing)} left.""")
     s.add(f"""then {child.name}, {a(pick(words.traits))} {child.kind}, comes to {his} table.
         | in the afternoon, {a(child.kind)} named {child} walks by.""")
-    if s.chance(0.65):
-        s.features.add("Conflict")
+    if s.chance(0.65, "Conflict"):
         s.add(f"{child} looks {s.sad()}.")
         s.say(child, f"I want {a(thing)} for my {s.elder}, but I have no money.", "says",
               indirect=f"{child.he} wants {a(thing)}, but {child.he} has no money.")
@@ -1065,8 +1026,9 @@ def worker(s: StoryState) -> str:
         s.say(child, f"May I have {s.count(2, thing)}, please?", "asks",
               indirect=f"{child} wants {s.count(2, thing)}.")
         s.add(f"{child} pays for them and smiles.")
-    s.add(f"in the evening, {boss} counts. There {are(left)} {s.count(left, thing)} left." if left
-          else f"in the evening, {boss} has no {plural(thing)} left.")
+    s.add(f"""in the evening, {boss} counts. There {'is' if left == 1 else 'are'}
+          {s.count(left, thing)} left.""" if left else
+          f"in the evening, {boss} has no {plural(thing)} left.")
     s.add(f"{he} goes home and is {s.happy()}. | {he} sings a song on the way home.")
     return f"{boss}, {a(job)}, sells {plural(thing)} and is kind to {child}."
 
