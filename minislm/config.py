@@ -87,11 +87,8 @@ class ModelConfig:
 
     @property
     def mlp_hidden(self) -> int:
-        if self.mlp_width:
-            return self.mlp_width
-        if self.mlp == "gelu":
-            return 4 * self.width
-        return 32 * math.ceil(self.width * 8 / 3 / 32)  # about as many weights as 4 x, ungated
+        gated = 32 * math.ceil(self.width * 8 / 3 / 32)  # about as many weights as 4 x, ungated
+        return self.mlp_width or (gated if self.mlp == "gated_silu" else 4 * self.width)
 
     def window_of(self, layer: int) -> int:
         """How many tokens block `layer` attends to, itself included; 0: all before it."""

@@ -121,7 +121,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Position-wise MLP: up-projection, activation (gated, Shazeer 2020, or GELU), down-projection."""
+    """Position-wise MLP: up-projection, GELU or gated SiLU (Shazeer 2020), down-projection."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -199,7 +199,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def previous_token_heads(self) -> None:
-        """Initialise two heads of the first block to attend to the previous token and the one before.
+        """Initialise two heads of the first block as previous-token heads, at distance 1 and 2.
 
         With a query bias b and a key bias u, query t and key s score b R(s - t) u, whatever the
         tokens are (R rotates by the rotary angles). The score is largest at distance n for

@@ -6,7 +6,7 @@ text that can be streamed token by token. Other formats are in pretrained/tokeni
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -83,7 +83,8 @@ class Tokenizer:
             show_progress=False,
         )
         try:
-            backend.train_from_iterator(_documents(texts), trainer=trainer)
+            documents = (each for text in texts for each in text.split(END_OF_TEXT))
+            backend.train_from_iterator(documents, trainer=trainer)
         except UnicodeEncodeError as error:
             raise not_unicode(error) from error
         backend.pre_tokenizer = words
@@ -93,12 +94,7 @@ class Tokenizer:
     def load(cls, folder: str | Path) -> Tokenizer:
         """Read the tokenizer.json of a folder; raises UserError naming the file."""
         file = Path(folder) / "tokenizer.json"
-        try:
-            return cls(read_backend(file))
-        except UserError as error:
-            raise UserError(
-                str(error) if str(file) in str(error) else f"{file}: {error}"
-            ) from error
+        return cls(read_backend(file))
 
     def save(self, folder: str | Path) -> None:
         """Write FOLDER/tokenizer.json."""
@@ -123,7 +119,7 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     def prompt_ids(self, text: str) -> list[int]:
-        """The ids a model is prompted with: never empty. A text from nothing starts at END_OF_TEXT."""
+        """The ids of a prompt, never empty: a text from nothing starts from END_OF_TEXT."""
         return self.encode(text) or [self.eot_id]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -191,8 +187,3 @@ def read_backend(file: Path) -> tokenizers.Tokenizer:
 
 def _special(token: str) -> AddedToken:
     return AddedToken(token, special=True, normalized=False)
-
-
-def _documents(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        yield from text.split(END_OF_TEXT)

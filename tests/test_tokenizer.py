@@ -1,18 +1,20 @@
+"""Byte-level BPE: training, encoding, streaming, files."""
+
 import random
-from pathlib import Path
 
 import pytest
 import tokenizers
+from tokenizers import models
 
 from minislm.runtime.errors import UserError
-from minislm.tokenizer import END_OF_TEXT, StreamDecoder, Tokenizer
+from minislm.tasks import END_OF_TEXT
+from minislm.tokenizer import StreamDecoder, Tokenizer
 
 STORY = (
     "Once upon a time there were 41 brave dogs. They didn't jump 7 times; they ran home.\r\n"
-    "\tTom said, \"I'm happy!\" And 1100 caf\u00e9s \u4f60\u597d \U0001f600\U0001f602\U0001f600 "
+    '\tTom said, "I\'m happy!" And 1100 caf\u00e9s \u4f60\u597d \U0001f600\U0001f602\U0001f600 '
     "na\u00efve e\u0301  100 11 1111\n\n"
 )
-GPT2_FOLDER = Path(__file__).parents[2] / "shared" / "gpt2-tokenizer"
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +48,10 @@ def stream(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
 # --- training -------------------------------------------------------------------------------------
 
 
-def test_training_is_deterministic_and_tells_the_true_size(single):
+def test_training_is_deterministic_and_has_the_true_size(single):
     again = Tokenizer.train([STORY] * 3, 500)
     assert again.backend.to_str() == single.backend.to_str()
-    assert single.eot_id == single.pad_id == 0
+    assert single.eot_id == 0
     assert single.vocab_size == single.backend.get_vocab_size() <= 500
     assert Tokenizer.train(["abab abab"], 5000).vocab_size < 300  # fewer merges than asked for
 
@@ -137,6 +139,20 @@ def test_prompts(single):
     assert single.prompt_ids("") == [single.eot_id]
 
 
+def test_the_end_of_text_is_a_token_of_the_vocabulary():
+    backend = tokenizers.Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, unk_token="a"))
+    assert Tokenizer(backend, "</s>").eot_id == 1
+    with pytest.raises(UserError, match="no end-of-text token: <stop>"):
+        Tokenizer(backend, "<stop>")
+
+
+def test_an_end_of_text_that_is_a_plain_word_is_not_printed():
+    backend = tokenizers.Tokenizer(models.WordLevel({"a": 0, "</s>": 1}, unk_token="a"))
+    tokenizer = Tokenizer(backend, "</s>")
+    assert (tokenizer.eot_id, tokenizer.vocab_size) == (1, 2)
+    assert tokenizer.decode([0, 1]) == "".join(stream(tokenizer, [0, 1])) == "a"
+
+
 def test_nothing_is_cut_or_padded_in_silence():
     backend = Tokenizer.train([STORY], 300).backend
     backend.enable_truncation(3)
@@ -167,7 +183,8 @@ def test_characters_appear_when_whole_and_never_wait_for_long():
     assert stream(tokenizer, smile) == ["", "", "", "\U0001f600", ""]
     assert stream(tokenizer, smile[:3] + letter) == ["", "", "", "\ufffdx", ""]
     assert stream(tokenizer, smile[:2]) == ["", "", "\ufffd"]
-    assert "".join(stream(tokenizer, smile[1:2] * 9)[:-1]) == "\ufffd" * 9
+    *now, rest = stream(tokenizer, smile[1:2] * 9)  # bytes that begin no character
+    assert "".join(now) == "\ufffd" * 6 and rest == "\ufffd" * 3
 
 
 def test_added_words_stream_as_they_read(single):
@@ -184,7 +201,16 @@ def test_added_words_stream_as_they_read(single):
 
 def test_save_and_load(single, tmp_path):
     single.save(tmp_path / "run")
-    for path in (tmp_path / "run", tmp_path / "run" / "tokenizer.json"):
-        again = Tokenizer.load(path)
-        assert again.encode(STORY) == single.encode(STORY)
-        assert (again.eot_id, again.vocab_size) == (single.eot_id, single.vocab_size)
+    again = Tokenizer.load(tmp_path / "run")
+    assert again.encode(STORY) == single.encode(STORY)
+    assert (again.eot_id, again.vocab_size) == (single.eot_id, single.vocab_size)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["tokenizer.json"]
+
+
+@pytest.mark.parametrize("damage", [b'{"version": "1.0", "mod', b"\xff\xfe{}", b"", None])
+def test_a_damaged_file_is_named_in_one_line(damage, tmp_path):
+    if damage is not None:
+        (tmp_path / "tokenizer.json").write_bytes(damage)
+    with pytest.raises(UserError) as caught:
+        Tokenizer.load(tmp_path)
+    assert "tokenizer.json" in str(caught.value) and "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The token sampler for large vocabularies: maxima and sums are searched in two levels.
+"""The token sampler for large vocabularies: maxima are searched in two levels.
 
 A maximum down the columns of a [w, V / w] view is vectorised where the search for its index is not:
 only the columns found are searched. Sizes become plain integers, because these functions are traced
@@ -19,9 +19,9 @@ from minislm.fast.threads import run_threads
 from minislm.runtime.device import best_seconds
 from minislm.sampling import BELOW_1, TokenSampler
 
-_ROWS = 64  # of the view in which a maximum or a sum is searched
+_ROWS = 64  # of the view in which a maximum is searched
 _ROWS_OF_TOP = 8  # fewer, where the k best columns are searched
-_SMALL = 1024  # probabilities that are searched in one level
+_SMALL = 1024  # probabilities whose place is found by counting
 # The library's topk uses all threads for more rows than 32,768 / numbers in a row.
 _SHARED_ROWS, _SHARED_FROM = 64, 32_768 // 64 + 1
 _MANY = 16  # rows; with fewer, numpy's partition costs what it saves
@@ -42,7 +42,7 @@ class FastTokenSampler(TokenSampler):
         B, V = logits_BV.shape[0], int(logits_BV.shape[1])  # B differs from trace to call
         k = min(k, V)
         if k == V:
-            return logits_BV.sort(-1, descending=True)
+            return logits_BV.sort(dim=-1, descending=True, stable=True)
         rows = _divisor(V, _ROWS_OF_TOP)
         if V < 4 * k * rows:  # no fewer to search
             return logits_BV.topk(k)
@@ -57,25 +57,12 @@ class FastTokenSampler(TokenSampler):
         return best(values_Bwk.flatten(1), (first_w1 + column_Bk[:, None]).flatten(1), k)
 
     def inverse_cdf(self, p_Bn: Tensor, u_B: Tensor) -> Tensor:
-        """First the block of neighbouring tokens, then the token in it."""
-        if int(p_Bn.shape[1]) <= _SMALL:
-            return _inverse_cdf(p_Bn.cumsum(-1), u_B[:, None])
-        p_BwC = _view(p_Bn, _ROWS, 0.0)
-        rows, columns = map(int, p_BwC.shape[1:])
-        cdf_Bw = p_BwC.sum(2).cumsum(-1)
-        threshold_B1 = u_B[:, None] * cdf_Bw[:, -1:] * BELOW_1
-        row_B1 = (cdf_Bw <= threshold_B1).sum(-1, keepdim=True).clamp(max=rows - 1)
-        before_B1 = F.pad(cdf_Bw, (1, 0)).gather(1, row_B1)
-        cdf_BC = p_BwC.gather(1, row_B1[:, None].expand(-1, 1, columns))[:, 0].cumsum(-1)
-        # Rounding may put the rest beyond the block's own sum: its last token is meant.
-        rest_B1 = (threshold_B1 - before_B1) / cdf_BC[:, -1:]
-        return row_B1[:, 0] * columns + _inverse_cdf(cdf_BC, rest_B1.clamp(max=1.0))
-
-
-def _inverse_cdf(cdf_Bn: Tensor, u_B1: Tensor) -> Tensor:
-    """The first index whose cumulative probability exceeds u times the total."""
-    threshold_B1 = u_B1 * cdf_Bn[:, -1:] * BELOW_1
-    return (cdf_Bn <= threshold_B1).sum(-1).clamp(max=int(cdf_Bn.shape[1]) - 1)
+        if int(p_Bn.shape[1]) > _SMALL:
+            return super().inverse_cdf(p_Bn, u_B)
+        # Counting is fused with other operations in compiled steps, a binary search is not.
+        cdf_Bn = p_Bn.cumsum(-1)
+        threshold_B1 = u_B[:, None] * cdf_Bn[:, -1:] * BELOW_1
+        return (cdf_Bn <= threshold_B1).sum(-1).clamp(max=int(p_Bn.shape[1]) - 1)
 
 
 def _topk(x_Bn: Tensor, ids_Bn: Tensor, k: int, sorted: bool = True) -> tuple[Tensor, Tensor]:

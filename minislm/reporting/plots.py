@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minislm.checkpoint import read_metrics
+from minislm.reporting.metrics import read_metrics
 from minislm.runtime.errors import UserError
 from minislm.runtime.files import atomic_path
 

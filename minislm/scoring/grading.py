@@ -25,7 +25,7 @@ from minislm.scoring.ngrams import Library, distinct, self_bleu, words_of
 from minislm.scoring.prompts import BEGINNINGS, QUESTIONS, Question
 from minislm.scoring.rules import DIMENSIONS, Measures, instruction, measure, names, sentences, stem
 from minislm.stories.generate import Story, generate
-from minislm.stories.lexicon import BOYS, GIRLS
+from minislm.stories.lexicon import words
 from minislm.tokenizer import Tokenizer
 
 _INSTRUCT_SEED = 4_000_000  # of the stories whose headers are given as instructions

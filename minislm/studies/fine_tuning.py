@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from minislm.config import TrainConfig
-from minislm.dataset import Batches, Example, TokenDataset
+from minislm.dataset import Batches, TokenDataset
 from minislm.fast.backward import FastLossAndGrad
 from minislm.fast.optimizer import FastMuon
 from minislm.model import Transformer
@@ -74,7 +74,7 @@ def fine_tune_on_pairs(
     """Fine-tune in place on pairs, all of which fit the context: see `train_in_memory`."""
     batches = Batches(
         TokenDataset.from_ids([]),
-        [Example(*encode_pair(tokenizer, pair)) for pair in shown],
+        [encode_pair(tokenizer, pair) for pair in shown],
         context=model.config.context,
         batch_tokens=config.batch_tokens,
         eot_id=tokenizer.eot_id,

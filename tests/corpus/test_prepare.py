@@ -163,7 +163,7 @@ def test_mojibake_is_repaired_to_what_was_written(encoding):
         )
     else:
         spoilt = written.encode().decode("latin-1")
-    clean = "\"It's a caf\u00e9,\" he said - na\u00efve-... \U0001f60a!"
+    clean = '"It\'s a caf\u00e9," he said - na\u00efve-... \U0001f60a!'
     assert normal(spoilt) == normal(written) == clean
 
 
