@@ -1,16 +1,23 @@
-"""A small server on this machine that speaks the hub's paths."""
+"""A small server on this machine that has the hub's paths, and processes that download from it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from helpers import ROOT
+
 NEW = "b" * 40  # the commit of the main branch
+LISTED = ("GatedRepo", "FilesForbidden")  # errors of repositories whose file names can be seen
 WEIGHTS = bytes(range(256)) * 4096  # 1 MB
 
 
@@ -55,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
         repo, revision = (api[1], api[3] or "main") if api else (file[1], file[2])
         if not file:
             self.hub.log.append((self.command, path, None, 0))
-        if repo in self.hub.refuse and not (api and self.hub.refuse[repo][1] == "GatedRepo"):
+        if repo in self.hub.refuse and not (api and self.hub.refuse[repo][1] in LISTED):
             return self.fail(*self.hub.refuse[repo])
         if repo not in self.hub.repos:
             return self.fail(404, "RepoNotFound")
@@ -126,3 +133,62 @@ def describe(repo: str, commit: str, files: dict[str, bytes], tree: bool) -> obj
         ]
     return {"id": repo, "modelId": repo, "sha": commit, "tags": [], "downloads": 0, "likes": 0,
             "private": False, "siblings": [{"rfilename": name} for name in files]}  # fmt: skip
+
+
+# huggingface_hub reads its environment when it is imported, so each user is a process of its own,
+# which may request several models.
+CODE = """
+import json, sys
+from minislm.pretrained import hub
+from minislm.runtime.errors import UserError
+for repo, revision in json.loads(sys.argv[1]):
+    try:
+        if revision == "text":
+            print(json.dumps(hub.find_text(repo)))
+            continue
+        print(json.dumps(list(map(str, hub.fetch(repo, revision)))))
+    except UserError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def start(hub: Hub, cache: Path, *requests: tuple[str, str | None], before: str = "", **more: str):
+    """Start a user's process that fetches each (model, revision); `before` is code to run first."""
+    return subprocess.Popen(
+        [sys.executable, "-c", before + CODE, json.dumps(requests)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment(hub, cache) | more,
+    )  # fmt: skip
+
+
+def environment(hub: Hub, cache: Path) -> dict[str, str]:
+    """A process's environment where this hub is the only one, and this its cache."""
+    kept = {k: v for k, v in os.environ.items() if not re.match(r"HF_|HUGGING|.*proxy", k, re.I)}
+    kept |= {
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HOME": str(cache),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    return kept
+
+
+def request(hub: Hub, cache: Path, *requests: tuple[str, str | None], **start_options: str) -> list:
+    """For each (model, revision): the folder and the tokenizer's (once if equal), or the error."""
+    process = start(hub, cache, *requests, **start_options)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return [found(json.loads(line)) for line in out.splitlines()]
+
+
+def found(answer: str | list[str]) -> str | Path | tuple[Path, ...]:
+    """The error's text; or the one folder; or model and tokenizer where they are two."""
+    if isinstance(answer, str):
+        return answer
+    folders = tuple(map(Path, answer))
+    return folders[0] if len(set(folders)) == 1 else folders
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
-import re
 import subprocess
 import sys
 import threading
@@ -14,7 +12,16 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT, TINY
-from pretrained.hub_server import NEW, WEIGHTS, Handler, Hub
+from pretrained.hub_server import (
+    NEW,
+    WEIGHTS,
+    Handler,
+    Hub,
+    contents,
+    environment,
+    request,
+    start,
+)
 
 from minislm.pretrained.hub import find_text
 
@@ -71,65 +78,6 @@ def hub():
     yield hub
     server.shutdown()
     server.server_close()
-
-
-# huggingface_hub reads its environment when it is imported, so each user is a process of its own,
-# which may request several models.
-CODE = """
-import json, sys
-from minislm.pretrained import hub
-from minislm.runtime.errors import UserError
-for repo, revision in json.loads(sys.argv[1]):
-    try:
-        if revision == "text":
-            print(json.dumps(hub.find_text(repo)))
-            continue
-        print(json.dumps(list(map(str, hub.fetch(repo, revision)))))
-    except UserError as error:
-        print(json.dumps(str(error)))
-"""
-
-
-def start(hub: Hub, cache: Path, *requests: tuple[str, str | None], before: str = "", **more: str):
-    """Start a user's process that fetches each (model, revision); `before` is code to run first."""
-    return subprocess.Popen(
-        [sys.executable, "-c", before + CODE, json.dumps(requests)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=environment(hub, cache) | more,
-    )  # fmt: skip
-
-
-def environment(hub: Hub, cache: Path) -> dict[str, str]:
-    """A process's environment where this hub is the only one, and this its cache."""
-    kept = {k: v for k, v in os.environ.items() if not re.match(r"HF_|HUGGING|.*proxy", k, re.I)}
-    kept |= {
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_HOME": str(cache),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }
-    return kept
-
-
-def request(hub: Hub, cache: Path, *requests: tuple[str, str | None], **start_options: str) -> list:
-    """For each (model, revision): the folder and the tokenizer's (once if equal), or the error."""
-    process = start(hub, cache, *requests, **start_options)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    return [found(json.loads(line)) for line in out.splitlines()]
-
-
-def found(answer: str | list[str]) -> str | Path | tuple[Path, ...]:
-    """The error's text; or the one folder; or model and tokenizer where they are two."""
-    if isinstance(answer, str):
-        return answer
-    folders = tuple(map(Path, answer))
-    return folders[0] if len(set(folders)) == 1 else folders
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_only_needed_files_are_fetched_and_only_once(hub, tmp_path):
@@ -201,6 +149,9 @@ def test_a_revision_pins_a_commit(hub, tmp_path):
     assert (by_tag / "pytorch_model.bin").exists()  # the format is that of the revision
     assert (newest / "config.json").read_bytes() == model_files()["config.json"]
     assert hub.sent().count("vocab.json") == 1  # the same bytes are stored once
+    del hub.branches["v1"]
+    [error] = request(hub, tmp_path, (MODEL, "v1"))
+    assert "no revision 'v1'" in error  # a name that the hub removed is not read from the cache
 
 
 def test_a_dropped_connection_is_resumed(hub, tmp_path):
@@ -241,12 +192,13 @@ def test_mistakes_get_one_line(hub, tmp_path):
         "some/gated": {NEW: files},
         "some/no-config": {NEW: {k: v for k, v in files.items() if k != "config.json"}},
         "some/no-weights": {NEW: {"config.json": b"{}", "tokenizer.json": b"{}", "m.gguf": b""}},
-        "some/lost": {NEW: files},
+        "some/files-forbidden": {NEW: files},
     }
     hub.refuse = {
         "some/private": (401, "RepoNotFound"),
         "some/gated": (403, "GatedRepo"),
         "some/forbidden": (403, "Forbidden"),
+        "some/files-forbidden": (403, "FilesForbidden"),
         "some/broken": (500, "Oops"),
     }
     expected = {
@@ -256,6 +208,7 @@ def test_mistakes_get_one_line(hub, tmp_path):
         ("some/private", None): "hf auth login",
         ("some/gated", None): "accept its terms",
         ("some/forbidden", None): "HF_TOKEN",
+        ("some/files-forbidden", None): "HF_TOKEN",
         ("some/broken", None): "500",
         (MODEL, "v9"): "no revision 'v9'",
         (MODEL, "c" * 40): "no revision",

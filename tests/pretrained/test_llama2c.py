@@ -1,12 +1,14 @@
 """Files of llama2.c, compared with plain versions of its model and its tokenizer."""
 
 import random
+import struct
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import ROOT
-from pretrained.llama2c_files import H, K, write_llama2c
+from pretrained.llama2c_files import H, K, write_llama2c, write_tokenizer_bin
+from pretrained.models import refused
 from torch.nn import functional as F
 
 from minislm.pretrained.llama2c import read_tokens
@@ -122,3 +124,67 @@ def test_stories260k_knows_its_stories():
     assert 1.2 < nats / count < 1.45
     [text] = Sampler(model, tokenizer).generate([""], max_new_tokens=40, temperature=0.0)
     assert text.startswith("Once upon a time, there was a little")
+
+
+# --- Damaged files --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sound_file(llama2c_model) -> Path:
+    return llama2c_model[0] / "v0.bin"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-4],
+        lambda data: data + bytes(4),
+        lambda data: data[:20],
+        lambda data: b"",
+        lambda data: bytes(100),
+        lambda data: struct.pack("<7i", *[2**31 - 1] * 7) + data[28:],
+        lambda data: struct.pack("<7i", 24, 40, 2, 6, 4, -300, 64) + data[28:],
+        lambda data: struct.pack("<7i", 24, 40, -2, 6, 2, -300, 64) + data[28:],
+        lambda data: struct.pack("<7i", 25, 40, 2, 6, 2, -300, 64) + data[28:],
+        lambda data: struct.pack("<Ii", 0x616B3432, 2) + data[8:],
+        lambda data: b"PK\3\4" + data[4:],
+        lambda data: b"<html>" + data[6:],
+    ],
+)
+def test_a_damaged_llama2c_file(damage, sound_file):
+    sound_file.write_bytes(damage(sound_file.read_bytes()))
+    refused(sound_file, str(sound_file))
+
+
+def test_a_llama2c_file_of_another_version(sound_file):
+    sound_file.write_bytes(struct.pack("<Ii", 0x616B3432, 2) + sound_file.read_bytes()[8:])
+    refused(sound_file, str(sound_file), "version 2")
+
+
+def test_a_llama2c_file_with_an_endless_context(sound_file):
+    file = sound_file.with_name("v1.bin")  # without rotary tables its size says nothing of it
+    data = file.read_bytes()
+    file.write_bytes(data[:32] + struct.pack("<i", 2**30) + data[36:])
+    refused(file, str(file), str(2**30))
+
+
+def test_a_llama2c_tokenizer_that_does_not_fit(sound_file):
+    file = sound_file.with_name("tokenizer.bin")
+    sound = file.read_bytes()
+    for data in (
+        sound[:-1],
+        sound + b"\0",
+        b"",
+        sound[:4] + struct.pack("<fi", 0.0, -1) + sound[12:],
+        sound[:4] + struct.pack("<fi", 0.0, 2**31 - 1) + sound[12:],
+        sound.replace(b"<0x41>", b"<0x42>"),
+        sound.replace(b"<0x41>", b"<byte>"),
+        sound.replace(b" cat", b"\xffcat"),
+        sound.replace(b" cat", b" the"),
+    ):
+        file.write_bytes(data)
+        refused(sound_file, str(file))
+    file.unlink()
+    refused(sound_file, str(sound_file), "tokenizer.bin")
+    write_tokenizer_bin(file, ["ab"])
+    refused(sound_file, str(file))

@@ -8,19 +8,15 @@ import struct
 import pytest
 import torch
 from helpers import random_model
-from pretrained.llama2c_files import write_llama2c, write_tokenizer_bin
+from pretrained.models import LLAMA3_ROPE, refused
 from safetensors.torch import load_file, save_file
 
 from minislm.config import PRESETS
 from minislm.pretrained.load import load
 from minislm.pretrained.save import save
-from minislm.runtime.errors import CheckpointError, UserError
+from minislm.runtime.errors import UserError
 
 FIRST_NORM = "model.layers.0.input_layernorm.weight"
-LLAMA3 = dict(
-    rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
-    original_max_position_embeddings=64,
-)  # fmt: skip
 
 
 @pytest.fixture
@@ -28,18 +24,6 @@ def folder(tmp_path, tokenizer):
     """A sound model folder of the Llama family."""
     save(tmp_path / "model", random_model(vocab_size=400, n_layer=2), tokenizer)
     return tmp_path / "model"
-
-
-def refused(source, *words: str, error: type = CheckpointError) -> str:
-    """Load it: the error is one line with all the words."""
-    with pytest.raises(error) as caught:
-        load(source)
-    message = str(caught.value)
-    for word in words:
-        assert word in message, message
-    assert "weights_only" not in message
-    assert len(message.splitlines()) == 1, message
-    return message
 
 
 def change_config(folder, remove: str | None = None, **values) -> None:
@@ -87,7 +71,7 @@ def as_bin(folder) -> None:
         (dict(rope_scaling={"type": "dynamic", "factor": 2.0}), ["dynamic"]),
         (dict(rope_scaling={"rope_type": "linear"}), ["factor is missing"]),
         (dict(rope_scaling={"rope_type": "linear", "factor": 0}), ["factor is 0"]),
-        (dict(rope_scaling=LLAMA3 | {"high_freq_factor": 1.0}), ["high_freq_factor"]),
+        (dict(rope_scaling=LLAMA3_ROPE | {"high_freq_factor": 1.0}), ["high_freq_factor"]),
         (dict(rope_scaling={"rope_type": ["linear"]}), ["linear"]),
         (dict(rope_scaling="linear"), ["rope_scaling"]),
         (dict(rope_parameters={"partial_rotary_factor": 0.5}), ["partial_rotary_factor"]),
@@ -340,63 +324,3 @@ def test_a_weight_file_instead_of_its_folder(folder):
 def test_an_unknown_dtype(folder):
     with pytest.raises(UserError, match="bfloat16"):
         load(folder, dtype="int8")
-
-
-# --- llama2.c -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_llama2c(tmp_path):
-    """A sound model file of version 0, its tokenizer beside it."""
-    write_llama2c(tmp_path)
-    return tmp_path / "v0.bin"
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: data[:-4],
-        lambda data: data + bytes(4),
-        lambda data: data[:20],
-        lambda data: b"",
-        lambda data: bytes(100),
-        lambda data: struct.pack("<7i", *[2**31 - 1] * 7) + data[28:],
-        lambda data: struct.pack("<7i", 24, 40, 2, 6, 4, -300, 64) + data[28:],
-        lambda data: struct.pack("<7i", 24, 40, -2, 6, 2, -300, 64) + data[28:],
-        lambda data: struct.pack("<7i", 25, 40, 2, 6, 2, -300, 64) + data[28:],
-        lambda data: struct.pack("<Ii", 0x616B3432, 2) + data[8:],
-        lambda data: b"PK\3\4" + data[4:],
-        lambda data: b"<html>" + data[6:],
-    ],
-)
-def test_a_damaged_llama2c_file(damage, small_llama2c):
-    small_llama2c.write_bytes(damage(small_llama2c.read_bytes()))
-    refused(small_llama2c, str(small_llama2c))
-
-
-def test_a_llama2c_file_with_an_endless_context(small_llama2c):
-    file = small_llama2c.with_name("v1.bin")  # without rotary tables its size says nothing of it
-    data = file.read_bytes()
-    file.write_bytes(data[:32] + struct.pack("<i", 2**30) + data[36:])
-    refused(file, str(file), str(2**30))
-
-
-def test_a_llama2c_tokenizer_that_does_not_fit(small_llama2c):
-    file = small_llama2c.with_name("tokenizer.bin")
-    sound = file.read_bytes()
-    for data in (
-        sound[:-1],
-        sound + b"\0",
-        b"",
-        sound[:4] + struct.pack("<fi", 0.0, -1) + sound[12:],
-        sound[:4] + struct.pack("<fi", 0.0, 2**31 - 1) + sound[12:],
-        sound.replace(b"<0x41>", b"<0x42>"),
-        sound.replace(b" cat", b"\xffcat"),
-        sound.replace(b" cat", b" the"),
-    ):
-        file.write_bytes(data)
-        refused(small_llama2c, str(file))
-    file.unlink()
-    refused(small_llama2c, str(small_llama2c), "tokenizer.bin")
-    write_tokenizer_bin(file, ["ab"])
-    refused(small_llama2c, str(file))

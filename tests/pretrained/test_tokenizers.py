@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+from helpers import random_model
 from tokenizers import decoders, models, normalizers, processors
 
+from minislm.pretrained.save import save
 from minislm.pretrained.tokenizers import PretrainedTokenizer, load_tokenizer, save_tokenizer
 from minislm.runtime.errors import CheckpointError, UserError
 from minislm.tasks import END_OF_TEXT
@@ -144,13 +146,26 @@ def test_the_saved_configuration(single, tmp_path):
     ]
 
 
+def test_a_saved_model_names_the_tokens_around_a_text(tmp_path):
+    tokenizer = PretrainedTokenizer(llama_backend())
+    save(tmp_path, random_model(), tokenizer)
+    expected = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / name).read_text()).items() >= expected.items()
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert [config[f"{name}_token"] for name in ("bos", "eos", "pad", "unk")] == [
+        "<s>", "</s>", "</s>", "<unk>",
+    ]  # fmt: skip
+
+
 def test_the_configured_end_of_text_is_kept(tmp_path):
     save_tokenizer(tmp_path, PretrainedTokenizer(llama_backend(), "<s>"), 64)
     assert load_tokenizer(tmp_path).eot_id == 1
     config = {"eos_token": {"content": "</s>"}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     assert load_tokenizer(tmp_path).eot_id == 2
-    for damaged in ("[", "[]", '{"eos_token": 3}', '{"eos_token": []}', '{"eos_token": {}}'):
+    values = ("3", "[]", "{}", '"\\ud800"')
+    for damaged in ("[", "[]", *(f'{{"eos_token": {value}}}' for value in values)):
         (tmp_path / "tokenizer_config.json").write_text(damaged)
         with pytest.raises(CheckpointError, match="tokenizer_config.json is damaged"):
             load_tokenizer(tmp_path)
