@@ -83,7 +83,7 @@ def fetch(repo_id: str, revision: str | None = None) -> tuple[Path, Path]:
         the model card names.
 
     Raises:
-        UserError: one line that says what to do.
+        UserError: one line with what to do.
     """
     folder = _snapshot(repo_id, revision, _model_files, _TOKENIZER_FILES)
     if _has_tokenizer(_names(folder)):

@@ -162,7 +162,7 @@ def test_a_llama2c_file_of_another_version(sound_file):
 
 
 def test_a_llama2c_file_with_an_endless_context(sound_file):
-    file = sound_file.with_name("v1.bin")  # without rotary tables its size says nothing of it
+    file = sound_file.with_name("v1.bin")  # it has no rotary tables, so any context fits its size
     data = file.read_bytes()
     file.write_bytes(data[:32] + struct.pack("<i", 2**30) + data[36:])
     refused(file, str(file), str(2**30))

@@ -145,7 +145,7 @@ def test_the_old_bin_format_and_sharded_safetensors(tmp_path, tokenizer):
         assert (load(tmp_path / folder)[0](tokens) - expected).abs().max() < 1e-4
 
 
-def test_transformers_5_spelling_of_rope(tmp_path, tokenizer):
+def test_rope_scaling_in_the_keys_of_transformers_5(tmp_path, tokenizer):
     theirs = their_model(SHAPES["llama-3"])
     theirs.save_pretrained(tmp_path)
     tokenizer.save(tmp_path)
@@ -153,13 +153,13 @@ def test_transformers_5_spelling_of_rope(tmp_path, tokenizer):
     for key in ("rope_scaling", "rope_theta", "rope_parameters"):
         config.pop(key, None)
     tokens = texts((90,))[0][None]
-    spellings = (
+    variants = (
         {"rope_parameters": LLAMA3_ROPE | {"rope_theta": 777.0}},
         {"rope_scaling": LLAMA3_ROPE, "rope_theta": 777.0},
     )
     logits = []
-    for spelling in spellings:
-        (tmp_path / "config.json").write_text(json.dumps(config | spelling))
+    for variant in variants:
+        (tmp_path / "config.json").write_text(json.dumps(config | variant))
         logits.append(load(tmp_path)[0](tokens))
     torch.testing.assert_close(*logits)
     assert (logits[0] - theirs(tokens).logits).abs().max() > 0.01  # theta was 10000
