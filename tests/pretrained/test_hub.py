@@ -155,7 +155,7 @@ def test_a_revision_pins_a_commit(hub, tmp_path):
 
 
 def test_a_dropped_connection_is_resumed(hub, tmp_path):
-    # Within a call huggingface_hub 2.4 waits a second and asks by Range for what follows the last
+    # Within a call huggingface_hub 2.4 waits a second and requests by Range what follows the last
     # whole chunk; before 1.0 it gives up here and resumes when run again. Its chunks of 10 MB
     # are made smaller, as the file is.
     small = "import huggingface_hub.constants as c; c.DOWNLOAD_CHUNK_SIZE = 1 << 16"

@@ -17,7 +17,7 @@ from minislm.tokenizer import StreamDecoder, Tokenizer
 
 STORY = (
     "Once upon a time there were 41 brave dogs. They didn't jump 7 times; they ran home.\r\n"
-    '\tTom said, "I\'m happy!" And 1100 caf\u00e9s \u4f60\u597d \U0001f600\U0001f602\U0001f600 '
+    '\tTom cried, "I\'m happy!" And 1100 caf\u00e9s \u4f60\u597d \U0001f600\U0001f602\U0001f600 '
     "na\u00efve e\u0301  100 11 1111\n\n"
 )
 GPT2_FOLDER = Path(__file__).parents[3] / "shared" / "gpt2-tokenizer"
