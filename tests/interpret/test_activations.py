@@ -11,6 +11,7 @@ from minislm.interpret.ablation import Component, ablated, all_heads, parse
 from minislm.interpret.activations import (
     activations_of,
     analyze,
+    attention_of,
     classes_of,
     classify_heads,
     encode,
@@ -67,6 +68,15 @@ def test_a_long_text_is_truncated_to_the_context(tokenizer):
     text = analyze(model, tokenizer, TEXT * 20)
     assert len(text.tokens) == len(text.losses) == text.attention_LHTT.shape[-1]
     assert len(text.tokens) == model.config.context
+
+
+def test_a_model_is_as_before_after_it_was_analyzed():
+    model = random_model()
+    attention_of(model, [1, 2, 3])
+    activations_of(model, [1, 2, 3])
+    with pytest.raises(ValueError, match="exceed the context"):
+        attention_of(model, [1] * 129)
+    assert not any(module._forward_pre_hooks for module in model.modules())
 
 
 def test_the_tokens_of_one_character_have_its_text_once(tokenizer):
@@ -241,4 +251,6 @@ def test_neuron_peaks_are_what_a_loop_over_all_tokens_finds(tokenizer, stories):
     assert [p.token for p in peaks] == [token for _, token in best]
     context = "".join((peaks[0].before, peaks[0].token.replace("(start)", ""), peaks[0].after))
     assert any(context in story for story in stories[:6])
+    tokens = {peak.token for layer in found for neuron in layer for peak in neuron}
+    assert "(start)" in tokens and "" not in tokens
     assert len(neuron_peaks(model, tokenizer, stories[:2], most=3)[0][0]) == 2  # one of each story
