@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers import random_model
+from helpers import random_model, read_metrics
 
 from minislm.checkpoint import (
     load_model,
@@ -13,7 +13,6 @@ from minislm.checkpoint import (
     save_state,
     write_metrics,
 )
-from minislm.reporting.metrics import read_metrics
 from minislm.runtime.errors import CheckpointError, UserError
 
 

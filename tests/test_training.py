@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, random_model
+from helpers import TINY, random_model, read_metrics
 from torch.nn import functional as F
 
 from minislm import checkpoint
@@ -16,7 +16,6 @@ from minislm.config import PRESET_TRAINING, TrainConfig
 from minislm.dataset import IGNORED, Batches, TokenDataset
 from minislm.fast.backward import FastLossAndGrad
 from minislm.optimizer import make_optimizers
-from minislm.reporting.metrics import read_metrics
 from minislm.training import Trainer, loss_and_grad, train_step, validation_subset
 
 

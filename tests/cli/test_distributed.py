@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, TINY, train_in
+from helpers import ROOT, TINY, read_metrics, train_in
 
 from minislm import checkpoint
-from minislm.reporting.metrics import read_metrics
 
 RUN = [*TINY, "--stories", "40", "--samples", "0", "--tasks", "copy", "--evals", "5",
        "--dtype", "float32", "--seed", "1"]  # fmt: skip

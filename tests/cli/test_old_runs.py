@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import read_metrics
 from torch.nn import functional as F
 
 from minislm import checkpoint, load
-from minislm.reporting.metrics import read_metrics
 
 FOLDER = Path(__file__).parent / "old_runs"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())
