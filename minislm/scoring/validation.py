@@ -142,6 +142,6 @@ def _swap_names(prompt: str, text: str, rng: random.Random) -> str:
     pieces = text.split(" ")
     for k, piece in enumerate(pieces):
         name = piece.strip('.,!?"').removesuffix("'s")
-        if name in present & known:
+        if name in known:
             pieces[k] = piece.replace(name, rng.choice(others))
     return " ".join(pieces)

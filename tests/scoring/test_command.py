@@ -49,10 +49,8 @@ def test_the_judge_is_compared_with_the_scores():
 
 
 def test_models_are_scored_side_by_side(run_script, tiny_run, tmp_path):
-    (tmp_path / "prompts.txt").write_text("Once upon a time\n\nOne day, Tom\n")
     done = run_script("eval.py", "--score", "--model", tiny_run, "--samples", 16,
-                      "--json", "s.json", "--grader", tiny_run, "--threads", 1,
-                      "--prompt-file", "prompts.txt")  # fmt: skip
+                      "--json", "s.json", "--grader", tiny_run, "--threads", 1)  # fmt: skip
     assert done.code == 0, done.err
     table = dict(row[:2] for row in rows_of(done.out) if len(row) == 2)
     assert {"factual questions", "copied", "longest copied", "self BLEU"} <= table.keys()
@@ -64,9 +62,11 @@ def test_models_are_scored_side_by_side(run_script, tiny_run, tmp_path):
     assert set(entry["grammar"]) == {"mean", "low", "high"}
 
 
-def test_the_judge_reads_all_texts_of_a_model_within_its_budget(run_script, tiny_run, stub):
+def test_the_judge_reads_all_texts_within_its_budget(run_script, tiny_run, stub, tmp_path):
+    (tmp_path / "prompts.txt").write_text("Once upon a time\n\nOne day, Tom\n")
     flags = ("--score", "--model", tiny_run, "--samples", 16, "--threads", 1, "--judge",
-             f"http://127.0.0.1:{stub.server_port}/v1", "--judge-model", "stub")  # fmt: skip
+             f"http://127.0.0.1:{stub.server_port}/v1", "--judge-model", "stub",
+             "--prompt-file", "prompts.txt")  # fmt: skip
     done = run_script("eval.py", *flags, "--judge-budget", 500)  # each answer costs 100 tokens
     assert done.code == 0, done.err
     judged = {row[0]: row[1:] for row in rows_of(done.out)}
@@ -74,6 +74,8 @@ def test_the_judge_reads_all_texts_of_a_model_within_its_budget(run_script, tiny
     done = run_script("eval.py", *flags)
     judged = {row[0]: row[1:] for row in rows_of(done.out)}
     assert judged[str(tiny_run)][-1] == "16" and len(stub.requests) == 16  # 5 were cached
+    questions = [body["messages"][0]["content"] for _, _, body in stub.requests]
+    assert sum("\n\nOne day, Tom***" in question for question in questions) == 7
 
 
 def test_human_scores_and_corruptions_need_no_model(run_script, human_scores, tiny_run):

@@ -24,7 +24,7 @@ def test_the_prompts_are_sound():
 def test_an_answer_has_the_highest_likelihood_per_byte(tokenizer):
     model = random_model(vocab_size=tokenizer.vocab_size)
     right = 0
-    for prompt, *endings in QUESTIONS["factual"][:3]:
+    for prompt, *endings in QUESTIONS["context"]:
         by_hand = []
         for ending in endings:
             before, after = tokenizer.prompt_ids(prompt), tokenizer.encode(ending)
@@ -34,9 +34,7 @@ def test_an_answer_has_the_highest_likelihood_per_byte(tokenizer):
         texts = [(prompt, ending) for ending in endings]
         assert likelihoods(model, tokenizer, texts) == pytest.approx(by_hand, rel=1e-4)
         right += by_hand[0] == max(by_hand)
-    assert answer(model, tokenizer, {"factual": QUESTIONS["factual"][:3]}) == {
-        "factual": (right, 3)
-    }
+    assert answer(model, tokenizer, {"context": QUESTIONS["context"]}) == {"context": (right, 12)}
 
 
 def test_a_text_beyond_the_context_counts_as_far_as_it_fits(tokenizer):
@@ -72,8 +70,11 @@ def test_a_model_is_scored_on_prompts_and_instructions(tokenizer, stories):
     assert copied.raw["nats_per_byte_under_the_grader"] > 0
 
 
-def test_a_context_that_is_too_short_is_refused(tokenizer):
-    model = random_model(vocab_size=tokenizer.vocab_size, context=24)
-    for prompts in (BEGINNINGS, ["Once"]):  # no prompt fits; no instruction fits
-        with pytest.raises(UserError, match="exceed half its context of 24"):
-            score_model("m", model, tokenizer, samples=16, prompts=prompts)
+@pytest.mark.parametrize(
+    ("context", "prompts"),
+    [(320, [BEGINNINGS[0] * 5]), (24, ["Once"])],  # no prompt fits; no instruction fits
+)
+def test_a_context_that_is_too_short_is_refused(tokenizer, context, prompts):
+    model = random_model(vocab_size=tokenizer.vocab_size, context=context)
+    with pytest.raises(UserError, match=f"exceed half its context of {context}"):
+        score_model("m", model, tokenizer, samples=16, prompts=prompts)

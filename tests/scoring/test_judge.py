@@ -48,7 +48,13 @@ def test_a_temporary_failure_is_retried(stub, judge, first):
 
 @pytest.mark.parametrize(
     "answer",
-    ["I like it a lot!", '{"grammar": 11}', b"[]", b'{"choices": []}', '{"age":' + "[" * 20_000],
+    [
+        "I like it a lot!",
+        '{"grammar": 11}',
+        b"[]",
+        b'{"choices": []}',
+        '{"age":' + "[" * 20_000 + "}",
+    ],
 )
 def test_an_unusable_answer_gives_no_judgement_and_is_not_cached(stub, judge, answer):
     stub.script = [answer]
