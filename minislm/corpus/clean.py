@@ -12,8 +12,7 @@ import re
 import signal
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from contextlib import suppress
 from itertools import chain, islice
 from multiprocessing import get_context, parent_process
@@ -22,7 +21,6 @@ from threading import Thread
 from unicodedata import normalize
 
 import numpy as np
-import tokenizers
 
 from minislm.runtime.errors import UserError
 from minislm.runtime.files import atomic_path
@@ -112,7 +110,7 @@ def long_enough(stories: Iterable[str], counts: Counts) -> Iterator[str]:
 
 
 def digest(story: str) -> int:
-    """A 64-bit hash: two of 2.7 million different stories share one with probability 2e-7."""
+    """A 64-bit hash: equal for two of 2.7 million different stories with probability 2e-7."""
     code = hashlib.blake2b(story.encode(), digest_size=8).digest()
     return int.from_bytes(code, "little", signed=True)
 
@@ -175,7 +173,7 @@ def make_shards(batches: Iterator[list[str]], tokenizer: Tokenizer, folder: Path
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = min(cores or 1, MAX_WORKERS)
-    settings = tokenizer.backend.to_str(), tokenizer.backend.id_to_token(tokenizer.eot_id)
+    settings = tokenizer.backend, tokenizer.backend.id_to_token(tokenizer.eot_id)
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, settings)
     numbered = enumerate(chain(first, batches))
     futures = (pool.submit(_write_shard, folder / f"{n:06d}.npz", batch) for n, batch in numbered)
@@ -193,7 +191,7 @@ def make_shards(batches: Iterator[list[str]], tokenizer: Tokenizer, folder: Path
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(backend: str, end_of_text: str) -> None:
+def _start_worker(*settings: object) -> None:
     global _tokenizer
 
     def end_with_parent() -> None:  # a killed parent would leave this process waiting for work
@@ -203,7 +201,7 @@ def _start_worker(backend: str, end_of_text: str) -> None:
     Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the pool
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a worker for every core
-    _tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(backend), end_of_text)
+    _tokenizer = Tokenizer(*settings)  # not pickled: that loses encode_special_tokens
 
 
 def _write_shard(file: Path, raw: list[str]) -> Path:

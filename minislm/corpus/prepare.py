@@ -40,9 +40,8 @@ def prepare(
 ) -> PreparedText:
     """The token file of `source` without the stories of `exclude`, made in `cache` or found there.
 
-    Of several processes that want the same file one makes it, and the others wait. Raises UserError
-    as `read_stories`, and if no story is left, the cache cannot be written to, or a worker process
-    was killed.
+    Of several processes that want the same one, the first makes it. Raises UserError as
+    `read_stories`; or no story is left, `cache` cannot be written to, or a worker was killed.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # A worker imports the main script; here it would wait for its own parent for ever.
@@ -110,7 +109,7 @@ def _make(
     """Write tokens.bin from shards, and index.npz last: without it nothing counts."""
     for left in folder.glob(".*.tmp"):  # by an interrupted run
         left.unlink()
-    counts, file, parts = clean.Counts(), folder / "tokens.bin", folder / f"shards-{read.BLOCK}"
+    counts, file, parts = clean.Counts(), folder / "tokens.bin", folder / f"shards-{read.BATCH}"
     excluded = clean.long_enough(read_stories(exclude), clean.Counts()) if exclude else ()
     seen = dict.fromkeys(map(clean.digest, excluded), "in the validation set")
     shards = clean.make_shards(read.read_batches(source, counts), tokenizer, parts)

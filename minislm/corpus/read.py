@@ -18,6 +18,7 @@ from minislm.tasks import END_OF_TEXT
 
 MAX_STORY = 100_000  # characters; the longest story of TinyStories has about 5,000
 BLOCK = 1 << 20  # bytes read at a time
+BATCH = 1 << 21  # characters that a process cleans and tokenizes at a time
 _ROWS = 256  # of a parquet file, read at a time
 
 
@@ -64,8 +65,8 @@ def read_stories(source: str | Path, counts: Counts | None = None) -> Iterator[s
 
 
 def read_batches(source: str | Path, counts: Counts) -> Iterator[list[str]]:
-    """The stories of `read_stories` in lists, of about BLOCK bytes of text or _ROWS rows each."""
-    files, empty = source_files(source), True
+    """The stories of `read_stories` in lists, each of BATCH characters or up to a block more."""
+    files, batch, empty = source_files(source), [], True
     for path in files:
         rest = ""
         for text in _rows(path) if path.suffix == ".parquet" else _decode(path):
@@ -74,10 +75,13 @@ def read_batches(source: str | Path, counts: Counts) -> Iterator[list[str]]:
             *begun, rest = _cut(rest, MAX_STORY + len(END_OF_TEXT))
             parts = [part for story in whole for part in _cut(story, MAX_STORY)] + begun
             counts["changed: long text cut"] += len(parts) - len(whole)
-            if batch := list(filter(str.strip, parts)):
-                empty = False
+            batch += filter(str.strip, parts)
+            if sum(map(len, batch)) >= BATCH:
                 yield batch
-    if empty:
+                batch, empty = [], False
+    if batch:
+        yield batch
+    elif empty:
         nothing = not any(path.stat().st_size for path in files)
         what = "is empty" if nothing else "holds no story, only white space and separators"
         raise TextError(f"{source} {what}; give a file with text in it")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from minislm.corpus.clean import Counts, clean_stories
 from minislm.corpus.prepare import train_tokenizer
 from minislm.corpus.read import read_stories
 from minislm.runtime.errors import UserError
+from minislm.tasks import END_OF_TEXT
 from minislm.tokenizer import Tokenizer
 
 
@@ -86,7 +88,7 @@ def test_another_content_tokenizer_or_exclusion_is_another_entry(tmp_path, token
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "index.npz"])
-@pytest.mark.parametrize("damage", ["gone", "empty", "short", "longer", "flipped"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "short", "longer", "flipped"])
 def test_a_damaged_entry_is_made_again(tmp_path, tokenizer, name, damage):
     path, cache = in_file(tmp_path / "a.txt"), tmp_path / "cache"
     made = prepare.prepare(path, tokenizer, cache)
@@ -96,7 +98,7 @@ def test_a_damaged_entry_is_made_again(tmp_path, tokenizer, name, damage):
     flipped[len(data) // 2] ^= 1
     changed = {"empty": b"", "short": data[:-10], "longer": data + data, "flipped": flipped}
     file.unlink()
-    if damage != "gone":
+    if damage != "missing":
         file.write_bytes(changed[damage])
     again = prepare.prepare(path, tokenizer, cache)
     assert np.array_equal(again.tokens, good) and np.array_equal(again.starts, made.starts)
@@ -130,7 +132,7 @@ def test_progress_goes_to_stderr_of_a_terminal(tmp_path, tokenizer, capsys, monk
 
 
 def test_a_tokenizer_is_trained_once(tmp_path, monkeypatch):
-    path, cache = in_file(tmp_path / "a.txt", STORIES + STORIES), tmp_path / "cache"
+    path, cache = in_file(tmp_path / "a.txt", STORIES + STORIES[:1] * 50), tmp_path / "cache"
     first = train_tokenizer(path, ["1 + 1"], 300, "single", cache)
     plain = Tokenizer.train([*STORIES, "1 + 1"], 300, "single")
     assert first.backend.to_str() == plain.backend.to_str()
@@ -156,7 +158,8 @@ def test_a_tokenizer_is_trained_once(tmp_path, monkeypatch):
 def hard_text(tmp_path, monkeypatch):
     """A text of many shards with all that is dropped and changed; and its validation text."""
     monkeypatch.setattr(read, "MAX_STORY", 2000)
-    monkeypatch.setattr(read, "BLOCK", 1500)
+    monkeypatch.setattr(read, "BLOCK", 700)
+    monkeypatch.setattr(read, "BATCH", 1500)
     curly = ["\u201c" + make_story(50) + "\u201d  caf\u00e9", make_story(51) + "\r\n\n\n\nThe end."]
     long = " ".join(make_story(seed) for seed in range(60, 75))
     more = ["Short.", STORIES[3], *curly, long, STORIES[5] + " ", STORIES[7], make_story(80)]
@@ -182,11 +185,12 @@ def test_many_shards_equal_one_pass_in_this_process(tmp_path, tokenizer, hard_te
 
 def test_few_batches_are_in_memory_and_one_needs_no_process(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(clean, "MAX_WORKERS", 2)
+    stories = [f"{make_story(n)} {END_OF_TEXT} as ordinary text" for n in range(40)]
     taken = []
-    batches = (taken.append(n) or [make_story(n)] for n in range(40))
-    shards = clean.make_shards(batches, tokenizer, tmp_path)
-    for number, shard in enumerate(shards):
-        assert shard["stories"][0, 2] == clean.digest(make_story(number))
+    batches = (taken.append(story) or [story] for story in stories)
+    for number, shard in enumerate(clean.make_shards(batches, tokenizer, tmp_path)):
+        ids = tokenizer.encode(stories[number])
+        assert shard["tokens"].tolist() == [*ids, tokenizer.eot_id] and tokenizer.eot_id not in ids
         assert len(taken) <= number + 3
     assert len(taken) == 40
     monkeypatch.setattr(clean, "ProcessPoolExecutor", lambda *_: pytest.fail("a pool"))
@@ -239,7 +243,7 @@ def test_an_interrupted_preparation_resumes(tmp_path, tokenizer, monkeypatch, ha
     assert {file.name for file in folder.iterdir()} == {"tokens.bin", "index.npz", "lock"}
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="reads children from /proc")
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
 def test_a_killed_worker_is_one_line(tmp_path, tokenizer, monkeypatch, hard_text):
     path, _ = hard_text
     load_arrays = clean.load_arrays
@@ -283,7 +287,7 @@ PREPARING = """
 import sys
 from minislm.corpus import prepare, read
 from minislm.tokenizer import Tokenizer
-read.BLOCK = 20_000
+read.BLOCK, read.BATCH = 10_000, 20_000
 if {guard}:
     print(len(prepare.prepare(sys.argv[1], Tokenizer.load(sys.argv[2]), sys.argv[3])))
 """
@@ -308,7 +312,8 @@ def ignores_ctrl_c(pid: int) -> bool:
 @pytest.fixture
 def start_script(tmp_path, tokenizer, monkeypatch):
     """A function that starts the preparation of a.txt, of 700 stories, in another process."""
-    monkeypatch.setattr(read, "BLOCK", 20_000)
+    monkeypatch.setattr(read, "BLOCK", 10_000)
+    monkeypatch.setattr(read, "BATCH", 20_000)
     path = in_file(tmp_path / "a.txt", [make_story(seed, 300) for seed in range(700)])
     tokenizer.save(tmp_path / "tokenizer")
     paths = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
@@ -317,12 +322,20 @@ def start_script(tmp_path, tokenizer, monkeypatch):
         (tmp_path / "script.py").write_text(PREPARING.format(guard=guard))
         command = [sys.executable, "script.py", path, tmp_path / "tokenizer", tmp_path / "cache"]
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        return subprocess.Popen(command, cwd=tmp_path, env=paths, start_new_session=True, **pipes)
+        started.append(
+            subprocess.Popen(command, cwd=tmp_path, env=paths, start_new_session=True, **pipes)
+        )
+        return started[-1]
 
-    return start
+    started = []
+    yield start
+    for process in started:  # a failed test leaves nothing running
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="reads children from /proc")
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_from_outside_the_workers_end_and_it_resumes(
     tmp_path, tokenizer, start_script, how
@@ -376,8 +389,8 @@ def test_one_makes_it_and_the_others_wait(tmp_path, tokenizer, capsys):
     folder = prepare.prepare(path, tokenizer, cache).path
     index = (folder / "index.npz").read_bytes()
     (folder / "index.npz").unlink()
-    with open(folder / "lock") as held, ThreadPoolExecutor() as threads:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with open(folder / "lock") as lock, ThreadPoolExecutor() as threads:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         waiting = threads.submit(prepare.prepare, path, tokenizer, cache)
         while "waiting for another process" not in capsys.readouterr().err:
             assert not waiting.done()
@@ -385,6 +398,6 @@ def test_one_makes_it_and_the_others_wait(tmp_path, tokenizer, capsys):
         (folder / "index.npz").write_bytes(index)  # the other one has made it
         (folder / "tokens.bin").touch()
         changed = (folder / "tokens.bin").stat().st_mtime_ns
-        fcntl.flock(held, fcntl.LOCK_UN)
+        fcntl.flock(lock, fcntl.LOCK_UN)
         assert len(waiting.result(20)) == len(STORIES)
     assert (folder / "tokens.bin").stat().st_mtime_ns == changed

@@ -65,6 +65,7 @@ def test_a_long_text_is_cut_at_white_space(tmp_path, monkeypatch, block):
 def test_a_story_comes_before_the_whole_file_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(read, "MAX_STORY", 100)
     monkeypatch.setattr(read, "BLOCK", 50)
+    monkeypatch.setattr(read, "BATCH", 200)
     (tmp_path / "a.txt").write_bytes(b"x" * 500 + b"\0")
     stories = read_stories(tmp_path / "a.txt")
     assert next(stories) == "x" * 100
@@ -72,12 +73,16 @@ def test_a_story_comes_before_the_whole_file_is_read(tmp_path, monkeypatch):
         list(stories)
 
 
-def test_a_batch_has_about_as_many_bytes_as_a_block(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "BLOCK", 1000)
-    path = in_file(tmp_path / "a.txt")
-    batches = list(read_batches(path, Counts()))
-    assert [story.strip() for batch in batches for story in batch] == STORIES
-    assert len(batches) >= 4 and all(len("".join(batch[1:])) < 1000 for batch in batches)
+def test_a_batch_has_the_stories_of_many_blocks_and_of_small_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "BLOCK", 100)
+    monkeypatch.setattr(read, "BATCH", 1000)
+    for number, story in enumerate(STORIES):
+        (tmp_path / f"{number:02d}.txt").write_text(story)
+    batches = list(read_batches(tmp_path, Counts()))
+    assert [story for batch in batches for story in batch] == STORIES
+    assert all(1000 <= len("".join(batch)) < 1500 for batch in batches[:-1]) and len(batches) > 2
+    monkeypatch.setattr(read, "BATCH", 1 << 21)
+    assert list(read_batches(tmp_path, Counts())) == [STORIES]
 
 
 def test_a_separator_in_the_middle_of_a_cut_is_seen(tmp_path, monkeypatch):
