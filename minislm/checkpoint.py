@@ -27,12 +27,8 @@ from minislm.runtime.files import atomic_path, atomic_write, read_text, write_js
 from minislm.runtime.pickles import read_pickle
 from minislm.tokenizer import Tokenizer
 
-STATE, METRICS, CONFIG, WEIGHTS = (
-    "train_state.pt",
-    "metrics.jsonl",
-    "config.json",
-    "model.safetensors",
-)
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+STATE, METRICS = "train_state.pt", "metrics.jsonl"
 STATES = "states"  # folder of earlier states
 
 

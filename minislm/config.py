@@ -14,13 +14,9 @@ from minislm.runtime.errors import UserError
 
 
 def option(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] = (),
-    minimum: float | None = None,
+    default: Any, help: str, *, choices: tuple[str, ...] = (), minimum: float | None = None,
     above: float | None = None,
-) -> Any:
+) -> Any:  # fmt: skip
     """A field with a flag; its value must be at least `minimum`, or greater than `above`."""
     metadata = {"help": help, "choices": choices, "minimum": minimum, "above": above}
     return field(default=default, metadata=metadata)

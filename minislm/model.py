@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from minislm.config import ModelConfig
 from minislm.kv_cache import KVCache
+from minislm.runtime.errors import UserError
 
 Rotary = tuple[Tensor, Tensor] | None  # cosines and sines of the positions of the new tokens
 
@@ -53,6 +54,8 @@ def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
     Features d and d + D/2 form a pair, rotated by position * theta^(-2d/D): the feature order of
     Hugging Face.
     """
+    if config.rope_scaling:
+        raise UserError("rope_scaling is computed by minislm.load: open the model with it")
     D = config.head_width
     frequency_D = config.rope_theta ** (-torch.arange(0, D, 2, dtype=torch.float32) / D)
     angle_TD = torch.outer(torch.arange(config.context).float(), frequency_D).repeat(1, 2)
