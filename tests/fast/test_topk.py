@@ -1,17 +1,10 @@
-"""Searches in two levels, and the k largest in compiled steps, against the library."""
+"""Searches in two levels against the library."""
 
 import pytest
 import torch
 
 from minislm.fast import topk
-from minislm.fast.topk import FastTokenSampler, partition_is_faster, partition_topk
-
-
-@pytest.fixture
-def in_compiled_steps(monkeypatch):
-    """The k largest are found as in compiled steps of many rows."""
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    monkeypatch.setattr(topk, "partition_is_faster", lambda *sizes: True)
+from minislm.fast.topk import FastTokenSampler
 
 
 @pytest.mark.parametrize("rows", [9, 70])
@@ -26,47 +19,7 @@ def test_two_levels_find_what_one_finds(vocabulary, rows):
         assert torch.equal(ids, logits.topk(k).indices)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # many are equal in bfloat16
-@pytest.mark.parametrize("vocabulary, k", [(7, 6), (64, 64), (4096, 50), (5003, 700), (70_000, 9)])
-def test_the_k_largest_in_compiled_steps(vocabulary, k, dtype, in_compiled_steps):
-    logits = torch.randn(9, vocabulary, generator=torch.Generator().manual_seed(3)).to(dtype)
-    logits[0], logits[1, 3:], logits[2, ::2] = 1.5, -torch.inf, -0.0
-    before = logits.clone()
-    for values, ids in (
-        FastTokenSampler(1.0).largest(logits, k),
-        partition_topk(logits, torch.arange(vocabulary).expand(9, -1), k, below=vocabulary),
-    ):
-        assert torch.equal(values.to(dtype), logits.topk(k).values)
-        assert torch.equal(values.to(dtype), logits.gather(1, ids))
-        assert all(len(set(row)) == k for row in ids.tolist())
-    assert torch.equal(ids[0], torch.arange(k))  # of equal ones the first
-    assert torch.equal(logits, before)
-
-
-def test_a_trial_decides_for_many_rows(monkeypatch):
-    def never(*anything):
-        raise AssertionError("few rows need no trial")
-
-    monkeypatch.setattr(topk, "best_seconds", never)
-    assert not partition_is_faster(5, 512, 50)
-    for ours, theirs in ((2.0, 1.0), (1.0, 2.0)):
-        topk._trial.cache_clear()
-        seconds = iter((ours, theirs))
-        monkeypatch.setattr(topk, "best_seconds", lambda work, repeats, s=seconds: next(s))
-        assert partition_is_faster(64, 512, 50) is partition_is_faster(64, 512, 50)
-        assert partition_is_faster(64, 512, 50) is (ours < theirs)
-    topk._trial.cache_clear()
-
-
 def test_the_vocabulary_of_gpt2_is_viewed_without_a_copy():
     logits = torch.zeros(1, 50_257)
     for about in (topk._ROWS, topk._ROWS_OF_TOP):
         assert topk._view(logits, about, 0.0).data_ptr() == logits.data_ptr()
-
-
-def test_no_operator_is_registered_at_import():
-    import subprocess
-    import sys
-
-    code = "import torch, minislm.fast.topk; assert not hasattr(torch.ops.minislm, 'k_smallest')"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
