@@ -29,7 +29,7 @@ from minislm.runtime.errors import UserError, log
 from minislm.runtime.files import atomic_write
 from minislm.sampling import TokenSampler
 
-_BLOCKS = 2  # blocks in one piece of code; a longer one is optimized less
+_BLOCKS = 2  # blocks compiled together; more are optimized less
 _SETTINGS = {
     "aot_inductor.package_constants_in_so": False,
     "cpp.enable_floating_point_contract_flag": "fast",  # a product and its addition in one
@@ -45,7 +45,7 @@ _FIND_BYTES = {"cpp.march": "native -ftree-loop-vectorize"}
 @torch.no_grad()
 def compile_steps(rows: int, model: Transformer, sample: TokenSampler) -> Callable[..., Tensor]:
     """`Steps` of up to `rows` rows with a model made for them, compiled; same inputs, same output,
-    for any multiple of the steps that one piece of code makes.
+    for any multiple of the steps compiled together.
 
     The cache must have `rows` rows; those without a token are overwritten, so they must be free.
 

@@ -76,7 +76,7 @@ def test_a_tiled_layer_is_the_layer(inputs, out, rows, bias, dtype):
 
 @pytest.mark.parametrize("bias", [False, True])
 @torch.inference_mode()
-def test_a_turned_layer_is_the_layer(bias):
+def test_a_weight_first_layer_is_the_layer(bias):
     layer = nn.Linear(30, 17, bias=bias, dtype=torch.bfloat16)
     x = torch.randn(5, 1, 30, dtype=torch.bfloat16)
     torch.testing.assert_close(linear.WeightFirstLinear(layer)(x), layer(x), atol=0.02, rtol=0.02)
