@@ -11,7 +11,7 @@ _MODULES = {
     "Transformer": "model",
     "load": "pretrained.load",
 }
-__all__ = sorted(_MODULES)
+__all__ = sorted(_MODULES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

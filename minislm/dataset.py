@@ -36,7 +36,7 @@ class TokenDataset:
 
     @classmethod
     def from_ids(
-        cls, documents: Sequence[Sequence[int]], sizes: Sequence[int] | None = None
+        cls, documents: Sequence[Sequence[int]], sizes: Sequence[int] | np.ndarray | None = None
     ) -> TokenDataset:
         """From ids, each document with its end of text; bits per byte need the `sizes`."""
         starts = np.cumsum([0, *map(len, documents)], dtype=np.int64)
@@ -174,7 +174,7 @@ class Batches:
         rows = rows[np.argsort(self.length[rows], kind="stable")]
         batches, begin = [], 0
         for end in range(1, len(rows) + 1):
-            padded = self._padded(self.length[rows[end]]) if end < len(rows) else np.inf
+            padded = self._padded(int(self.length[rows[end]])) if end < len(rows) else np.inf
             if padded * (end + 1 - begin) > self.batch_tokens:  # one more row would not fit
                 batches.append(rows[begin:end])
                 begin = end
@@ -192,4 +192,4 @@ class Batches:
         return torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT)
 
     def _padded(self, length: int) -> int:
-        return min(self.context, max(1, -(-int(length) // _MULTIPLE)) * _MULTIPLE)
+        return min(self.context, max(1, -(-length // _MULTIPLE)) * _MULTIPLE)

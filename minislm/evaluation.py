@@ -101,8 +101,8 @@ def document_losses(
     ]
     rows.sort(key=lambda row: row[2] - row[1])  # similar lengths together: little padding
     nats = np.zeros(len(documents))
-    shown = dict(unit=" batches", leave=False, disable=None if progress else True)
-    for batch in tqdm(list(_batches(rows, batch_tokens)), **shown):
+    batches, hidden = list(_batches(rows, batch_tokens)), None if progress else True
+    for batch in tqdm(batches, unit=" batches", leave=False, disable=hidden):
         inputs_BT, targets_BT = _collate(documents, batch, eot_id)
         losses_BT = token_losses(model, inputs_BT.to(device), targets_BT.to(device), dtype)
         np.add.at(nats, [row[0] for row in batch], losses_BT.double().sum(1).cpu().numpy())
@@ -153,7 +153,7 @@ def answers(sampler: Sampler, questions: Sequence[Pair]) -> list[Answer]:
 
     It may be one token longer than the longest right answer, so that one without an end shows.
     """
-    tokenizer = sampler.tokenizer
+    tokenizer = sampler.text_tokenizer()
     encoded = [encode_pair(tokenizer, pair) for pair in questions]
     longest = max((len(completion) for _, completion in encoded), default=0)
     settings = SampleConfig(max_new_tokens=longest + 1, temperature=0.0)
@@ -170,8 +170,8 @@ def answers(sampler: Sampler, questions: Sequence[Pair]) -> list[Answer]:
 class TaskScore:
     """Exact match on one task: right answers and questions, for each split."""
 
-    train: tuple[int, int]
-    test: tuple[int, int]
+    train: tuple[int, ...]
+    test: tuple[int, ...]
     too_long: tuple[int, ...] = ()  # the i whose pair exceeds the context and was left out
 
 
@@ -179,7 +179,9 @@ def exact_match(sampler: Sampler, tasks: Iterable[str]) -> dict[str, TaskScore]:
     """Right answers on D_train and D_test of every task: finished, and equal to the letter."""
     scores = {}
     for task in tasks:
-        fitting, too_long = fits(sampler.tokenizer, pairs(task), sampler.model.config.context)
+        fitting, too_long = fits(
+            sampler.text_tokenizer(), pairs(task), sampler.model.config.context
+        )
         counts = {"train": [0, 0], "test": [0, 0]}
         for pair, answer in zip(fitting, answers(sampler, fitting)):
             counts[pair.split][0] += answer == Answer(pair.answer, finished=True)

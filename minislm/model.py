@@ -16,6 +16,7 @@ The letters after a tensor's name are its axes:
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -113,8 +114,8 @@ class Attention(nn.Module):
         )  # fmt: skip
 
     def forward(
-        self, x_BTC: Tensor, rotary: Rotary = None, mask_B1TS: Tensor | None = None,
-        cache: KVCache | None = None, pos_BT: Tensor | None = None,
+        self, x_BTC: Tensor, rotary: Rotary, mask_B1TS: Tensor | None, cache: KVCache | None,
+        pos_BT: Tensor,
     ) -> Tensor:  # fmt: skip
         q_BHTD, k_BKSD, v_BKSD = self.project(x_BTC, rotary)
         if cache is not None:
@@ -154,8 +155,8 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x_BTC: Tensor, rotary: Rotary = None, mask_B1TS: Tensor | None = None,
-        cache: KVCache | None = None, pos_BT: Tensor | None = None,
+        self, x_BTC: Tensor, rotary: Rotary, mask_B1TS: Tensor | None, cache: KVCache | None,
+        pos_BT: Tensor,
     ) -> Tensor:  # fmt: skip
         y_BTC = self.attention(self.attention_norm(x_BTC), rotary, mask_B1TS, cache, pos_BT)
         x_BTC = x_BTC + self.dropout(y_BTC)
@@ -164,6 +165,9 @@ class Block(nn.Module):
 
 class Transformer(nn.Module):
     """Embedding, blocks, norm, head. `model(tokens)` returns the logits of every next token."""
+
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -209,7 +213,7 @@ class Transformer(nn.Module):
         b = R(-n) u, and falls off fast for a u in the features of the highest frequencies. Models
         learn such heads in any case; here they start with them.
         """
-        attention = self.blocks[0].attention
+        attention = cast(Block, self.blocks[0]).attention
         H, K, D = attention.H, attention.K, attention.D
         q_bias_HD, k_bias_KD, _ = attention.qkv.bias.view(-1, D).split((H, K, K))
         u_D = torch.zeros_like(q_bias_HD[0])

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from minislm.config import SampleConfig
 from minislm.kv_cache import KVCache
+from minislm.model import Transformer
 from minislm.runtime.errors import UserError
 from minislm.sampling import TokenSampler, penalize
 from minislm.tokenizer import StreamDecoder, Tokenizer
@@ -52,7 +53,7 @@ class PlainEngine:
 
     steps = 1
 
-    def __init__(self, model: nn.Module, rows: int, length: int):
+    def __init__(self, model: Transformer, rows: int, length: int):
         self.model, self.length, self.device = model, length, model.embedding.weight.device
         self.cache = KVCache.empty(model.config, rows, length, like=model.embedding.weight)
 
@@ -109,7 +110,6 @@ class Continuation:
     text: str = ""  # of the new tokens, where there are stop strings
     decoder: StreamDecoder | None = None
     uniforms: np.ndarray = field(default_factory=lambda: np.zeros(0))  # a random number per token
-    seen_V: Tensor | None = None  # tokens of prompt and continuation, for a repetition penalty
 
     def add(self, tokens: Sequence[int], stop_id: int | None, stops: Sequence[str]) -> None:
         """Add tokens as far as the end of text, a stop string or the limit."""
@@ -138,7 +138,7 @@ class Batch:
         for each in new:
             size = each.remaining + self.engine.steps  # some may be sampled beyond the end
             each.uniforms = np.random.default_rng(each.seed).random(size, np.float32)
-            if self.settings.stop_strings:
+            if self.settings.stop_strings and self.tokenizer:
                 each.decoder = StreamDecoder(self.tokenizer, each.prompt)
         rows = range(len(self.rows), len(self.rows) + len(new))
         logits_BV = self.engine.prefill(rows, [each.prompt for each in new])
@@ -182,11 +182,9 @@ class Batch:
         def pick(logits_BV: Tensor, u_B: Tensor) -> Tensor:
             allowed_BV = logits_BV.float()
             if penalty != 1:
-                for each in rows:
-                    if each.seen_V is None:
-                        each.seen_V = torch.zeros_like(allowed_BV[0], dtype=torch.bool)
-                    each.seen_V[[*each.prompt, *each.ids]] = True
-                seen_BV = torch.stack([each.seen_V for each in rows])
+                seen_BV = torch.zeros_like(allowed_BV, dtype=torch.bool)
+                for seen_V, each in zip(seen_BV, rows):
+                    seen_V[[*each.prompt, *each.ids]] = True
                 allowed_BV = penalize(allowed_BV, seen_BV, penalty)
             tokens_B = self.sample(allowed_BV, u_B)
             logprobs_BV = logits_BV.float().log_softmax(-1)
@@ -213,7 +211,8 @@ class Sampler:
     def __init__(self, model: nn.Module, tokenizer: Tokenizer | None = None, batch_size: int = 64):
         if batch_size < 1:
             raise UserError(f"a batch needs at least 1 row, not {batch_size}")
-        self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
+        self.model: Any = model.eval()
+        self.tokenizer, self.batch_size = tokenizer, batch_size
 
     def generate(
         self, prompts: Sequence[str], settings: SampleConfig | None = None,
@@ -230,7 +229,7 @@ class Sampler:
             UserError: a prompt as long as the context, or longer.
         """
         settings = settings or SampleConfig(**changes)
-        id_lists = [self._tokenizer().prompt_ids(prompt) for prompt in prompts]
+        id_lists = [self.text_tokenizer().prompt_ids(prompt) for prompt in prompts]
         return [self.text(new, settings) for new in self.continuations(id_lists, settings, seeds)]
 
     def generate_ids(
@@ -246,7 +245,7 @@ class Sampler:
         self, id_lists: Sequence[Sequence[int]], settings: SampleConfig,
         seeds: Sequence[int] | None = None,
     ) -> list[Continuation]:  # fmt: skip
-        """The new tokens of each prompt, with their log-probabilities if the settings have `logprobs`."""
+        """The new tokens of each prompt, with log-probabilities if the settings have `logprobs`."""
         found, length = self._start(id_lists, settings, seeds)
         self._run(deque(found), settings, length)
         return found
@@ -258,8 +257,8 @@ class Sampler:
         """The continuation of one prompt as it is made, in whole characters; text that may be the
         beginning of a stop string is held back."""
         settings = settings or SampleConfig(**changes)
-        (new,), length = self._start([self._tokenizer().prompt_ids(prompt)], settings, None)
-        decoder, text, read, shown = StreamDecoder(self._tokenizer(), new.prompt), "", 0, 0
+        (new,), length = self._start([self.text_tokenizer().prompt_ids(prompt)], settings, None)
+        decoder, text, read, shown = StreamDecoder(self.text_tokenizer(), new.prompt), "", 0, 0
         held = max(map(len, settings.stop_strings), default=1) - 1
         for _ in self._steps(self._engine(1, length, settings), deque([new]), settings, rows=1):
             text += "".join(map(decoder.push, new.ids[read:]))
@@ -270,7 +269,9 @@ class Sampler:
 
     def text(self, new: Continuation, settings: SampleConfig) -> str:
         """The text of new tokens, cut before the first stop string."""
-        return before(self._tokenizer().continuation(new.prompt, new.ids), settings.stop_strings)
+        return before(
+            self.text_tokenizer().continuation(new.prompt, new.ids), settings.stop_strings
+        )
 
     # --- decoding; a subclass may use another engine, or several at once --------------------------
 
@@ -327,12 +328,13 @@ class Sampler:
         if len(seeds) != len(id_lists):
             raise UserError(f"{len(seeds)} seeds for {len(id_lists)} prompts; give each prompt one")
         if settings.stop_strings:
-            self._tokenizer()
+            self.text_tokenizer()
         most = [min(settings.max_new_tokens, context - len(ids)) for ids in id_lists]
         length = max((len(ids) + count for ids, count in zip(id_lists, most)), default=0)
         return list(map(Continuation, id_lists, seeds, most)), length
 
-    def _tokenizer(self) -> Tokenizer:
+    def text_tokenizer(self) -> Tokenizer:
+        """The tokenizer; raises ValueError if there is none."""
         if self.tokenizer is None:
             raise ValueError("Sampler(model, tokenizer) is needed for text")
         return self.tokenizer

@@ -36,13 +36,14 @@ class Tokenizer:
         backend.no_truncation()  # nothing is cut silently
         backend.no_padding()
         backend.encode_special_tokens = True  # "<|endoftext|>" in a user's text is ordinary text
-        if backend.token_to_id(end_of_text) is None:
+        eot_id = backend.token_to_id(end_of_text)
+        if eot_id is None:
             raise UserError(
                 f"the tokenizer has no end-of-text token: {end_of_text} is not in its vocabulary"
             )
         # Where the token is an ordinary word of the vocabulary, decoding would print it.
         backend.add_special_tokens([_special(end_of_text)])
-        self.eot_id: int = backend.token_to_id(end_of_text)
+        self.eot_id: int = eot_id
         self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values())
 
     @classmethod

@@ -146,7 +146,7 @@ class Trainer:
                 self.evaluate()
             on_step()
         self.read_loss()
-        if self.run is not None and self.stopped:
+        if self.stopped:
             self.save_state()
         return self.progress
 
@@ -186,22 +186,24 @@ class Trainer:
     def evaluate(self) -> None:
         """Loss on the validation subset, one line of metrics, and weights and state on disk."""
         self.read_loss()
-        p = self.progress
+        run, valid, tokenizer, p = self.run, self.valid, self.tokenizer, self.progress
+        if run is None or valid is None or tokenizer is None:
+            raise ValueError("an evaluation needs a run folder, a validation text and a tokenizer")
         p.evaluations = math.floor(self.done() * self.config.evals)
         if not self.group.is_main:  # the others wait in their next step
             return
-        loss = text_loss(self.model, self.valid, self.tokenizer.eot_id, dtype=self.dtype)
+        loss = text_loss(self.model, valid, tokenizer.eot_id, dtype=self.dtype)
         record = dict(step=p.step, tokens=p.tokens, seconds=round(p.seconds, 2), train_loss=p.loss)
         record |= dict(valid_loss=loss.nats_per_token, bits_per_byte=loss.bits_per_byte)
         p.history.append(record)
         if loss.bits_per_byte < p.best or not self.keep_best:
             p.best = loss.bits_per_byte
-            self.save_model(self.run, self.model, self.tokenizer)
+            self.save_model(run, self.model, tokenizer)
         self.save_state()
-        checkpoint.write_metrics(self.run, p.history)
+        checkpoint.write_metrics(run, p.history)
 
     def save_state(self) -> None:
-        if self.group.is_main:
+        if self.group.is_main and self.run is not None:
             checkpoint.save_state(self.run, self.state(), self.config.keep)
 
     def state(self) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def test_no_losses_are_plotted_without_matplotlib(tmp_path, without_matplotlib):
 
 
 def test_the_throughput_chart_has_a_panel_per_mode_and_batch_size(monkeypatch, tmp_path):
-    panels = axes_of(lambda path: plots.throughput_chart(RATES, "a CPU", path), monkeypatch, tmp_path)
+    chart = lambda path: plots.throughput_chart(RATES, "a CPU", path)  # noqa: E731
+    panels = axes_of(chart, monkeypatch, tmp_path)
     titles = [axes.get_title() for axes in panels]
     assert titles == [f"batch {b}, {m}" for m in ("greedy", "top-k 50") for b in (1, 8)]
     assert [[bar.get_height() for bar in axes.patches] for axes in panels] == [
