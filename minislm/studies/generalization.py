@@ -138,8 +138,8 @@ answers of that heuristic. Two variants differ if their intervals do not overlap
 (95 %) is the wider of Student's over the seeds and Wilson's over all answers.
 """
 # What "transferred" has, and the control variant that has it not.
-CONTROLS = {"stories": "scratch", "numbers in the stories": "plain stories",
-            "word order in the stories": "shuffled words"}  # fmt: skip
+CONTROLS = {"effect of stories": "scratch", "effect of numbers in them": "plain stories",
+            "effect of their word order": "shuffled words"}  # fmt: skip
 
 
 class Accuracy(namedtuple("Accuracy", "mean low high lowest highest")):

@@ -299,10 +299,10 @@ def describe_word_classes(axes: Axes, folder: Path) -> str:
         }
         columns = dict.fromkeys(WORD_CLASSES, FORMATS[title.split()[0]])
         shown = table("balance", rows, columns, WORD_CLASSES if "loss" in title else ())
-        text.append(f"## {title.capitalize()}\n\n{shown}")
+        text.append(f"## {title[0].upper()}{title[1:]}\n\n{shown}")
         if title == "loss on held-out stories":
             series = {name: [interval(rows[name], c) for c in WORD_CLASSES] for name in rows}
-            text.append(bars(WORD_CLASSES, series, title, folder / "classes.png"))
+            text.append(bars(WORD_CLASSES, series, "nats per token", folder / "classes.png"))
     return "\n".join(text)
 
 

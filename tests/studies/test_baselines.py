@@ -155,7 +155,7 @@ def test_a_heuristic_gives_the_answer_of_its_rule(spelling, name, task, train, i
 
 
 def test_an_ngram_counts_by_hand(spelling):
-    """After " even" came the end twice; a bigram knows no more of a prompt than its last token."""
+    """The end followed " even" twice; a bigram uses only the last token of a prompt."""
     train = [Pair("parity", i, *TASKS["parity"](i)) for i in (2, 4, 5)]
     bigram = HEURISTICS["bigram"](spelling, train=train)
     question = spelling.prompt_ids("Is 9 even or odd?")

@@ -101,7 +101,7 @@ def test_the_conclusion_follows_its_rule(train, test, answer, expected):
     found = Results(rows_of(train, test, answer))
     assert expected in conclusion(found, "parity", "scratch")
     assert conclusion(found, "parity", "transferred") == "-"  # not evaluated
-    assert conclusion(found, "parity", "stories") == "-"
+    assert conclusion(found, "parity", "effect of stories") == "-"
     assert conclusion(found, "parity", "pairs") == "100"
 
 
@@ -114,7 +114,7 @@ def test_the_effect_of_a_control_needs_intervals_that_do_not_overlap(
     rows = rows_of(70, scratch, " no")
     for row in rows_of(70, transferred, " no")[len(HEURISTICS) :]:
         rows.append(row | {"trial": row["trial"] | {"name": "transferred"}})
-    assert conclusion(Results(rows), "parity", "stories") == expected
+    assert conclusion(Results(rows), "parity", "effect of stories") == expected
 
 
 def test_an_unfinished_answer_is_wrong_and_agrees_with_no_finished_one():

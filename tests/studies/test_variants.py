@@ -24,7 +24,7 @@ def test_the_split_is_exactly_70_and_30_by_the_last_digit():
 
 
 def test_no_pair_of_d_test_occurs_in_the_pre_training_text():
-    """Neither a prompt nor what a task asks about a number of D_test, in any of the wordings."""
+    """Neither a prompt nor the question of a task about a number of D_test, in any wording."""
     held_out = {i for i in range(1, 101) if i % 10 in (1, 3, 7)}
     prompts = ("Copy the number", "Reverse the digits", "even or odd", "comes after", "in words:",
                "Count to", "Words:")  # fmt: skip
