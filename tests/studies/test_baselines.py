@@ -12,7 +12,7 @@ from minislm.fast.sampler import FastSampler
 from minislm.sampler import Sampler
 from minislm.stories.generate import generate
 from minislm.studies.baselines import HEURISTICS, DummyModel, edit_distance, number_in
-from minislm.tasks import END_OF_TEXT, TASKS, Pair, pairs
+from minislm.tasks import END_OF_TEXT, TASKS, Pair, encode_pair, pairs
 from minislm.tokenizer import Tokenizer
 
 
@@ -165,6 +165,24 @@ def test_an_ngram_counts_by_hand(spelling):
     assert logits[even[0]].item() == pytest.approx(math.log(2))
     assert logits[odd[0]].item() == pytest.approx(0.0)
     assert logits[spelling.eot_id].item() == -30
+
+
+@pytest.mark.parametrize(("name", "order"), [("bigram", 2), ("trigram", 3)])
+def test_an_ngram_has_the_counts_of_its_order(spelling, name, order):
+    """Of every training text and position, against a count of all texts."""
+    train = [Pair("successor", i, *TASKS["successor"](i)) for i in (12, 21, 22, 52)]
+    texts = [sum(encode_pair(spelling, pair), []) for pair in train]
+    model = HEURISTICS[name](spelling, train=train)
+    for ids in texts:
+        logits = model(torch.tensor([ids]))[0]
+        for t in range(order - 2, len(ids) - 1):
+            last = ids[t + 2 - order : t + 1]
+            following = [each[n + len(last)] for each in texts for n in range(len(each) - len(last))
+                         if each[n : n + len(last)] == last]  # fmt: skip
+            for token in range(spelling.vocab_size):
+                count = following.count(token)
+                expected = math.log(count) if count else -30
+                assert logits[t, token].item() == pytest.approx(expected)
 
 
 def test_heuristics_on_parity_are_what_the_task_says(spelling):

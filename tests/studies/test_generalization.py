@@ -107,7 +107,7 @@ def test_the_conclusion_follows_its_rule(train, test, answer, expected):
 
 @pytest.mark.parametrize(("scratch", "transferred", "expected"),
                          [(2, 25, "improves (7% without)"), (25, 2, "worsens (83% without)"),
-                          (15, 15, "no significant difference (50% without)")])  # fmt: skip
+                          (14, 16, "no significant difference (47% without)")])  # fmt: skip
 def test_the_effect_of_a_control_needs_intervals_that_do_not_overlap(
     scratch, transferred, expected
 ):
@@ -125,6 +125,13 @@ def test_an_unfinished_answer_is_wrong_and_agrees_with_no_finished_one():
     found = Results(rows)
     assert found.accuracy("scratch", "parity").mean == 0
     assert set(found.agreement("scratch", "parity").values()) == {0}
+
+
+def test_a_right_answer_is_no_agreement_with_a_heuristic():
+    rows = rows_of(70, 30, " no")
+    for row in rows[: len(HEURISTICS)]:
+        row["result"]["tasks"]["parity"] = rows[-1]["result"]["tasks"]["parity"]
+    assert set(Results(rows).agreement("scratch", "parity").values()) == {0}
 
 
 def test_perturbed_prompts_have_the_same_answers():
