@@ -252,8 +252,8 @@ def select(balance: str, stories: int, seed: int) -> list[Story]:
     if not balance.startswith("more "):
         return list(generate(stories, seed, numbers=0.5 if balance == "numbers in use" else 0.0))
     wanted = balance.removeprefix("more ").removesuffix("s")
-    fraction = lambda story: np.mean([word.word_class == wanted for word in story.words])  # noqa: E731
-    return sorted(generate(3 * stories, seed), key=fraction, reverse=True)[:stories]
+    return sorted(generate(3 * stories, seed), reverse=True, key=lambda story: np.mean(
+        [word.word_class == wanted for word in story.words]))[:stories]  # fmt: skip
 
 
 def parts(story: Story) -> Text:
