@@ -1,9 +1,4 @@
-"""minislm: a complete small language model in plain PyTorch.
-
-    from minislm import load, Sampler
-    model, tokenizer = load("runs/one-block")
-    texts = Sampler(model, tokenizer).generate(["Once upon a time"], temperature=0.8, seed=0)
-"""
+"""minislm: a complete small language model in plain PyTorch. See README.md for its use."""
 
 from importlib import import_module
 from typing import Any

@@ -23,16 +23,12 @@ from safetensors.torch import load_file, save_file
 from minislm.config import ModelConfig
 from minislm.model import Transformer
 from minislm.runtime.errors import CheckpointError
-from minislm.runtime.files import append_line, atomic_path, atomic_write, read_text, write_json
+from minislm.runtime.files import atomic_path, atomic_write, read_text, write_json
 from minislm.runtime.pickles import read_pickle
 from minislm.tokenizer import Tokenizer
 
-STATE, METRICS, CONFIG, WEIGHTS = (
-    "train_state.pt",
-    "metrics.jsonl",
-    "config.json",
-    "model.safetensors",
-)
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+STATE, METRICS = "train_state.pt", "metrics.jsonl"
 STATES = "states"  # folder of earlier states
 
 
@@ -103,31 +99,15 @@ def load_state(run: Path) -> dict[str, Any]:
     try:
         state = read_pickle(path)
     except CheckpointError as error:
-        earlier = sorted((run / STATES).glob("step-*.pt"))
-        hint = f"copy {earlier[-1]} over it" if earlier else "start a new run with another --out"
+        hint = (
+            f"copy the last file of {run / STATES} over it, or start a new run with another --out"
+        )
         raise CheckpointError(f"{path} is damaged or not a training state; {hint}") from error
     if not isinstance(state, dict) or "step" not in state:
         raise CheckpointError(f"{path} is not a training state; start a new run")
     return state
 
 
-def append_metrics(run: Path, record: dict[str, Any]) -> None:
-    """Add one line; raises UserError where the disk is full."""
-    append_line(run / METRICS, json.dumps(record), "give --resume")
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The records so far, without a last line that a crash cut short."""
-    path, records = run / METRICS, []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
-
-
-def rewind_metrics(run: Path, step: int) -> None:
-    """Remove what was recorded after `step`: a resumed run records it again."""
-    kept = [record for record in read_metrics(run) if record["step"] <= step]
-    atomic_write(run / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+def write_metrics(run: Path, history: list[dict[str, Any]]) -> None:
+    """Write the records of all evaluations so far; raises UserError where the disk is full."""
+    atomic_write(run / METRICS, "".join(json.dumps(record) + "\n" for record in history))

@@ -14,13 +14,9 @@ from minislm.runtime.errors import UserError
 
 
 def option(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] = (),
-    minimum: float | None = None,
+    default: Any, help: str, *, choices: tuple[str, ...] = (), minimum: float | None = None,
     above: float | None = None,
-) -> Any:
+) -> Any:  # fmt: skip
     """A field with a flag; its value must be at least `minimum`, or greater than `above`."""
     metadata = {"help": help, "choices": choices, "minimum": minimum, "above": above}
     return field(default=default, metadata=metadata)
@@ -87,11 +83,8 @@ class ModelConfig:
 
     @property
     def mlp_hidden(self) -> int:
-        if self.mlp_width:
-            return self.mlp_width
-        if self.mlp == "gelu":
-            return 4 * self.width
-        return 32 * math.ceil(self.width * 8 / 3 / 32)  # about as many weights as 4 x, ungated
+        gated = 32 * math.ceil(self.width * 8 / 3 / 32)  # about as many weights as 4 x, ungated
+        return self.mlp_width or (gated if self.mlp == "gated_silu" else 4 * self.width)
 
     def window_of(self, layer: int) -> int:
         """How many tokens block `layer` attends to, itself included; 0: all before it."""

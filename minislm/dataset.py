@@ -28,7 +28,7 @@ _MULTIPLE = 16  # row lengths are padded to a multiple of this: few shapes, alig
 
 @dataclass(frozen=True)
 class TokenDataset:
-    """Documents as token ids: document i is `tokens[starts[i]:starts[i + 1]]`, with its end of text."""
+    """Documents as token ids: number i is `tokens[starts[i] : starts[i + 1]]`, with its end."""
 
     tokens: np.ndarray  # uint16 or uint32 [n], possibly memory-mapped
     starts: np.ndarray  # int64 [documents + 1]
@@ -38,7 +38,7 @@ class TokenDataset:
     def from_ids(
         cls, documents: Sequence[Sequence[int]], sizes: Sequence[int] | None = None
     ) -> TokenDataset:
-        """From ids, each document with its end of text; without `sizes` there is no bits per byte."""
+        """From ids, each document with its end of text; bits per byte need the `sizes`."""
         starts = np.cumsum([0, *map(len, documents)], dtype=np.int64)
         tokens = np.array([token for ids in documents for token in ids], np.uint32)
         sizes = [0] * len(documents) if sizes is None else sizes
@@ -68,11 +68,6 @@ class TokenDataset:
         """The chosen documents, copied."""
         return self.from_ids([self.document(i).tolist() for i in chosen], self.sizes[list(chosen)])
 
-    def split(self, at: int) -> tuple[TokenDataset, TokenDataset]:
-        """The documents before number `at`, and those from it on; the tokens are not copied."""
-        first = TokenDataset(self.tokens, self.starts[: at + 1], self.sizes[:at])
-        return first, TokenDataset(self.tokens, self.starts[at:], self.sizes[at:])
-
 
 def read_documents(path: str | Path) -> list[str]:
     """The documents of a UTF-8 text file, separated by END_OF_TEXT; raises UserError if none."""
@@ -87,15 +82,9 @@ def hold_out(dataset: TokenDataset) -> tuple[TokenDataset, TokenDataset]:
     """Training and validation documents: the last twentieth (1 to 2,000) is held out."""
     if len(dataset) < 2:
         raise UserError("one document is too few to hold one out; give more text, or --valid FILE")
-    return dataset.split(len(dataset) - min(2000, max(1, len(dataset) // 20)))
-
-
-@dataclass(frozen=True)
-class Example:
-    """A pair as tokens: the prompt, and the completion with its end of text."""
-
-    prompt: list[int]
-    completion: list[int]
+    at, d = len(dataset) - min(2000, max(1, len(dataset) // 20)), dataset
+    first = TokenDataset(d.tokens, d.starts[: at + 1], d.sizes[:at])
+    return first, TokenDataset(d.tokens, d.starts[at:], d.sizes[at:])
 
 
 class Batches:
@@ -105,7 +94,7 @@ class Batches:
     same documents and that state continues with the next batch.
 
     Args:
-        examples: pairs; an epoch has each `repeats` times.
+        examples: pairs as `encode_pair` gives them; an epoch has each `repeats` times.
         context: longest row; a longer example raises ValueError.
         batch_tokens: largest number of rows times row length in a batch (but one row at least).
         loss_on: "completion", or "all" for a loss on the prompt of a pair too.
@@ -116,7 +105,7 @@ class Batches:
     def __init__(
         self,
         documents: TokenDataset,
-        examples: Sequence[Example] = (),
+        examples: Sequence[tuple[list[int], list[int]]] = (),
         *,
         context: int,
         batch_tokens: int,
@@ -131,7 +120,7 @@ class Batches:
         self.context, self.batch_tokens = context, batch_tokens
         self.eot_id, self.loss_on, self.seed = eot_id, loss_on, seed
         self.rank, self.world_size = rank, world_size
-        sizes = np.array([len(e.prompt) + len(e.completion) - 1 for e in examples], np.int64)
+        sizes = np.array([len(prompt) + len(end) - 1 for prompt, end in examples], np.int64)
         if sizes.max(initial=0) > context:
             raise ValueError(f"an example of {sizes.max() + 1} tokens exceeds context {context}")
         # Row r is part of document `document[r]`, from token `offset[r]` on; examples are numbered
@@ -151,11 +140,11 @@ class Batches:
         """Inputs and targets of row r, equally long."""
         number, offset = int(self.document[r]), int(self.offset[r])
         if number >= len(self.documents):
-            example = self.examples[number - len(self.documents)]
-            ids = np.array(example.prompt + example.completion, np.int64)
+            prompt, completion = self.examples[number - len(self.documents)]
+            ids = np.array(prompt + completion, np.int64)
             targets = ids[1:].copy()
             if self.loss_on == "completion":
-                targets[: len(example.prompt) - 1] = IGNORED
+                targets[: len(prompt) - 1] = IGNORED
             return ids[:-1], targets
         text = np.concatenate(([self.eot_id], self.documents.document(number).astype(np.int64)))
         begin = offset if offset or from_end_of_text else 1

@@ -30,7 +30,7 @@ Row = tuple[int, int, int, int]  # a document, and a window over it: see sliding
 
 @dataclass(frozen=True)
 class TextLoss:
-    """The loss of a text, in nats, over its tokens and bytes."""
+    """The loss of a text in nats, its tokens and its bytes."""
 
     nats: float
     tokens: int
@@ -142,7 +142,7 @@ def _collate(documents: TokenDataset, rows: Sequence[Row], eot_id: int) -> tuple
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered to a prompt, and whether it came to the end of text."""
+    """An answer, and whether it came to the end of text."""
 
     text: str
     finished: bool
@@ -173,10 +173,6 @@ class TaskScore:
     train: tuple[int, int]
     test: tuple[int, int]
     too_long: tuple[int, ...] = ()  # the i whose pair exceeds the context and was left out
-
-    def rate(self, split: str) -> float | None:
-        right, asked = getattr(self, split)
-        return right / asked if asked else None
 
 
 def exact_match(sampler: Sampler, tasks: Iterable[str]) -> dict[str, TaskScore]:

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from minislm.config import ModelConfig
 from minislm.kv_cache import KVCache
+from minislm.runtime.errors import UserError
 
 Rotary = tuple[Tensor, Tensor] | None  # cosines and sines of the positions of the new tokens
 
@@ -53,6 +54,8 @@ def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
     Features d and d + D/2 form a pair, rotated by position * theta^(-2d/D): the feature order of
     Hugging Face.
     """
+    if config.rope_scaling:
+        raise UserError("rope_scaling is computed by minislm.load: open the model with it")
     D = config.head_width
     frequency_D = config.rope_theta ** (-torch.arange(0, D, 2, dtype=torch.float32) / D)
     angle_TD = torch.outer(torch.arange(config.context).float(), frequency_D).repeat(1, 2)
@@ -121,7 +124,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Position-wise MLP: up-projection, activation (gated, Shazeer 2020, or GELU), down-projection."""
+    """Position-wise MLP: up-projection, GELU or gated SiLU (Shazeer 2020), down-projection."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -199,7 +202,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def previous_token_heads(self) -> None:
-        """Initialise two heads of the first block to attend to the previous token and the one before.
+        """Initialise two heads of the first block as previous-token heads, at distance 1 and 2.
 
         With a query bias b and a key bias u, query t and key s score b R(s - t) u, whatever the
         tokens are (R rotates by the rotary angles). The score is largest at distance n for

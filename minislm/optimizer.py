@@ -84,11 +84,11 @@ class Muon(torch.optim.Optimizer):
             weight.add_(update, alpha=-rate)
 
     def matrices(self) -> Iterator[tuple[Tensor, Tensor, Tensor, int, float]]:
-        """Update the momentum of every weight that has a gradient; for each matrix in it the weight,
-        momentum [rows, columns], row_power [rows, 1], step and learning rate.
+        """Update all momenta; yield the weight, momentum [rows, columns], row_power [rows, 1], step
+        and learning rate of every matrix.
 
-        A rate times sqrt(rows / columns) gives every matrix the same effect on its output, whatever
-        its shape (Bernstein 2024).
+        The rate times sqrt(rows / columns) gives matrices of any shape the same effect on their
+        output (Bernstein 2024).
         """
         for group in self.param_groups:
             for weight in (each for each in group["params"] if each.grad is not None):
@@ -114,24 +114,21 @@ def make_optimizers(
 
     dtype: precision of Muon's iteration. Every group keeps its peak rate as "peak".
     """
-    blocks = [m for m in model.blocks.parameters() if m.ndim == 2]
-    others = [m for m in model.parameters() if m.ndim == 2 and all(m is not b for b in blocks)]
+    c, decay, optimizers = model.config, config.weight_decay, []
+    blocks = {name: m for name, m in model.blocks.named_parameters() if m.ndim == 2}
+    others = [m for n, m in model.named_parameters() if m.ndim == 2 and not n.startswith("blocks.")]
     vectors = [v for v in model.parameters() if v.ndim < 2]
-    decay = config.weight_decay
-    optimizers: list[torch.optim.Optimizer] = []
     if config.optimizer == "muon":
-        c = model.config
         heads, keys = c.n_head * c.head_width, c.kv_heads * c.head_width
         parts = {"qkv": [heads, keys, keys], "up": [c.mlp_hidden] * (1 + (c.mlp == "gated_silu"))}
         groups = [
-            {"params": [weight], "parts": parts.get(name.split(".")[-2]), "weight_decay": decay}
-            for name, weight in model.blocks.named_parameters()
-            if weight.ndim == 2
+            {"params": [m], "parts": parts.get(name.split(".")[-2]), "weight_decay": decay}
+            for name, m in blocks.items()
         ]
         optimizers.append(muon(groups, config.matrix_rate, config.momentum, dtype))
-        blocks = []
+        blocks = {}
     groups = [
-        {"params": blocks + others, "weight_decay": decay},
+        {"params": [*blocks.values(), *others], "weight_decay": decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)

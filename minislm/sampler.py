@@ -63,8 +63,8 @@ class PlainEngine:
             pos_1T = torch.arange(len(prompt), device=self.device)[None]
             cache = self.cache.view(slice(row, row + 1), len(prompt))
             features_1TC = self.model.features(tokens_1T, cache, pos_1T)
-            logits.append(self.model.head(features_1TC[0, -1]))
-        return torch.stack(logits)
+            logits.append(self.model.head(features_1TC[:, -1]))
+        return torch.cat(logits)
 
     def decode(self, tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor, pick: Pick) -> Tensor:
         cache = self.cache.view(slice(len(tokens_B)), int(pos_B.max()) + 1)
@@ -77,8 +77,8 @@ class PlainEngine:
 
 
 class UncachedEngine:
-    """For a module that has only `forward(tokens [B, T]) -> logits [B, T, V]`: every text is read
-    again for every token. Slow and obvious; the other engines are tested against it."""
+    """For a module that has only `forward`: every text is read again for every token. Slow and
+    obvious; the other engines are tested against it."""
 
     steps, length = 1, 1 << 30
 
@@ -129,7 +129,8 @@ class Batch:
     def __init__(self, engine: Engine, settings: SampleConfig, tokenizer: Tokenizer | None):
         self.engine, self.settings, self.tokenizer = engine, settings, tokenizer
         self.stop_id = tokenizer.eot_id if tokenizer and settings.stop else None
-        self.sample = TokenSampler.of(settings)
+        s = settings
+        self.sample = TokenSampler(s.temperature, s.top_k, s.top_p, s.min_p)
         self.rows: list[Continuation] = []
 
     def prefill(self, new: list[Continuation]) -> None:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minislm.config import SampleConfig
-
 BELOW_1 = 1 - 2**-23  # a threshold stays below the total probability, whatever the rounding
 
 
@@ -32,10 +30,6 @@ class TokenSampler:
     top_p: float = 1.0
     min_p: float = 0.0
 
-    @classmethod
-    def of(cls, settings: SampleConfig) -> TokenSampler:
-        return cls(settings.temperature, settings.top_k, settings.top_p, settings.min_p)
-
     def __call__(self, logits_BV: Tensor, u_B: Tensor) -> Tensor:
         if self.temperature == 0:
             return self.argmax(logits_BV)
@@ -53,14 +47,14 @@ class TokenSampler:
             p_Bk = p_Bk * (before_Bk < self.top_p)
         return ids_Bk.gather(1, self.inverse_cdf(p_Bk, u_B)[:, None])[:, 0]
 
-    # The three operations that take time on a large vocabulary; a subclass may do them faster.
+    # What takes time on a large vocabulary; a subclass may do it faster.
 
     def argmax(self, logits_BV: Tensor) -> Tensor:
         return logits_BV.argmax(-1)
 
     def largest(self, logits_BV: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k largest logits and their token ids, largest first: [B, k] each."""
-        values_BV, ids_BV = logits_BV.sort(-1, descending=True, stable=True)
+        values_BV, ids_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
         return values_BV[:, :k], ids_BV[:, :k]
 
     def inverse_cdf(self, p_Bn: Tensor, u_B: Tensor) -> Tensor:

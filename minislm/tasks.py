@@ -1,4 +1,4 @@
-"""The synthetic dataset: pairs (x_i, y_i), i = 1..100, that separate a rule from a shallow heuristic.
+"""The synthetic dataset: pairs (x_i, y_i), i = 1..100, that tell a rule from a shallow heuristic.
 
     D_train = {i : i mod 10 not in {1, 3, 7}}    70 pairs
     D_test  = {i : i mod 10     in {1, 3, 7}}    30 pairs
@@ -34,11 +34,6 @@ class Pair:
     def split(self) -> str:
         """ "train" or "test"."""
         return "test" if is_test(self.i) else "train"
-
-    @property
-    def completion(self) -> str:
-        """What follows the prompt: the answer and the end of text."""
-        return self.answer + END_OF_TEXT
 
 
 # --- the tasks ------------------------------------------------------------------------------------

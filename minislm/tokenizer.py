@@ -6,7 +6,7 @@ text that can be streamed token by token. Other formats are in pretrained/tokeni
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -21,7 +21,7 @@ _SMALLEST_VOCABULARY = 256 + 1  # every byte is a token, so any text can be enco
 # minutes, and no useful token is longer than this many characters.
 _LONGEST_TRAINING_WORD = 64
 _REPLACEMENT = "\ufffd"  # what decoding gives for bytes that are not UTF-8
-_CONTEXT = 4  # tokens decoded before a continuation: their spaces depend on one another
+_WINDOW = 16  # tokens decoded together, about: spaces depend on the tokens before
 
 
 class Tokenizer:
@@ -83,7 +83,8 @@ class Tokenizer:
             show_progress=False,
         )
         try:
-            backend.train_from_iterator(_documents(texts), trainer=trainer)
+            documents = (each for text in texts for each in text.split(END_OF_TEXT))
+            backend.train_from_iterator(documents, trainer=trainer)
         except UnicodeEncodeError as error:
             raise not_unicode(error) from error
         backend.pre_tokenizer = words
@@ -93,12 +94,7 @@ class Tokenizer:
     def load(cls, folder: str | Path) -> Tokenizer:
         """Read the tokenizer.json of a folder; raises UserError naming the file."""
         file = Path(folder) / "tokenizer.json"
-        try:
-            return cls(read_backend(file))
-        except UserError as error:
-            raise UserError(
-                str(error) if str(file) in str(error) else f"{file}: {error}"
-            ) from error
+        return cls(read_backend(file))
 
     def save(self, folder: str | Path) -> None:
         """Write FOLDER/tokenizer.json."""
@@ -123,7 +119,7 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     def prompt_ids(self, text: str) -> list[int]:
-        """The ids a model is prompted with: never empty. A text from nothing starts at END_OF_TEXT."""
+        """The ids of a prompt, never empty: a text from nothing starts from END_OF_TEXT."""
         return self.encode(text) or [self.eot_id]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -145,32 +141,35 @@ class Tokenizer:
 
         Not always `decode(ids)`: Llama's tokenizers drop the space before the first word of a text.
         """
-        context = list(before[-_CONTEXT:])
-        return self.decode([*context, *ids])[len(self.decode(context)) :]
+        return self.decode([*before, *ids])[len(self.decode(before)) :]
 
 
 class StreamDecoder:
     """Text of a token stream, returned as soon as it is final; the text of `before` is not.
 
-    A character beyond ASCII takes 2 to 4 bytes, often in several tokens. The end of the text is
-    held back while it may be the beginning of such a character: at most 3 replacement characters.
+    A character beyond ASCII takes 2 to 4 bytes, often in several tokens. Text that ends in a
+    replacement character is held back for 3 tokens: it may be the beginning of such a character.
     """
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()):
-        self._tokenizer = tokenizer
-        self._ids = list(before[-_CONTEXT:])
+        self._tokenizer, self._ids = tokenizer, list(before)
         self._returned = len(tokenizer.decode(self._ids))  # characters of their text
+        self._whole = len(self._ids)  # tokens whose text ends in a whole character
 
     def push(self, token_id: int) -> str:
         """The text that `token_id` completes: often a word, sometimes ""."""
         self._ids.append(token_id)
         text = self._tokenizer.decode(self._ids)
         open_end = min(3, len(text) - len(text.rstrip(_REPLACEMENT)))
+        if open_end and len(self._ids) <= self._whole + 3:
+            return ""
         new = text[self._returned : len(text) - open_end]
         self._returned = max(self._returned, len(text) - open_end)
         if not open_end:
-            self._ids = self._ids[-_CONTEXT:]
-            self._returned = len(self._tokenizer.decode(self._ids))
+            if len(self._ids) > _WINDOW:
+                self._ids = self._ids[self._whole :]
+                self._returned = len(self._tokenizer.decode(self._ids))
+            self._whole = len(self._ids)
         return new
 
     def flush(self) -> str:
@@ -191,8 +190,3 @@ def read_backend(file: Path) -> tokenizers.Tokenizer:
 
 def _special(token: str) -> AddedToken:
     return AddedToken(token, special=True, normalized=False)
-
-
-def _documents(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        yield from text.split(END_OF_TEXT)

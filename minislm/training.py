@@ -41,10 +41,8 @@ def loss_and_grad(
     """Cross-entropy of a batch, summed over its targets and divided by `count`; adds the gradient
     of this loss to the `.grad` of every parameter."""
     with torch.autocast(inputs_BT.device.type, dtype, enabled=dtype != torch.float32):
-        logits_NV = model(inputs_BT).flatten(0, 1)
-    loss = F.cross_entropy(
-        logits_NV.float(), targets_BT.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+        logits_NV, targets_N = model(inputs_BT).flatten(0, 1), targets_BT.flatten()
+    loss = F.cross_entropy(logits_NV.float(), targets_N, ignore_index=IGNORED, reduction="sum")
     loss = loss / count
     loss.backward()
     return loss.detach()
@@ -57,18 +55,19 @@ def train_step(
 ) -> tuple[Tensor, Tensor, int]:  # fmt: skip
     """One optimizer step on some batches: the mean loss, the gradient norm, the number of targets.
 
-    Args:
-        rate: learning-rate multiplier, of every parameter group's peak rate.
-        clip: largest norm of the gradient.
-        group: processes that train the same model on parts of the same batches.
+    rate: learning-rate multiplier, of every parameter group's peak rate. clip: largest norm of the
+    gradient. group: processes that train the same model on parts of the same batches.
     """
     group, batches = group or ProcessGroup(), list(batches)
     device = next(model.parameters()).device
     loss, tokens = torch.zeros((), device=device), 0
-    for inputs_BT, targets_BT in batches:
-        (count,) = map(int, group.all_reduce([int((targets_BT != IGNORED).sum())]))
-        batch = (each.to(device, non_blocking=True) for each in (inputs_BT, targets_BT))
-        loss = loss + loss_and_grad(model, *batch, dtype, max(1, count * len(batches)))
+    for batch in batches:
+        (count,) = map(int, group.all_reduce([int((batch[1] != IGNORED).sum())]))
+        if device.type == "cuda":  # copied while the GPU still works on the last step
+            batch = tuple(each.pin_memory() for each in batch)
+        inputs_BT, targets_BT = (each.to(device, non_blocking=True) for each in batch)
+        count_all = max(1, count * len(batches))
+        loss = loss + loss_and_grad(model, inputs_BT, targets_BT, dtype, count_all)
         tokens += count
     group.all_reduce_gradients(model.parameters())
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -97,13 +96,11 @@ class Trainer:
     """Trains a model, in memory or into a run folder.
 
     Args:
-        batches: an endless stream, with a `state`.
         run: the run folder; None: nothing is evaluated or saved.
-        valid, tokenizer: for evaluations; needed with a run folder.
-        settings: saved with the training state.
+        valid, tokenizer, settings: needed with a run folder; the settings are saved with the state.
         keep_best: keep the weights of the best evaluation, not those of the last.
         loss_and_grad, optimizers, save: replacements of the plain versions.
-        group: processes that train together; the first one writes the files.
+        group: processes that train together; the first one evaluates and writes the files.
     """
 
     def __init__(
@@ -129,18 +126,11 @@ class Trainer:
 
     def done(self) -> float:
         """The fraction of the run that is done, of its steps or of its minutes."""
-        fractions = [0.0]
-        if self.config.steps:
-            fractions.append(self.progress.step / self.config.steps)
-        if self.config.minutes:
-            fractions.append(self.progress.seconds / 60 / self.config.minutes)
-        return max(fractions)
+        steps, minutes = self.config.steps or math.inf, self.config.minutes or math.inf
+        return max(self.progress.step / steps, self.progress.seconds / 60 / minutes)
 
     def train(self, on_step: Callable[[], None] = lambda: None) -> Progress:
-        """Train to the end, or until `stopped`; then the state is saved.
-
-        Args:
-            on_step: called after every step, to show progress or to stop.
+        """Train to the end, or until `stopped`; `on_step` is called after every step.
 
         Raises:
             UserError: the loss is not a finite number; the last saved state is unchanged.
@@ -189,8 +179,7 @@ class Trainer:
 
     def _synchronize(self, seconds: float) -> None:
         """One clock, that of the first process, and a stop for all where one was asked to stop."""
-        own = [seconds if self.group.is_main else 0.0, float(self.stopped)]
-        seconds, stopped = self.group.all_reduce(own)
+        seconds, stopped = self.group.all_reduce([seconds * self.group.is_main, self.stopped])
         self.progress.seconds += seconds
         self.stopped = stopped > 0
 
@@ -202,20 +191,14 @@ class Trainer:
         if not self.group.is_main:  # the others wait in their next step
             return
         loss = text_loss(self.model, self.valid, self.tokenizer.eot_id, dtype=self.dtype)
-        record = {
-            "step": p.step,
-            "tokens": p.tokens,
-            "seconds": round(p.seconds, 2),
-            "train_loss": p.loss,
-            "valid_loss": loss.nats_per_token,
-            "bits_per_byte": loss.bits_per_byte,
-        }
+        record = dict(step=p.step, tokens=p.tokens, seconds=round(p.seconds, 2), train_loss=p.loss)
+        record |= dict(valid_loss=loss.nats_per_token, bits_per_byte=loss.bits_per_byte)
         p.history.append(record)
         if loss.bits_per_byte < p.best or not self.keep_best:
             p.best = loss.bits_per_byte
             self.save_model(self.run, self.model, self.tokenizer)
         self.save_state()
-        checkpoint.append_metrics(self.run, record)
+        checkpoint.write_metrics(self.run, p.history)
 
     def save_state(self) -> None:
         if self.group.is_main:
@@ -241,8 +224,6 @@ class Trainer:
             optimizer.load_state_dict(saved)
         self.batches.state = dict(state["batches"])
         torch.set_rng_state(state["random"])
-        if self.group.is_main:
-            checkpoint.rewind_metrics(self.run, self.progress.step)
 
 
 def validation_subset(documents: TokenDataset) -> TokenDataset:

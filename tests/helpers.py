@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import sys
@@ -28,6 +29,11 @@ def random_model(seed: int = 0, **options) -> Transformer:
         if weight.ndim == 2:
             torch.nn.init.normal_(weight, std=0.15, generator=generator)
     return model.eval()
+
+
+def read_metrics(run: Path) -> list[dict]:
+    """The records of a run's evaluations."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 @torch.inference_mode()

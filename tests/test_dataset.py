@@ -1,4 +1,4 @@
-"""Batches: every document once an epoch, none mixed with another, and a state to go on from."""
+"""Batches: every document once per epoch, none mixed with another, and a state to resume from."""
 
 from collections import Counter
 from itertools import islice
@@ -7,25 +7,25 @@ import numpy as np
 import pytest
 import torch
 
-from minislm.corpus.prepare import TokenDataset
-from minislm.dataset import IGNORED, Batches, Example
+from minislm.dataset import IGNORED, Batches, TokenDataset, hold_out, read_documents
+from minislm.runtime.errors import UserError
 
 EOT = 0
 LENGTHS = [5, 40, 9, 100, 33, 64, 7, 20] * 3
 
 
-def token_file() -> TokenDataset:
-    """Story n is n * 1000 + 1, n * 1000 + 2, ... and the end of text: its tokens tell its number."""
-    stories = [[n * 1000 + t for t in range(1, size)] + [EOT] for n, size in enumerate(LENGTHS, 1)]
-    return TokenDataset.from_ids(stories, 1)
+def documents() -> TokenDataset:
+    """Document n is n * 1000 + 1, n * 1000 + 2, ... and the end of text."""
+    ids = [[n * 1000 + t for t in range(1, size)] + [EOT] for n, size in enumerate(LENGTHS, 1)]
+    return TokenDataset.from_ids(ids, range(len(LENGTHS)))
 
 
-EXAMPLES = [Example([90_001, 90_002], [90_003, EOT]), Example([91_001], [91_002, 91_003, EOT])]
+EXAMPLES = [([90_001, 90_002], [90_003, EOT]), ([91_001], [91_002, 91_003, EOT])]
 
 
 def make(**options) -> Batches:
     settings = dict(context=48, batch_tokens=200, eot_id=EOT, repeats=2, seed=1) | options
-    return Batches(token_file(), EXAMPLES, **settings)
+    return Batches(documents(), EXAMPLES, **settings)
 
 
 def one_epoch(batches: Batches):
@@ -36,17 +36,19 @@ def one_epoch(batches: Batches):
         found.append((inputs, targets))
 
 
-def test_every_document_comes_once_an_epoch_and_examples_as_often_as_asked():
-    learned = Counter()
+def test_every_token_is_a_target_once_per_epoch_and_examples_as_often_as_asked():
+    targets_of = Counter()
     for _, targets in one_epoch(make()):
-        learned.update(targets[targets > 0].tolist())
+        targets_of.update(targets[targets > 0].tolist())
     for n, size in enumerate(LENGTHS, 1):
         for t in range(2, size):
-            expected = 1
-            if (t - 1) % 48 == 0:
-                expected = 0  # the first token of a later window has nothing before it
-            assert learned[n * 1000 + t] == expected, (n, t)
-    assert learned[90_003] == 2 and learned[91_003] == 2
+            assert targets_of[n * 1000 + t] == 1, (n, t)
+    assert targets_of[90_003] == 2 and targets_of[91_003] == 2
+
+
+def test_the_end_of_text_is_a_target_of_every_document():
+    ends = sum(int((targets == EOT).sum()) for _, targets in one_epoch(make()))
+    assert ends == len(LENGTHS) + 2 * len(EXAMPLES)
 
 
 def test_no_row_mixes_two_documents():
@@ -59,15 +61,19 @@ def test_no_row_mixes_two_documents():
 def test_targets_are_the_next_inputs_and_padding_is_ignored():
     for inputs, targets in one_epoch(make()):
         assert inputs.shape == targets.shape and inputs.shape[1] % 16 == 0
-        # (the last target of a window is the first input of the next one)
         counts = (targets[:, :-1] != IGNORED) & (targets[:, 1:] != IGNORED)
         assert torch.equal(inputs[:, 1:][counts], targets[:, :-1][counts])
 
 
-def test_a_batch_holds_no_more_than_its_tokens_unless_it_is_one_row():
-    assert all(
-        inputs.numel() <= 200 or len(inputs) == 1 for inputs, _ in one_epoch(make(context=300))
-    )
+@pytest.mark.parametrize("context", [37, 50, 63])
+def test_rows_are_never_padded_beyond_the_context(context):
+    longest = max(inputs.shape[1] for inputs, _ in one_epoch(make(context=context)))
+    assert longest == context
+
+
+def test_a_batch_has_at_most_its_tokens_unless_it_is_one_row():
+    batches = one_epoch(make(context=300))
+    assert all(inputs.numel() <= 200 or len(inputs) == 1 for inputs, _ in batches)
 
 
 def test_rows_start_from_the_end_of_text_in_every_other_epoch():
@@ -83,14 +89,14 @@ def test_rows_start_from_the_end_of_text_in_every_other_epoch():
 
 
 @pytest.mark.parametrize("loss_on, learned", [("completion", [90_003]), ("all", [90_002, 90_003])])
-def test_a_prompt_is_learned_only_if_asked(loss_on, learned):
+def test_a_prompt_has_a_loss_only_if_asked(loss_on, learned):
     batches = make(loss_on=loss_on)
     _, targets = batches.row(len(batches.document) - 2, False)
     assert targets[(targets != IGNORED) & (targets != EOT)].tolist() == learned
 
 
 @pytest.mark.parametrize("stop", [1, 7, 30])
-def test_a_restored_stream_goes_on_with_the_next_batch(stop):
+def test_a_restored_stream_continues_with_the_next_batch(stop):
     expected = list(islice(iter(make()), 45))
     begun = make()
     list(islice(iter(begun), stop))
@@ -106,10 +112,10 @@ def test_epochs_and_seeds_differ_in_order():
     assert first != other
 
 
-@pytest.mark.parametrize("world", [2, 5])
-def test_processes_share_the_rows_of_the_same_batches(world):
+@pytest.mark.parametrize("processes", [2, 5])
+def test_processes_share_the_rows_of_the_same_batches(processes):
     whole = one_epoch(make())
-    shares = [one_epoch(make(rank=r, world=world)) for r in range(world)]
+    shares = [one_epoch(make(rank=r, world_size=processes)) for r in range(processes)]
     assert {len(share) for share in shares} == {len(whole)}
     for k, (_, targets) in enumerate(whole):
         counted = [t[t >= 0].tolist() for share in shares for t in share[k][1]]
@@ -121,7 +127,31 @@ def test_an_example_longer_than_the_context_is_never_cut():
         make(context=2)
 
 
-def test_types_are_what_the_model_takes():
+def test_types_are_those_the_model_takes():
     inputs, targets = next(iter(make()))
     assert inputs.dtype == targets.dtype == torch.int64
     assert np.all(inputs.numpy() >= 0)
+
+
+def test_a_part_of_a_dataset_counts_its_own_tokens_and_bytes():
+    whole = documents()
+    first, last = hold_out(whole)
+    assert len(first) == 23 and len(last) == 1
+    assert last.n_tokens == LENGTHS[-1] and last.bytes == 23
+    assert first.n_tokens + last.n_tokens == whole.n_tokens == sum(LENGTHS)
+    assert last.document(0).tolist() == whole.document(23).tolist()
+    some = whole.subset([2, 5])
+    assert some.n_tokens == 9 + 64 and some.bytes == 7 and len(some) == 2
+    with pytest.raises(UserError, match="too few"):
+        hold_out(whole.subset([0]))
+
+
+def test_documents_of_a_text_file(tmp_path, tokenizer):
+    path = tmp_path / "text.txt"
+    path.write_text("One.\n<|endoftext|>\n\n<|endoftext|> Zwölf.", encoding="utf-8")
+    assert read_documents(path) == ["One.", "Zwölf."]
+    dataset = TokenDataset.from_texts(read_documents(path), tokenizer)
+    assert dataset.sizes.tolist() == [4, 7] and dataset.document(1)[-1] == tokenizer.eot_id
+    path.write_text(" <|endoftext|> \n")
+    with pytest.raises(UserError, match="no text"):
+        read_documents(path)

@@ -1,16 +1,15 @@
-"""The transformer: its shapes, its cache, its knobs and its first weights."""
+"""The transformer: shapes, cache, options and initial weights."""
 
 import math
 
 import pytest
 import torch
 from helpers import random_model
-from torch.nn import functional as F
 
 from minislm.config import PRESETS, ModelConfig
-from minislm.fast.attention import attend_in_pieces, attention_weights, causal_mask
-from minislm.interpret.activations import attention_of
-from minislm.model import KVCache, Transformer, rotary_tables
+from minislm.interpret.activations import attention_of, attention_weights
+from minislm.kv_cache import KVCache
+from minislm.model import Transformer, causal_mask, rotary_tables, rotate
 from minislm.runtime.device import on_meta_device
 from minislm.runtime.errors import UserError
 
@@ -20,14 +19,14 @@ NEO = PRESETS["gpt-neo"] | {"windows": (0, 5)}
 ODD = dict(width=48, n_head=3, n_kv_head=1, tied=False, head_dim=10, qkv_bias=True)
 
 
-@pytest.mark.parametrize("knobs", [LLAMA, GPT2, NEO, ODD], ids=["llama", "gpt2", "neo", "odd"])
-def test_cached_logits_are_the_uncached_ones(knobs):
-    model = random_model(**knobs)
+@pytest.mark.parametrize("options", [LLAMA, GPT2, NEO, ODD], ids=["llama", "gpt2", "neo", "odd"])
+def test_cached_logits_equal_uncached_ones(options):
+    model = random_model(**options)
     tokens = torch.randint(0, 300, (3, 40), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         whole = model(tokens)
-        cache = KVCache(model.config, 3, 40, whole)
-        cache.k_LBKSD.fill_(1e4)  # whatever is in slots not reached yet must not be seen
+        cache = KVCache.empty(model.config, 3, 40, like=whole)
+        cache.k_LBKSD.fill_(1e4)  # the contents of positions not reached yet must not matter
         cache.v_LBKSD.fill_(1e4)
         parts = [model(tokens[:, :17], cache, torch.arange(17).expand(3, 17))]
         for p in range(17, 40):
@@ -40,7 +39,7 @@ def test_rows_of_different_lengths_share_a_cache():
     model = random_model()
     texts = [torch.randint(0, 300, (n,)) for n in (3, 11, 7)]
     with torch.no_grad():
-        cache = KVCache(model.config, 3, 20, model.embedding.weight)
+        cache = KVCache.empty(model.config, 3, 20, like=model.embedding.weight)
         padded = torch.zeros(3, 11, dtype=torch.int64)
         for b, text in enumerate(texts):
             padded[b, : len(text)] = text
@@ -52,9 +51,24 @@ def test_rows_of_different_lengths_share_a_cache():
             torch.testing.assert_close(got[b], alone, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("knobs", [LLAMA, NEO], ids=["llama", "neo"])
-def test_no_token_sees_a_later_one(knobs):
-    model = random_model(**knobs)
+def test_a_view_of_a_cache_writes_into_it_and_a_row_can_be_moved():
+    model = random_model()
+    cache = KVCache.empty(model.config, 3, 20, like=model.embedding.weight)
+    tokens = torch.randint(0, 300, (1, 9))
+    with torch.no_grad():
+        model(tokens, cache.view(slice(1, 2), 9), torch.arange(9)[None])
+        assert cache.k_LBKSD[:, 1, :, :9].ne(0).all() and cache.k_LBKSD[:, [0, 2]].eq(0).all()
+        cache.move(1, 2)
+        got = model(torch.tensor([[7]]), cache.view(slice(2, 3), 10), torch.tensor([[9]]))[0, 0]
+        expected = model(torch.cat((tokens, torch.tensor([[7]])), 1))[0, -1]
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="context of 128"):
+        KVCache.empty(model.config, 1, 129, like=model.embedding.weight)
+
+
+@pytest.mark.parametrize("options", [LLAMA, NEO], ids=["llama", "neo"])
+def test_no_token_depends_on_a_later_one(options):
+    model = random_model(**options)
     tokens = torch.randint(0, 300, (1, 20))
     changed = tokens.clone()
     changed[0, 12] = (changed[0, 12] + 1) % 300
@@ -64,46 +78,36 @@ def test_no_token_sees_a_later_one(knobs):
     assert (before[12:] - after[12:]).abs().amax(-1).min() > 1e-3
 
 
-def test_a_window_hides_what_is_further_back():
-    one_layer = random_model(**(NEO | {"n_layer": 1, "windows": (5,)}))
+def test_a_window_hides_earlier_tokens():
+    model = random_model(**(NEO | {"n_layer": 1, "windows": (5,)}))
     tokens = torch.randint(0, 300, (1, 20))
     changed = tokens.clone()
     changed[0, 10] = (changed[0, 10] + 1) % 300
     with torch.no_grad():
-        moved = (one_layer(tokens) - one_layer(changed))[0].abs().amax(-1) > 1e-5
-    assert moved.nonzero().flatten().tolist() == [10, 11, 12, 13, 14]  # itself and 4 readers
+        moved = (model(tokens) - model(changed))[0].abs().amax(-1) > 1e-5
+    assert moved.nonzero().flatten().tolist() == [10, 11, 12, 13, 14]
 
 
-@pytest.mark.parametrize("tokens", [1, 127, 128, 300])
-@pytest.mark.parametrize("key_heads", [2, 4])
-def test_attention_in_pieces_is_the_librarys_with_its_gradients(tokens, key_heads):
-    shapes = [(3, heads, tokens, 8) for heads in (4, key_heads, key_heads)]
-    q, k, v = (torch.randn(shape, requires_grad=True) for shape in shapes)
-    seen = torch.randn(shapes[0])
-    ours = attend_in_pieces(q, k, v, 0.3)
-    theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3, enable_gqa=True)
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-    for got, wanted in zip(
-        torch.autograd.grad((ours * seen).sum(), (q, k, v)),
-        torch.autograd.grad((theirs * seen).sum(), (q, k, v)),
-    ):
-        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-4)
+def test_causal_mask():
+    mask = causal_mask(torch.tensor([[0, 2, 3]]), 4, 0)[0].int().tolist()
+    assert mask == [[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    assert causal_mask(torch.tensor([[3]]), 4, 2)[0].int().tolist() == [[0, 0, 1, 1]]
 
 
-def test_two_heads_are_born_looking_back():
-    """Whatever the tokens: at first they read the token before, and the one before that."""
+def test_two_heads_are_initialised_as_previous_token_heads():
+    """Whatever the tokens are: they attend to the previous token, and to the one before that."""
     torch.manual_seed(7)
     model = Transformer(ModelConfig(vocab_size=300, context=64, qkv_bias=True, out_bias=True))
     maps_HTT = attention_of(model.eval(), torch.randint(300, (40,)).tolist())[0][0]
     H, K = model.config.n_head, model.config.kv_heads
     for n in (1, 2):
-        looks = maps_HTT[(n - 1) * (H // K)].argmax(-1)
-        assert looks[5:].tolist() == list(range(5 - n, 40 - n))
+        targets = maps_HTT[(n - 1) * (H // K)].argmax(-1)
+        assert targets[5:].tolist() == list(range(5 - n, 40 - n))
         assert maps_HTT[(n - 1) * (H // K)].diagonal(-n)[5:].min() > 0.2
-    assert maps_HTT[-1].max(-1).values[20:].max() < 0.2  # the others look at all alike
+    assert maps_HTT[-1].max(-1).values[20:].max() < 0.2  # the others attend about uniformly
 
 
-def test_attention_weights_are_what_attention_does():
+def test_attention_is_softmax_of_scores_times_values():
     model = random_model(n_layer=1)
     attention = model.blocks[0].attention
     x = torch.randn(2, 9, 64)
@@ -111,25 +115,25 @@ def test_attention_weights_are_what_attention_does():
     with torch.no_grad():
         q, k, v = attention.project(x, rotary)
         k, v = (each.repeat_interleave(2, dim=1) for each in (k, v))
-        mask = causal_mask(torch.arange(9), 9, 0)
-        weights = attention_weights(q, k, mask, attention.scale)
+        weights = attention_weights(q, k, causal_mask(torch.arange(9), 9, 0), attention.scale)
         slow = attention.out((weights @ v).transpose(1, 2).flatten(2))
         torch.testing.assert_close(attention(x, rotary), slow, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 9))
 
 
-def test_rotary_positions_depend_on_distance_alone():
+def test_rotary_scores_depend_on_distance_alone():
     config = ModelConfig(width=64, n_head=1, n_kv_head=1, context=64)
-    from minislm.model import rotate
-
     cos, sin = rotary_tables(config)
     q, k = torch.randn(64), torch.randn(64)
-    at = lambda x, p: rotate(x[None], cos[p], sin[p])[0]
+
+    def at(x, p):
+        return rotate(x[None], cos[p], sin[p])[0]
+
     assert torch.isclose(at(q, 9) @ at(k, 4), at(q, 45) @ at(k, 40), atol=1e-4)
     assert not torch.isclose(at(q, 9) @ at(k, 4), at(q, 9) @ at(k, 5), atol=1e-2)
 
 
-def test_first_weights_have_the_spread_the_docstring_names():
+def test_initial_weights_have_the_documented_spread():
     model = Transformer(ModelConfig(n_layer=8, width=128, n_head=8))
     for name, weight in model.named_parameters():
         if weight.ndim == 1:
@@ -140,7 +144,7 @@ def test_first_weights_have_the_spread_the_docstring_names():
         assert weight.std().item() == pytest.approx(expected, rel=0.03), name
 
 
-def test_dropout_only_in_training():
+def test_dropout_is_for_training_only():
     model = random_model(dropout=0.5)
     tokens = torch.randint(0, 300, (1, 8))
     with torch.no_grad():
@@ -161,7 +165,7 @@ def test_a_text_longer_than_the_context_is_refused():
 
 
 @pytest.mark.parametrize(
-    "knobs, names",
+    "options, flag",
     [
         (dict(n_layer=0), "--n-layer"),
         (dict(width=100, n_head=8), "--width"),
@@ -169,18 +173,18 @@ def test_a_text_longer_than_the_context_is_refused():
         (dict(norm="batchnorm"), "--norm"),
         (dict(width=24, n_head=8, n_kv_head=8), "--head-dim"),
         (dict(dropout=1.0), "--dropout"),
+        (dict(dropout=float("nan")), "--dropout"),
         (dict(windows=(-1,)), "--windows"),
-        (dict(norm_eps=float("nan")), "--norm-eps"),
     ],
 )
-def test_a_shape_that_cannot_be_is_refused_by_its_flag(knobs, names):
-    with pytest.raises(UserError, match=names):
-        ModelConfig(**knobs)
+def test_an_impossible_shape_is_refused_with_its_flag(options, flag):
+    with pytest.raises(UserError, match=flag):
+        ModelConfig(**options)
 
 
-@pytest.mark.parametrize("knobs", [{}, {"qkv_bias": True}, {"position": "learned"}], ids=str)
-def test_shapes_alone_are_those_of_the_model(knobs):
-    config = ModelConfig(vocab_size=300, context=64, **knobs)
+@pytest.mark.parametrize("options", [{}, {"qkv_bias": True}, {"position": "learned"}], ids=str)
+def test_a_model_on_the_meta_device_has_the_shapes_of_the_model(options):
+    config = ModelConfig(vocab_size=300, context=64, **options)
     with on_meta_device():
         shapes = Transformer(config)
     model = Transformer(config)

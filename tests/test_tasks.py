@@ -1,3 +1,5 @@
+"""The synthetic dataset: every task, the split, and the files in data/."""
+
 import json
 import os
 import re
@@ -7,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from minislm import tasks as synthetic
+from minislm.cli.write_pairs import write_pairs
 from minislm.runtime.errors import UserError
 from minislm.tasks import (
     END_OF_TEXT,
+    NOUNS,
     TASKS,
     Pair,
     encode_pair,
@@ -19,10 +22,7 @@ from minislm.tasks import (
     number_words,
     pair,
     pairs,
-    truncate,
-    write_data,
 )
-from minislm.tokenizer import END_OF_TEXT as PAD_TOKEN
 from minislm.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +51,6 @@ def test_the_reference_task():
     start = "Please count up in unary, starting at 1 and stopping at"
     assert pair("unary", 2) == Pair("unary", 2, f"{start} 11:", " 1 11")
     assert pair("unary", 1).prompt == f"{start} 1:" and pair("unary", 1).answer == " 1"
-    assert pair("unary", 3).completion == " 1 11 111<|endoftext|>"
     assert pair("unary", 3).split == "test" and pair("unary", 2).split == "train"
     assert next(iter(TASKS)) == "unary"
     items = pair("unary", 100).answer.split()
@@ -105,7 +104,7 @@ def test_number_words():
 
 def test_sentences_agree_in_number():
     assert pair("sentence", 1).answer == " One happy mouse sings."
-    plural = dict(synthetic.NOUNS)
+    plural = dict(NOUNS)
     for each in pairs("sentence"):
         i, adjective, noun, verb = re.fullmatch(
             r"Words: (\d+), (\w+), (\w+), (\w+)\.", each.prompt
@@ -158,8 +157,8 @@ def test_parity_of_the_test_is_odd():
 # --- interface ------------------------------------------------------------------------------------
 
 
-def test_mistakes_are_told():
-    with pytest.raises(UserError, match="did you mean 'reverse'.* unary, copy, "):
+def test_a_mistake_is_named():
+    with pytest.raises(UserError, match="unknown task 'revers'; .* unary, copy, "):
         pair("revers", 1)
     with pytest.raises(UserError, match="unknown task 'zzz'; the tasks are unary"):
         pairs("zzz")
@@ -169,17 +168,6 @@ def test_mistakes_are_told():
         pair("unary", 101)
     with pytest.raises(UserError, match="'valid'"):
         pairs("unary", "valid")
-
-
-def test_truncate():
-    for each in EVERYTHING:
-        assert truncate(each.completion + " and so on" + END_OF_TEXT) == each.answer
-    assert truncate(" 1 11") == " 1 11"
-    assert truncate("a</s>b", "</s>") == "a"
-
-
-def test_the_end_of_text_is_the_pad_token(single):
-    assert END_OF_TEXT == PAD_TOKEN == single.backend.id_to_token(single.pad_id)
 
 
 def test_encoded_pairs(single, merged):
@@ -212,7 +200,7 @@ def test_fits_loses_nothing(single):
 
 
 def test_the_stored_data_is_what_the_code_writes(tmp_path):
-    paths = write_data(tmp_path)
+    paths = write_pairs(tmp_path)
     assert [path.stem for path in paths] == list(TASKS)
     for path in paths:
         assert path.read_bytes() == (ROOT / "data" / path.name).read_bytes()
@@ -225,7 +213,7 @@ def test_the_stored_data_is_what_the_code_writes(tmp_path):
                 "i": each.i,
                 "split": each.split,
                 "prompt": each.prompt,
-                "completion": each.answer + PAD_TOKEN,
+                "completion": each.answer + END_OF_TEXT,
             }
     stored = {path.name for path in (ROOT / "data").glob("*.jsonl")}
     assert stored == {path.name for path in paths}
@@ -233,7 +221,7 @@ def test_the_stored_data_is_what_the_code_writes(tmp_path):
 
 def test_the_command_that_regenerates_the_data(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "minislm.tasks"],
+        [sys.executable, "-m", "minislm.cli.write_pairs"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

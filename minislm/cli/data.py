@@ -8,7 +8,7 @@ from minislm.cli.config import DataConfig, EvalConfig
 from minislm.cli.run_settings import Settings, task_names
 from minislm.config import ModelConfig
 from minislm.corpus.prepare import prepare, train_tokenizer
-from minislm.dataset import Example, TokenDataset, hold_out
+from minislm.dataset import TokenDataset, hold_out
 from minislm.pretrained.hub import find_text
 from minislm.runtime.errors import log
 from minislm.stories.generate import generate
@@ -29,7 +29,7 @@ class TrainingData:
     train: TokenDataset
     valid: TokenDataset
     tasks: list[str]
-    examples: list[Example]
+    examples: list[tuple[list[int], list[int]]]  # ids of prompt and completion
 
 
 def generated(count: int, seed: int, start: int = 0) -> list[str]:
@@ -46,9 +46,7 @@ def prepare_data(settings: Settings, tokenizer: Tokenizer | None = None) -> Trai
         trained_on = [pair for name in names for pair in pairs(name, "train")]
         pair_texts = [text for pair in trained_on for text in (pair.prompt, pair.answer)]
         if data.data:
-            tokenizer = train_tokenizer(
-                data.data, pair_texts, data.vocab, data.digits, data.cache
-            )
+            tokenizer = train_tokenizer(data.data, pair_texts, data.vocab, data.digits, data.cache)
         else:
             tokenizer = Tokenizer.train([*texts, *pair_texts], data.vocab, data.digits)
     train, valid = _datasets(data, texts, settings.train.seed, tokenizer)
@@ -101,7 +99,9 @@ def _suits(name: str, model: ModelConfig, tokenizer: Tokenizer) -> bool:
     return not too_long
 
 
-def _examples(names: list[str], tokenizer: Tokenizer, context: int) -> list[Example]:
+def _examples(
+    names: list[str], tokenizer: Tokenizer, context: int
+) -> list[tuple[list[int], list[int]]]:
     """The training pairs of the tasks as tokens; logs the pairs that are too long."""
     examples = []
     for name in names:
@@ -112,7 +112,7 @@ def _examples(names: list[str], tokenizer: Tokenizer, context: int) -> list[Exam
                 f"{name}: {len(too_long)} of 70 training pairs exceed the context of {context} "
                 f"and are left out: i = {numbers}"
             )
-        examples += [Example(*encode_pair(tokenizer, each)) for each in fitting]
+        examples += [encode_pair(tokenizer, each) for each in fitting]
     return examples
 
 

@@ -96,9 +96,7 @@ def run_settings(name: str) -> Settings | None:
     return Settings.read(run) if (run / "run.json").is_file() else None
 
 
-def _long_documents(
-    name: str, nats: np.ndarray, text: TokenDataset, context: int
-) -> str | None:
+def _long_documents(name: str, nats: np.ndarray, text: TokenDataset, context: int) -> str | None:
     """How the documents beyond the context were read, and the loss of the others alone."""
     lengths = np.diff(text.starts)
     fits = lengths <= context

@@ -12,9 +12,7 @@ from minislm.runtime.errors import UserError
 from minislm.tokenizer import Tokenizer
 
 
-def open_model(
-    source: str | None, machine: MachineConfig
-) -> tuple[str, Transformer, Tokenizer]:
+def open_model(source: str | None, machine: MachineConfig) -> tuple[str, Transformer, Tokenizer]:
     """The name of a model (default: the newest run), the model and its tokenizer.
 
     With --dtype int8 the weights are those of the file: `prepack` or a FastSampler quantizes them.

@@ -1,120 +1,105 @@
-"""eval.py --score: models graded side by side, and how far the grades can be trusted."""
+"""eval.py --score: the scores of several models, and how far the scores can be trusted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from pathlib import Path
-
-import numpy as np
+from statistics import fmean, median_high
 
 from minislm.cli.config import EvalConfig, MachineConfig
 from minislm.cli.data import generated
+from minislm.cli.evaluate import run_settings
 from minislm.cli.open_model import open_model
 from minislm.cli.prompts import read_prompts
-from minislm.cli.run_settings import Settings
 from minislm.corpus.read import read_stories
 from minislm.pretrained.hub import find_text
-from minislm.reporting.intervals import bootstrap
+from minislm.reporting.tables import markdown_table
 from minislm.runtime.errors import log
 from minislm.runtime.files import write_json
-from minislm.scoring import grading
-from minislm.scoring import rules as scores
+from minislm.scoring import validation
 from minislm.scoring.config import ScoreConfig
-from minislm.scoring.judge import AGES, ASKED, Judge, Verdict
-from minislm.scoring.ngrams import Library
+from minislm.scoring.grading import ModelScores, score_model
+from minislm.scoring.judge import AGES, CRITERIA, Judge, Judgement
+from minislm.scoring.ngrams import NgramIndex
 from minislm.scoring.prompts import BEGINNINGS
-
-_READ = 20_000  # stories of the training text that are searched for what was copied
-_CACHE = Path("runs/cache/judge.jsonl")
+from minislm.scoring.rules import DIMENSIONS, Measures, measure
 
 
 def score(
     sources: Sequence[str | None], config: ScoreConfig, evaluated: EvalConfig,
     machine: MachineConfig,
 ) -> None:  # fmt: skip
-    """Grade every model, and print the table, the raw measures, and what was asked for beside.
+    """Score every model; print the tables that the options request, and write the JSON object.
 
     Raises:
-        UserError: a model, a file or a judge that is not there or does not answer.
+        UserError: a model, a file or a judge that is missing or does not answer.
     """
     if config.sensitivity:
-        print(grading.sensitivity_table(grading.sensitivity()), end="\n\n")
+        rows = [(name, *row.values()) for name, row in validation.sensitivity().items()]
+        print(_table(("text", *DIMENSIONS), rows))
     grader = open_model(config.grader, machine)[1:] if config.grader else None
-    measured = grading.MEASURED
-    if config.human is not None:
-        measured = grading.agreement(grading.read_human(config.human), grader)
-        print(grading.agreement_table(measured), end="\n\n")
+    shown = validation.shown(validation.MEASURED)
+    if config.human:
+        agreements = validation.agreement(validation.read_human(config.human), grader)
+        shown = validation.shown(agreements)
+        rows = [(d, *agreements.get(d, "---"), "yes" if d in shown else "no") for d in DIMENSIONS]
+        print(_table(("rank correlation", "score", "length", "likelihood", "shown"), rows))
     if not sources and (config.sensitivity or config.human):
-        return  # nothing but the scores themselves was asked about
-    judge = None
-    if config.judge:
-        judge = Judge(config.judge, config.judge_model, _CACHE, budget=config.judge_budget)
+        return  # no model to score was named
+    judge = config.judge and Judge(config.judge, config.judge_model, budget=config.judge_budget)
     prompts = read_prompts([], config.prompt_file) if config.prompt_file else BEGINNINGS
-    graded, judged = [], {}
+    models, judged = [], {}
     for source in sources or [None]:
         name, model, tokenizer = open_model(source, machine)
-        log(f"grading {name}: {config.samples} texts")
-        graded.append(grading.grade(
-            name, model, tokenizer, completions=config.samples, prompts=prompts,
-            library=_library(name, evaluated.data), grader=grader, seed=0,
-        ))  # fmt: skip
-        if judge:
-            judged[name] = judge.judge(graded[-1].texts)
-    print(grading.table(graded, measured))
-    hidden = [d for d, there in grading.shown(measured).items() if not there]
-    for dimension in hidden:
-        print(f"{dimension} is not shown: it follows people no better than length or likelihood")
-    print("\n" + grading.raw_table(graded))
+        log(f"scoring {name}: {config.samples} texts")
+        index = _training_text(name, evaluated.data)
+        models.append(score_model(name, model, tokenizer, samples=config.samples, prompts=prompts,
+                                  index=index, grader=grader))  # fmt: skip
+        judged[name] = [(judgement, measure(*text)) for text in models[-1].texts
+                        if judge and (judgement := judge.judge(*text))]  # fmt: skip
+    print(score_table(models, shown))
+    names = dict.fromkeys(name for each in models for name in each.raw)
+    rows = [(n.replace("_", " "), *(each.raw.get(n, "-") for each in models)) for n in names]
+    print(_table(("measure", *(each.name for each in models)), rows, digits=3))
     if judge:
-        print("\n" + judge_table(graded, judged))
+        print(judge_table(judged))
     if machine.json:
-        write_json(machine.json, {"models": {g.name: _entry(g) for g in graded}})
+        entries = {each.name: each.scores | {"questions": each.questions} for each in models}
+        write_json(machine.json, {"models": entries})
 
 
-def _library(name: str, data: str | None) -> Library | None:
-    """The text a model was trained on: --data, or what its run.json names; None if not known."""
-    run = Path(name)
-    if data is None and not (run / "run.json").is_file():
-        return None
-    if data is None:
-        settings = Settings.read(run)
-        data = settings.data.data
-        if data is None:
-            return Library(generated(settings.data.stories, settings.train.seed))
-    return Library(islice(read_stories(find_text(data)[0]), _READ))
+def _training_text(name: str, data: str | None) -> NgramIndex | None:
+    """20,000 stories of --data or of the text that run.json names; None if that is not known."""
+    settings = run_settings(name)
+    data = data or (settings.data.data if settings else None)
+    if data:
+        return NgramIndex(islice(read_stories(find_text(data)[0]), 20_000))
+    return NgramIndex(generated(settings.data.stories, settings.train.seed)) if settings else None
 
 
-def _entry(graded: grading.Graded) -> dict[str, object]:
-    entry: dict[str, object] = {}
-    for dimension in scores.DIMENSIONS:
-        values = graded.values(dimension)
-        low, high = bootstrap(values)
-        entry[dimension] = {"mean": float(np.mean(values)), "low": low, "high": high}
-    entry["questions"] = {kind: list(counts) for kind, counts in graded.questions.items()}
-    return entry
+def _table(head: Sequence[str], rows: Iterable[Sequence[str | float]], digits: int = 2) -> str:
+    cells = [[v if isinstance(v, str) else f"{v:.{digits}f}" for v in row] for row in rows]
+    return markdown_table(head, cells)
 
 
-def judge_table(graded: Sequence[grading.Graded], judged: dict[str, list[Verdict | None]]) -> str:
-    """What the judge says of each model, and its rank correlation with the local scores."""
-    lines = [f"{'judge':<24}" + "".join(f"{name:>13}" for name in ASKED) + f"{'age':>13}  texts"]
-    local: dict[str, list[float]] = {name: [] for name in ASKED}
-    others: dict[str, list[float]] = {name: [] for name in ASKED}
-    for g in graded:
-        given = [(text, v) for text, v in zip(g.texts, judged[g.name]) if v is not None]
-        if not given:
-            lines.append(f"{g.name:<24} no usable answer")
-            continue
-        ages = sorted(v.age for _, v in given)
-        cells = [f"{np.mean([getattr(v, name) for _, v in given]):>13.2f}" for name in ASKED]
-        middle = AGES[ages[len(ages) // 2]]
-        lines.append(f"{g.name:<24}" + "".join(cells) + f"{middle:>13}  {len(given)}")
-        for text, verdict in given:
-            measures = scores.measure(*text)
-            for name in ASKED:
-                local[name].append(getattr(measures, name))
-                others[name].append(getattr(verdict, name))
-    if len(local[ASKED[0]]) > 2:
-        cells = [grading.spearman(np.array(local[n]), np.array(others[n])) for n in ASKED]
-        lines.append(f"{'agrees with our scores':<24}" + "".join(f"{c:>13.2f}" for c in cells))
-    return "\n".join(lines)
+def score_table(models: Sequence[ModelScores], shown: Sequence[str]) -> str:
+    """The models by their mean score, best first, with the dimensions that are shown."""
+    columns, cell = (*shown, "questions"), "{mean:.2f} ({low:.2f}-{high:.2f})"
+    rows = [(each.name, *(cell.format(**each.scores[d]) for d in columns),
+             fmean(each.scores[d]["mean"] for d in columns)) for each in models]  # fmt: skip
+    return _table(("model", *columns, "all"), sorted(rows, key=lambda row: -row[-1]))
+
+
+def judge_table(judged: dict[str, list[tuple[Judgement, Measures]]]) -> str:
+    """The judge's mean ratings of each model, and their rank correlations with our scores."""
+    rows = []
+    for name, pairs in judged.items():
+        means = [fmean(getattr(j, each) for j, _ in pairs) if pairs else "-" for each in CRITERIA]
+        age = AGES[median_high(j.age for j, _ in pairs)] if pairs else "no usable answer"
+        rows.append((name, *means, age, str(len(pairs))))
+    pairs = [pair for each in judged.values() for pair in each]
+    if len(pairs) > 2:
+        values = [[[getattr(each, c) for each in side] for side in zip(*pairs)] for c in CRITERIA]
+        correlations = (validation.spearman(*each) for each in values)
+        rows.append(("correlation with our scores", *correlations, "-", str(len(pairs))))
+    return _table(("judge", *CRITERIA, "age", "texts"), rows)

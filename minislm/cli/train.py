@@ -136,7 +136,7 @@ def make_trainer(
 
 def _repeats(data: TrainingData, share: float) -> int:
     """How often an epoch has every pair, so that pairs are this fraction of its tokens."""
-    pair_tokens = sum(len(e.prompt) + len(e.completion) for e in data.examples)
+    pair_tokens = sum(len(prompt) + len(completion) for prompt, completion in data.examples)
     wanted = data.train.n_tokens * share / (1 - share)
     return max(1, round(wanted / pair_tokens)) if pair_tokens else 1
 

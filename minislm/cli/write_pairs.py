@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minislm.runtime.errors import run_script
 from minislm.runtime.files import atomic_write
-from minislm.tasks import TASKS, pairs
+from minislm.tasks import END_OF_TEXT, TASKS, pairs
 
 
 def write_pairs(folder: str | Path) -> list[Path]:
@@ -20,7 +20,7 @@ def write_pairs(folder: str | Path) -> list[Path]:
                 "i": each.i,
                 "split": each.split,
                 "prompt": each.prompt,
-                "completion": each.completion,
+                "completion": each.answer + END_OF_TEXT,
             }
             for each in pairs(task)
         )

@@ -1,81 +1,82 @@
-"""Raw stories to clean ones: one spelling for every text, nothing too short, nothing twice.
+"""What worker processes do: raw stories to clean ones, and batches of them to shards of tokens.
 
-Signatures tell duplicates in about 100 bytes a story; nothing else here grows with the text.
+They import this file and the main script, so it must not import torch: a second and 200 MB each.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
-import unicodedata
-from collections import Counter
+import signal
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from contextlib import suppress
+from itertools import chain, islice
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from threading import Thread
+from unicodedata import normalize
 
-from minislm.corpus.duplicates import Signatures
+import numpy as np
+
+from minislm.runtime.errors import UserError
+from minislm.runtime.files import atomic_path
+from minislm.tasks import END_OF_TEXT
+from minislm.tokenizer import Tokenizer
 
 MIN_CHARACTERS, MIN_WORDS = 50, 10
+MAX_WORKERS = 8
 
 
-@dataclass
-class Counts:
-    """What became of the stories: `read` is `kept` plus all of `dropped`."""
-
-    read: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    changed: Counter[str] = field(default_factory=Counter)  # stories; one may count several times
+class Counts(Counter[str]):
+    """How many stories were "read", "dropped: REASON" and "changed: HOW"; some changed twice."""
 
     @property
     def kept(self) -> int:
-        return self.read - self.dropped.total()
-
-    def add(self, other: Counts) -> None:
-        """Count what `other` has counted, too."""
-        self.read += other.read
-        self.dropped.update(other.dropped)
-        self.changed.update(other.changed)
+        return self["read"] - sum(n for name, n in self.items() if name.startswith("dropped"))
 
     def __str__(self) -> str:
-        rows = [("stories read", self.read)]
-        rows += [(f"  dropped: {why}", n) for why, n in sorted(self.dropped.items()) if n]
-        rows += [("stories kept", self.kept)]
-        rows += [(f"  changed: {what}", n) for what, n in sorted(self.changed.items()) if n]
+        rows = [(f"  {name}", n) for name, n in sorted(self.items()) if n and name != "read"]
+        changed = [row for row in rows if row[0].startswith("  changed")]
+        dropped = rows[len(changed) :]
+        rows = [("stories read", self["read"]), *dropped, ("stories kept", self.kept), *changed]
         return "\n".join(f"{name:<36}{n:>12,}" for name, n in rows)
 
 
-# UTF-8 that somebody read as cp1252 or Latin-1. Repaired are the families that occur in English
-# text: Latin-1 letters, general punctuation and emoji; others would hit honest text (the end of
-# a quoted capital U-umlaut looks like a Syriac letter). Of punctuation the last byte is often
-# lost (9d is unknown to cp1252: a closing quote) or was straightened (94: a dash).
+# UTF-8 that was decoded as cp1252 or Latin-1. Repaired are the families that occur in English
+# text: accented characters, general punctuation and emoji; others would change correct text. Of
+# punctuation the last byte is often lost (9d: a closing quote) or was straightened (94: a dash).
 _TAIL = "[\x80-\xbf" + bytes(range(0x80, 0xA0)).decode("cp1252", "ignore") + "]"
 _MOJIBAKE = re.compile(
     f"\xc2[\xa0-\xbf]|\xc3{_TAIL}|\xf0[\u0178\x9f]{_TAIL * 2}"
     f'|\xe2[\u20ac\x80](?:{_TAIL}|["\ufffd]|)'
 )
-_LAST_LOST = {"": "\u201d", "\ufffd": "\u201d", '"': "\u2014"}
+_LAST_BYTE_LOST = {"": "\u201d", "\ufffd": "\u201d", '"': "\u2014"}
 _LINE_END = re.compile("\r\n?|[\v\f\u2028\u2029]")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u200b\u2060\ufeff\ud800-\udfff]")
 _BLANK_LINES = re.compile("\n{3,}")
-# NFC takes time quadratic in a run of combining marks: 15 seconds for 100,000 of them. It changes
-# nothing across the front of an ASCII character, so there the text may be cut; where none comes
-# (Unicode's UAX 15 knows no honest run beyond 30), it is cut all the same.
-_NFC_PIECE = re.compile("(?s:.{1,1024}(?=[\0-\x7f]|$)|.{1024})")
-_PLAIN = str.maketrans(
+# NFC takes time quadratic in a run of combining marks: 15 seconds for 100,000 of them. It never
+# joins an ASCII character to what precedes it, so the text may be cut before one. Where there is
+# none in 1,024 characters it is cut all the same: UAX 15 knows no correct run beyond 30 marks.
+_NFC_BLOCK = re.compile("(?s:.{1,1024}(?=[\0-\x7f]|$)|.{1024})")
+_TO_ASCII = str.maketrans(
     {"\u201c": '"', "\u201d": '"', "\u201e": '"', "\u2018": "'", "\u2019": "'", "\u2026": "..."}
     | dict.fromkeys("\u2010\u2011\u2013\u2014", "-")
     | dict.fromkeys("\xa0\u2009\u202f", " ")
 )
 
 
-def normalise(story: str, tally: Counts) -> str:
-    """One spelling for every text, so that a small model need not learn the same thing twice.
+def normalise(story: str, counts: Counts) -> str:
+    """The story in one spelling, so that a small model need not learn the same text twice.
 
-    In this order: line ends; mojibake repaired; control and invisible characters removed; NFC;
-    curly quotes, dashes, the ellipsis and odd spaces in ASCII (TinyStories mixes both: 1 story in
-    30 is curly); no space at a line's end and no two blank lines in a row.
+    TinyStories mixes curly and straight quotes, for example: 1 story in 30 is curly.
     """
 
-    def step(what: str, after: str) -> str:
-        tally.changed[what] += after != story
+    def step(name: str, after: str) -> str:
+        counts[f"changed: {name}"] += after != story
         return after
 
     story = step("line ends", _LINE_END.sub("\n", story))
@@ -83,65 +84,129 @@ def normalise(story: str, tally: Counts) -> str:
         story = step("mojibake repaired", _MOJIBAKE.sub(_repair, story))
     story = step("control characters removed", _CONTROL.sub("", story))
     if not story.isascii():
-        story = step("Unicode NFC", _NFC_PIECE.sub(_nfc, story))
-        story = step("quotes and dashes to ASCII", story.translate(_PLAIN))
+        story = step("Unicode NFC", _NFC_BLOCK.sub(lambda run: normalize("NFC", run[0]), story))
+        story = step("quotes and dashes to ASCII", story.translate(_TO_ASCII))
     story = story.strip()
     story = step("spaces at line ends", "\n".join(map(str.rstrip, story.split("\n"))))
     return step("blank lines", _BLANK_LINES.sub("\n\n", story))
 
 
-def _nfc(match: re.Match[str]) -> str:
-    return unicodedata.normalize("NFC", match[0])
-
-
 def _repair(match: re.Match[str]) -> str:
     run = match[0]
-    if run[0] == "\xe2" and run[2:] in _LAST_LOST:
-        return _LAST_LOST[run[2:]]
+    if run[0] == "\xe2" and run[2:] in _LAST_BYTE_LOST:
+        return _LAST_BYTE_LOST[run[2:]]
     return b"".join(c.encode("latin-1" if c < "\u0100" else "cp1252") for c in run).decode()
 
 
-def clean_story(raw: str, tally: Counts) -> str | None:
-    """The normalised story, or None if it is too short; `tally` counts both."""
-    tally.read += 1
-    story = normalise(raw, tally)
-    if len(story) < MIN_CHARACTERS or len(story.split(None, MIN_WORDS)) < MIN_WORDS:
-        tally.dropped["too short"] += 1
-        return None
-    return story
-
-
-def admit(keys: list[int], seen: Signatures, exclude: Signatures | None, tally: Counts) -> bool:
-    """Whether a story with these signature keys is new; then it is `seen` from now on.
-
-    A duplicate, exact or near, of an earlier story is not, and neither is one of a story in
-    `exclude`: with the validation stories there (`signatures`), no training story gives a
-    validation story away. `tally` counts what was dropped, and why.
-    """
-    if exclude is not None and exclude.match(keys):
-        tally.dropped["in the validation set"] += 1
-    elif how := seen.match(keys):
-        tally.dropped[f"{how} duplicate"] += 1
-    else:
-        seen.add(keys)
-        return True
-    return False
-
-
-def clean_stories(
-    stories: Iterable[str], tally: Counts, exclude: Signatures | None = None
-) -> Iterator[str]:
-    """Stream the normalised stories that are long enough and not seen before, as `admit` has it."""
-    seen = Signatures()
+def long_enough(stories: Iterable[str], counts: Counts) -> Iterator[str]:
+    """Stream the normalised stories that are long enough, duplicates included."""
     for raw in stories:
-        story = clean_story(raw, tally)
-        if story is not None and admit(seen.keys(story), seen, exclude, tally):
+        counts["read"] += 1
+        story = normalise(raw, counts)
+        if len(story) >= MIN_CHARACTERS and len(story.split(None, MIN_WORDS)) >= MIN_WORDS:
             yield story
+        else:
+            counts["dropped: too short"] += 1
 
 
-def signatures(stories: Iterable[str]) -> Signatures:
-    """The signatures of raw or cleaned stories, for the `exclude` of `clean_stories`."""
-    found = Signatures()
-    for story in stories:
-        found.add(found.keys(normalise(story, Counts())))
-    return found
+def digest(story: str) -> int:
+    """A 64-bit hash: equal for two of 2.7 million different stories with probability 2e-7."""
+    code = hashlib.blake2b(story.encode(), digest_size=8).digest()
+    return int.from_bytes(code, "little", signed=True)
+
+
+def is_new(key: int, seen: dict[int, str], counts: Counts) -> bool:
+    """Whether a digest is not in `seen`, which has the reason to drop it; if so, it is added."""
+    if key in seen:
+        counts[f"dropped: {seen[key]}"] += 1
+        return False
+    seen[key] = "exact duplicate"
+    return True
+
+
+def clean_stories(stories: Iterable[str], counts: Counts) -> Iterator[str]:
+    """Stream the normalised stories that are long enough and new."""
+    seen: dict[int, str] = {}
+    return (each for each in long_enough(stories, counts) if is_new(digest(each), seen, counts))
+
+
+def make_shard(raw: list[str], tokenizer: Tokenizer) -> dict[str, object]:
+    """The clean stories of a batch as `tokens` [all tokens], each story's with the end of text.
+
+    `stories` is int64 [stories, 3]: the number of tokens, the bytes of the text, and its digest.
+    """
+    counts = Counts()
+    texts = list(long_enough(raw, counts))
+    ids = [[*tokenizer.encode(text), tokenizer.eot_id] for text in texts]
+    rows = [(len(each), len(text.encode()), digest(text)) for each, text in zip(ids, texts)]
+    return {
+        "tokens": np.array([*chain(*ids)], "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"),
+        "stories": np.array(rows, np.int64).reshape(-1, 3),
+        "counts": json.dumps(counts),
+        "bytes_read": sum(len(f"{story}{END_OF_TEXT}".encode()) for story in raw),
+    }
+
+
+def save_arrays(file: Path, arrays: dict[str, object]) -> None:
+    with atomic_path(file) as temporary, open(temporary, "wb") as opened:
+        np.savez(opened, **arrays)
+
+
+def load_arrays(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file; raises UserError if it is not there or damaged (it has checksums)."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as error:  # the library raises nothing more precise
+        raise UserError(f"{file} is missing or damaged; run the same command again") from error
+
+
+def make_shards(batches: Iterator[list[str]], tokenizer: Tokenizer, folder: Path) -> Iterator[dict]:
+    """The shards of all batches, in order; those that are in `folder` are not made again.
+
+    A single batch is not worth a process: its shard is made in this one and not written. Raises
+    UserError if the folder cannot be written to, or a worker process was killed.
+    """
+    first = list(islice(batches, 2))
+    if len(first) < 2:
+        yield from (make_shard(batch, tokenizer) for batch in first)
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min(cores or 1, MAX_WORKERS)
+    settings = tokenizer.backend, tokenizer.backend.id_to_token(tokenizer.eot_id)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, settings)
+    numbered = enumerate(chain(first, batches))
+    futures = (pool.submit(_write_shard, folder / f"{n:06d}.npz", batch) for n, batch in numbered)
+    try:
+        waiting = deque(islice(futures, workers + 1))  # more would take more memory
+        while waiting:
+            yield load_arrays(waiting.popleft().result())
+            waiting.extend(islice(futures, 1))
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that prepared text was killed (by too little memory?): run the same "
+            "command again, what is finished is kept"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(*settings: object) -> None:
+    global _tokenizer
+
+    def end_with_parent() -> None:  # a killed parent would leave this process waiting for work
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the pool
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a worker for every core
+    _tokenizer = Tokenizer(*settings)  # not pickled: that loses encode_special_tokens
+
+
+def _write_shard(file: Path, raw: list[str]) -> Path:
+    with suppress(UserError):  # not there, or damaged
+        load_arrays(file)
+        return file
+    save_arrays(file, make_shard(raw, _tokenizer))
+    return file

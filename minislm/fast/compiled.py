@@ -43,9 +43,7 @@ _FIND_BYTES = {"cpp.march": "native -ftree-loop-vectorize"}
 
 
 @torch.no_grad()
-def compile_steps(
-    rows: int, model: Transformer, sample: TokenSampler
-) -> Callable[..., Tensor]:
+def compile_steps(rows: int, model: Transformer, sample: TokenSampler) -> Callable[..., Tensor]:
     """`Steps` of up to `rows` rows with a model made for them, compiled; same inputs, same output,
     for any multiple of the steps that one piece of code makes.
 
@@ -139,7 +137,9 @@ def _settings() -> dict[str, bool | str]:
 def _folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "minislm"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its files are executed: nobody else may write here
+    folder.mkdir(
+        mode=0o700, parents=True, exist_ok=True
+    )  # its files are executed: nobody else may write here
     return folder
 
 
@@ -151,5 +151,13 @@ def _fingerprint(program: torch.export.ExportedProgram) -> str:
         flags = known.group(2) if known else flags
     operations = re.sub(r"#.*", "", str(program))  # without the places in the source code
     threads = torch.get_num_threads()
-    parts = (operations, _SETTINGS, _FIND_BYTES, torch.__version__, threads, platform.machine(), flags)
+    parts = (
+        operations,
+        _SETTINGS,
+        _FIND_BYTES,
+        torch.__version__,
+        threads,
+        platform.machine(),
+        flags,
+    )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]

@@ -24,13 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minislm.fast.modules import (
-    LoopAttention,
-    SingleQueryAttention,
-    computed_once,
-    copy_with,
-    replace_modules,
-)
+from minislm.fast.modules import LoopAttention, SingleQueryAttention, computed_once, copy_with
 from minislm.model import Attention, Transformer
 from minislm.runtime.device import best_seconds
 
@@ -232,7 +226,10 @@ def with_linear(
     twin = copy_with(model, {Attention: attention}, frozen=True).eval()
     if model.embedding.weight.dtype != dtype:
         twin = copy.deepcopy(twin).to(dtype)
-    replace_modules(twin, {nn.Linear: make})
+    for module in list(twin.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(module, name, make(child))
     count = model.n_parameters()  # prepacked weights are buffers and would not count
     twin.n_parameters = lambda: count
     return twin

@@ -5,14 +5,13 @@
     BlockedAttention       training on a CPU in bfloat16
     FusedRMSNorm           training: one operation, which a trace cannot contain
 
-`copy_with` makes a model of them that shares the parameters of another. N is B K; G is H // K: the
-query heads that share a key head are the rows of one product.
+`copy_with` puts them into a copy of a model. N is B K; G is H // K: the query heads that share a key
+head are the rows of one product.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +22,7 @@ from minislm.model import Attention, RMSNorm, Transformer
 _BLOCK = 128  # queries
 
 
-class _Replacement(Attention):
-    """The projections of another attention module, and another way to attend."""
-
-    def __init__(self, other: Attention):
-        nn.Module.__init__(self)
-        self.H, self.K, self.D, self.scale = other.H, other.K, other.D, other.scale
-        self.layer, self.window = other.layer, other.window
-        self.qkv, self.out = other.qkv, other.out
-
-
-class SingleQueryAttention(_Replacement):
+class SingleQueryAttention(Attention):
     """One query per row in two small products.
 
     Faster than the library's attention, which divides a long query into blocks; except on a GPU in
@@ -54,7 +43,7 @@ class SingleQueryAttention(_Replacement):
         return y_NGD.view(-1, self.H, 1, self.D)
 
 
-class LoopAttention(_Replacement):
+class LoopAttention(Attention):
     """One query per row in products and sums of single numbers, all in float32.
 
     Each sum becomes a loop of machine code that reads keys or values once, in their own dtype;
@@ -74,7 +63,7 @@ class LoopAttention(_Replacement):
         return y_NGD.view(-1, H, 1, D).to(q_BHTD.dtype)
 
 
-class BlockedAttention(_Replacement):
+class BlockedAttention(Attention):
     """The causal mask, some queries at a time: what no query of a block attends to is not computed.
 
     In bfloat16 on a CPU, forward and backward, twice as fast as the library's attention.
@@ -100,10 +89,6 @@ class BlockedAttention(_Replacement):
 
 
 class FusedRMSNorm(RMSNorm):
-    def __init__(self, other: RMSNorm):
-        nn.Module.__init__(self)
-        self.weight, self.eps = other.weight, other.eps
-
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
@@ -114,13 +99,11 @@ def computed_once(x: Tensor) -> Tensor:
     return x.as_strided(x.shape, x.stride())
 
 
-Replacements = dict[type[nn.Module], Callable[[nn.Module], nn.Module]]
-
-
 def copy_with(
-    model: Transformer, replacements: Replacements, *, frozen: bool = False
+    model: Transformer, classes: dict[type[nn.Module], type[nn.Module]], *, frozen: bool = False
 ) -> Transformer:
-    """A model with other modules that shares the parameters and buffers of the given one.
+    """A copy of the model that shares its parameters and buffers; modules of a type in `classes`
+    have the class given for it, with the same state and another forward.
 
     frozen: its parameters have the same numbers and no gradient.
     """
@@ -129,13 +112,6 @@ def copy_with(
         for weight in model.parameters():
             shared[id(weight)] = nn.Parameter(weight.detach(), requires_grad=False)
     twin = copy.deepcopy(model, shared)
-    replace_modules(twin, replacements)
+    for module in twin.modules():
+        module.__class__ = classes.get(type(module), type(module))
     return twin
-
-
-def replace_modules(model: nn.Module, replacements: Replacements) -> None:
-    """Every module of exactly a type in `replacements` becomes what its function returns."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) in replacements:
-                setattr(module, name, replacements[type(child)](child))

@@ -15,9 +15,7 @@ import torch
 Result = TypeVar("Result")
 
 
-def run_threads(
-    works: Sequence[Callable[[], Result]], cores: int | None = None
-) -> list[Result]:
+def run_threads(works: Sequence[Callable[[], Result]], cores: int | None = None) -> list[Result]:
     """Call each of `works` in a worker thread: the results, in their order.
 
     The operations of each worker use `cores` cores (None: an equal part of PyTorch's; a single

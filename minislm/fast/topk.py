@@ -1,4 +1,4 @@
-"""The token sampler for large vocabularies: maxima and sums are searched in two levels.
+"""The token sampler for large vocabularies: maxima are searched in two levels.
 
 A maximum down the columns of a [w, V / w] view is vectorised where the search for its index is not:
 only the columns found are searched. Sizes become plain integers, because these functions are traced
@@ -7,24 +7,17 @@ and a vocabulary does not change.
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
-
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minislm.fast.modules import computed_once
-from minislm.fast.threads import run_threads
-from minislm.runtime.device import best_seconds
 from minislm.sampling import BELOW_1, TokenSampler
 
-_ROWS = 64  # of the view in which a maximum or a sum is searched
+_ROWS = 64  # of the view in which a maximum is searched
 _ROWS_OF_TOP = 8  # fewer, where the k best columns are searched
-_SMALL = 1024  # probabilities that are searched in one level
+_SMALL = 1024  # probabilities whose place is found by counting
 # The library's topk uses all threads for more rows than 32,768 / numbers in a row.
 _SHARED_ROWS, _SHARED_FROM = 64, 32_768 // 64 + 1
-_MANY = 16  # rows; with fewer, numpy's partition costs what it saves
 
 
 class FastTokenSampler(TokenSampler):
@@ -42,40 +35,25 @@ class FastTokenSampler(TokenSampler):
         B, V = logits_BV.shape[0], int(logits_BV.shape[1])  # B differs from trace to call
         k = min(k, V)
         if k == V:
-            return logits_BV.sort(-1, descending=True)
+            return logits_BV.sort(dim=-1, descending=True, stable=True)
         rows = _divisor(V, _ROWS_OF_TOP)
         if V < 4 * k * rows:  # no fewer to search
             return logits_BV.topk(k)
-        best, C = _topk, -(-V // rows)
-        if _compiling_for_cpu(logits_BV) and partition_is_faster(B, C, k):
-            best, logits_BV = partial(partition_topk, below=C * rows), computed_once(logits_BV)
+        C = -(-V // rows)
         logits_BwC = _view(logits_BV, _ROWS_OF_TOP, -torch.inf)
         column_C = torch.arange(C, device=logits_BV.device)
-        column_Bk = best(logits_BwC.amax(1), column_C.expand(B, -1), k, sorted=False)[1]
+        column_Bk = _topk(logits_BwC.amax(1), column_C.expand(B, -1), k, sorted=False)[1]
         values_Bwk = logits_BwC.gather(2, column_Bk[:, None].expand(-1, rows, k))
         first_w1 = C * torch.arange(rows, device=logits_BV.device)[:, None]
-        return best(values_Bwk.flatten(1), (first_w1 + column_Bk[:, None]).flatten(1), k)
+        return _topk(values_Bwk.flatten(1), (first_w1 + column_Bk[:, None]).flatten(1), k)
 
     def inverse_cdf(self, p_Bn: Tensor, u_B: Tensor) -> Tensor:
-        """First the block of neighbouring tokens, then the token in it."""
-        if int(p_Bn.shape[1]) <= _SMALL:
-            return _inverse_cdf(p_Bn.cumsum(-1), u_B[:, None])
-        p_BwC = _view(p_Bn, _ROWS, 0.0)
-        rows, columns = map(int, p_BwC.shape[1:])
-        cdf_Bw = p_BwC.sum(2).cumsum(-1)
-        threshold_B1 = u_B[:, None] * cdf_Bw[:, -1:] * BELOW_1
-        row_B1 = (cdf_Bw <= threshold_B1).sum(-1, keepdim=True).clamp(max=rows - 1)
-        before_B1 = F.pad(cdf_Bw, (1, 0)).gather(1, row_B1)
-        cdf_BC = p_BwC.gather(1, row_B1[:, None].expand(-1, 1, columns))[:, 0].cumsum(-1)
-        # Rounding may put the rest beyond the block's own sum: its last token is meant.
-        rest_B1 = (threshold_B1 - before_B1) / cdf_BC[:, -1:]
-        return row_B1[:, 0] * columns + _inverse_cdf(cdf_BC, rest_B1.clamp(max=1.0))
-
-
-def _inverse_cdf(cdf_Bn: Tensor, u_B1: Tensor) -> Tensor:
-    """The first index whose cumulative probability exceeds u times the total."""
-    threshold_B1 = u_B1 * cdf_Bn[:, -1:] * BELOW_1
-    return (cdf_Bn <= threshold_B1).sum(-1).clamp(max=int(cdf_Bn.shape[1]) - 1)
+        if int(p_Bn.shape[1]) > _SMALL:
+            return super().inverse_cdf(p_Bn, u_B)
+        # Counting is fused with other operations in compiled steps, a binary search is not.
+        cdf_Bn = p_Bn.cumsum(-1)
+        threshold_B1 = u_B[:, None] * cdf_Bn[:, -1:] * BELOW_1
+        return (cdf_Bn <= threshold_B1).sum(-1).clamp(max=int(p_Bn.shape[1]) - 1)
 
 
 def _topk(x_Bn: Tensor, ids_Bn: Tensor, k: int, sorted: bool = True) -> tuple[Tensor, Tensor]:
@@ -102,68 +80,3 @@ def _view(x_BV: Tensor, about: int, filling: float) -> Tensor:
     if V % rows:
         x_BV = F.pad(x_BV, (0, -V % rows), value=filling)
     return x_BV.unflatten(1, (rows, -1))
-
-
-# --- the k largest in compiled steps: numpy's partition compares 8 or 16 numbers at once ----------
-
-
-def _compiling_for_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and torch.compiler.is_compiling()
-
-
-def _k_smallest(keys_Bn: Tensor, k: int, sorted: bool) -> Tensor:
-    rows = keys_Bn.numpy()
-    rows.partition(k - 1, axis=1)
-    smallest = rows[:, :k]
-    return torch.from_numpy(np.sort(smallest, axis=1) if sorted else smallest.copy())
-
-
-@lru_cache(maxsize=1)
-def _register() -> torch.library.Library:
-    """An operator, because compiled steps can call nothing else; it reorders the rows in place."""
-    library = torch.library.Library("minislm", "DEF")
-    library.define("k_smallest(Tensor(a!) keys, int k, bool sorted) -> Tensor")
-    library.impl("k_smallest", _k_smallest, "CPU")
-    shape = lambda keys_Bn, k, sorted: keys_Bn.new_empty(len(keys_Bn), k)  # noqa: E731
-    library.impl("k_smallest", shape, "Meta")
-    return library
-
-
-def partition_topk(
-    x_Bn: Tensor, ids_Bn: Tensor, k: int, sorted: bool = True, *, below: int
-) -> tuple[Tensor, Tensor]:
-    """The k largest numbers of each row, largest first, and their ids: [B, k] and [B, k].
-
-    Each number and its id become one integer, the smaller the larger the number is; of equal
-    numbers those with the lowest ids are taken. All ids are less than `below`, at most 2^32.
-    """
-    _register()
-    small = x_Bn.dtype == torch.bfloat16 and below <= 1 << 16  # its lower 16 bits are 0
-    id_bits = 0xFFFF if small else 0xFFFFFFFF
-    keys_Bn = ~_ordered(x_Bn.float().view(torch.int32))
-    keys_Bn = keys_Bn & ~id_bits if small else keys_Bn.long() << 32
-    keys_Bn = keys_Bn | ids_Bn.to(keys_Bn.dtype)
-    keys_Bk = torch.ops.minislm.k_smallest(keys_Bn, k, sorted)
-    bits_Bk = _ordered(~keys_Bk) & ~id_bits if small else _ordered(~(keys_Bk >> 32).int())
-    return bits_Bk.view(torch.float32), (keys_Bk & id_bits).long()
-
-
-def _ordered(bits: Tensor) -> Tensor:
-    """The bits of float32 as integers in the order of the numbers, and back."""
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
-
-
-def partition_is_faster(rows: int, n: int, k: int) -> bool:
-    """Whether `partition_topk` of so many rows takes less time than the library's, by a trial."""
-    return rows >= _MANY and _trial(rows, n, k, torch.get_num_threads())
-
-
-@lru_cache
-def _trial(rows: int, n: int, k: int, threads: int) -> bool:
-    def trial() -> bool:
-        x_Bn = torch.randn(rows, n, generator=torch.Generator().manual_seed(0))
-        ours = best_seconds(lambda: _k_smallest(x_Bn.double().view(torch.int64), k, True), 5)
-        return ours < best_seconds(lambda: x_Bn.topk(k), 5)
-
-    # In a worker thread: in this one, while steps are exported, tensors have no numbers.
-    return run_threads([trial], threads)[0]

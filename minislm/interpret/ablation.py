@@ -1,12 +1,13 @@
-"""Switching heads and neurons off, to see what they are for.
+"""Zero ablation of attention heads and MLP neurons: what does the model lose without them?
 
-A head writes into the residual stream through its own columns of the attention's output matrix, a
-neuron through its column of the MLP's second one. With these columns at zero it is as if it were
-not there, in the loss and in the sampler alike; afterwards they are put back.
+A head writes into the residual stream through its columns of the attention's output matrix, a
+neuron through its column of the MLP's second matrix. With these columns at zero the component has
+no effect, neither on the loss nor in any sampler that uses the same weights.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,67 +20,63 @@ from minislm.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
-class Part:
-    """A head or a neuron of a block."""
+class Component:
+    """A head or a neuron of a block; both indices count from 0."""
 
     kind: str  # "head" or "neuron"
     layer: int
-    number: int
+    index: int
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.layer}.{self.number}"
+        return f"{self.kind}:{self.layer}.{self.index}"
 
 
-def parse(text: str) -> list[Part]:
-    """The parts of "head:0.3,neuron:1.117" (block, then number; both count from 0).
+def parse(text: str) -> list[Component]:
+    """The components in a text such as "head:0.3,neuron:1.117" (block, then head or neuron).
 
     Raises:
         UserError: another form.
     """
-    parts = []
+    components = []
     for each in text.split(","):
-        kind, _, place = each.strip().partition(":")
-        layer, _, number = place.partition(".")
-        if kind not in ("head", "neuron") or not (layer.isdigit() and number.isdigit()):
+        if (match := re.fullmatch(r"(head|neuron):([0-9]+)\.([0-9]+)", each.strip())) is None:
             raise UserError(f"--off takes head:BLOCK.HEAD and neuron:BLOCK.NEURON, not {each!r}")
-        parts.append(Part(kind, int(layer), int(number)))
-    return parts
+        components.append(Component(match[1], int(match[2]), int(match[3])))
+    return components
 
 
-def heads(model: Transformer) -> list[Part]:
-    """All heads of a model."""
+def all_heads(model: Transformer) -> list[Component]:
     c = model.config
-    return [Part("head", layer, h) for layer in range(c.n_layer) for h in range(c.n_head)]
+    return [Component("head", layer, h) for layer in range(c.n_layer) for h in range(c.n_head)]
 
 
 @contextmanager
-def ablated(model: Transformer, parts: Sequence[Part]) -> Iterator[None]:
-    """Inside, `parts` write nothing; the output's bias, which belongs to no head, stays.
+@torch.no_grad()
+def ablated(model: Transformer, components: Sequence[Component]) -> Iterator[None]:
+    """Inside, the output of every component is zero; the bias of the output matrices stays.
 
     Raises:
-        UserError: a part that the model has not.
+        UserError: a component that the model does not have.
     """
-    columns = [_columns(model, part) for part in parts]
-    kept = [column.clone() for column in columns]
-    with torch.no_grad():
+    columns = [_columns(model, component) for component in components]
+    weights = [column.clone() for column in columns]
+    try:
         for column in columns:
             column.zero_()
-        try:
-            yield
-        finally:
-            for column, values in zip(columns, kept):
-                column.copy_(values)
+        yield
+    finally:
+        for column, weight in zip(columns, weights):
+            column.copy_(weight)
 
 
-def _columns(model: Transformer, part: Part) -> Tensor:
+def _columns(model: Transformer, component: Component) -> Tensor:
+    """The columns of the output matrix that a component writes with, as a view."""
     c = model.config
-    most = c.n_head if part.kind == "head" else c.mlp_hidden
-    if part.layer >= c.n_layer or part.number >= most:
-        raise UserError(
-            f"{part}: the model has blocks 0 to {c.n_layer - 1} with {part.kind}s 0 to {most - 1}"
-        )
-    block = model.blocks[part.layer]
-    if part.kind == "neuron":
-        return block.mlp.down.weight[:, part.number]
-    begin = part.number * c.head_width
-    return block.attention.out.weight[:, begin : begin + c.head_width]
+    count = c.n_head if component.kind == "head" else c.mlp_hidden
+    if component.layer >= c.n_layer or component.index >= count:
+        raise UserError(f"{component}: the model has blocks 0 to {c.n_layer - 1} with "
+                        f"{component.kind}s 0 to {count - 1}")  # fmt: skip
+    block = model.blocks[component.layer]
+    if component.kind == "neuron":
+        return block.mlp.down.weight[:, component.index]
+    return block.attention.out.weight.split(c.head_width, dim=1)[component.index]

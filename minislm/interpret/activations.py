@@ -1,264 +1,214 @@
-"""Looking inside: what each token costs, what each head reads, and what excites each neuron.
+"""Losses, attention weights and neuron activations of a text, and the kinds of a model's heads.
 
-Heads are sorted into the two kinds of the TinyStories paper (Eldan & Li 2023, section 5). By
-distance: the largest mean share of attention that lies at one fixed distance. By meaning: the
-largest mean share on tokens of one word class, beyond what an even look at all tokens before would
-put there. A head is of the kind whose share is the larger.
+Heads are of the two kinds of the TinyStories paper (Eldan & Li 2023, section 5). The weight of a
+distance-based head is its largest mean attention weight at one distance; that of a semantic head,
+its largest mean attention weight on one word class, minus the weight that uniform attention would
+put there. A head is of the kind whose weight is larger.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.hooks import RemovableHandle
 
 from minislm.dataset import TokenDataset
 from minislm.evaluation import text_loss
-from minislm.interpret.ablation import Part, ablated, heads
-from minislm.model import Attention, Transformer, causal_mask
+from minislm.interpret.ablation import Component, ablated, all_heads
+from minislm.model import Transformer, causal_mask
 from minislm.stories.lexicon import WORD_CLASSES, classify
 from minislm.tokenizer import StreamDecoder, Tokenizer
 
-ALTERNATIVES = 5  # likeliest next tokens that are told
-DISTANCES = 32  # distances a head is tried for
+ALTERNATIVES = 5  # most probable next tokens of a position that an Analysis has
+DISTANCES = 32  # distances 0, 1, ... that a distance-based head may have
 
 
 @dataclass(frozen=True)
-class Text:
-    """A text as a model reads it: token t was predicted from the tokens before it."""
+class Analysis:
+    """A text of T tokens, the first of them an end of text, under a model."""
 
-    ids: list[int]  # [T]
-    pieces: list[str]  # the text of each token
-    classes: np.ndarray  # [T], places in WORD_CLASSES
-    losses: np.ndarray  # [T] nats; NaN for a first token that nothing stands before
-    alternatives: list[list[tuple[str, float]]]  # what was likeliest instead, with probabilities
+    tokens: list[str]  # the text of each; "" for the first
+    classes: np.ndarray  # int [T]: indices into WORD_CLASSES
+    losses: np.ndarray  # float [T], nats; NaN for the first
+    alternatives: list[list[tuple[str, float]]]  # most probable tokens there; [] for the first
+    attention_LHTT: Tensor  # row t: the attention weights of token t as a query
 
 
 @dataclass(frozen=True)
 class Head:
-    """What one head does."""
+    """What a head attends to, and how much the loss rises without it."""
 
     layer: int
-    number: int
-    kind: str  # "distance" or "meaning"
-    distance: int  # the one it looks at most
-    at_distance: float  # mean share of attention there
-    word_class: str  # the one it looks at beyond its due
-    on_class: float  # mean share beyond an even look
-    cost: float  # nats per token that switching it off adds, on validation text
+    index: int
+    kind: str  # "distance" or "semantic"
+    target: str  # such as "previous token" or "nouns"
+    weight: float  # mean attention weight on it, of a semantic head beyond uniform attention
+    loss_increase: float  # nats per token, when the head is ablated
 
 
-@dataclass(frozen=True)
-class Peak:
-    """A place that excites a neuron."""
+class Peak(NamedTuple):
+    """A token at which a neuron has a large activation, and the text around it."""
 
-    value: float
+    activation: float
     before: str
     token: str
     after: str
 
 
-def pieces_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
-    """The text of each token; a token inside a character is empty, the last one holds it whole."""
+def token_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """The text of each token; of the tokens of one character, the last one has all of it."""
     decoder = StreamDecoder(tokenizer)
-    pieces = [decoder.push(token) for token in ids]
-    if pieces:
-        pieces[-1] += decoder.flush()
-    return pieces
+    texts = [decoder.push(token) for token in ids]
+    return [*texts[:-1], texts[-1] + decoder.flush()] if texts else []
 
 
 def class_of_characters(words: Sequence[tuple[str, str]]) -> np.ndarray:
-    """Of (piece of text, its class) side by side: the class of each character, as a place in
-    WORD_CLASSES."""
-    places = [WORD_CLASSES.index(name) for _, name in words]
-    return np.repeat(places, [len(piece) for piece, _ in words])
+    """The class of each character of (text, class) pairs, as an index into WORD_CLASSES."""
+    classes = [WORD_CLASSES.index(name) for _, name in words]
+    return np.repeat(classes, [len(text) for text, _ in words])
 
 
-def classes_of(pieces: Sequence[str]) -> np.ndarray:
-    """The word class of each token, by the word its last character stands in: [T]."""
-    of_character = class_of_characters(classify("".join(pieces)))
-    ends = np.cumsum([len(piece) for piece in pieces])
+def classes_of(tokens: Sequence[str]) -> np.ndarray:
+    """The class of the word that each token's last character belongs to: int [T]."""
+    of_character = class_of_characters(classify("".join(tokens)))
+    ends = np.cumsum([len(token) for token in tokens])
     other = WORD_CLASSES.index("other")
-    return np.array([of_character[e - 1] if p else other for e, p in zip(ends, pieces)], int)
+    return np.array([of_character[e - 1] if t else other for e, t in zip(ends, tokens)], int)
 
 
-def _begun(model: Transformer, tokenizer: Tokenizer, text: str) -> tuple[list[int], list[str]]:
-    """The ids of a text behind an end of text, cut to the context, and their pieces."""
-    ids = ([tokenizer.eot_id] + tokenizer.encode(text))[: model.config.context]
-    return ids, ["", *pieces_of(tokenizer, ids[1:])]
+def encode(model: Transformer, tokenizer: Tokenizer, text: str) -> tuple[list[int], list[str]]:
+    """Ids and token texts of a text after an end of text, truncated to the context."""
+    ids = [tokenizer.eot_id, *tokenizer.encode(text)][: model.config.context]
+    return ids, ["", *token_texts(tokenizer, ids[1:])]
 
 
 @torch.inference_mode()
-def read(model: Transformer, tokenizer: Tokenizer, text: str) -> tuple[Text, Tensor]:
-    """A text token by token, and every head's attention [L, H, T, T] over it.
-
-    The text stands behind an end of text, as a story does in training; row t of a map is what
-    token t reads. A text longer than the context is cut.
-    """
-    ids, pieces = _begun(model, tokenizer, text)
-    maps_LHTT, features_TC = attention_of(model, ids)
-    tokens = torch.tensor([ids], device=features_TC.device)
-    logits_TV = model.head(features_TC).float()
-    logprobs_TV = logits_TV[:-1].log_softmax(-1)
-    losses = -logprobs_TV.gather(1, tokens[0, 1:, None])[:, 0]
-    values, best = logprobs_TV.exp().topk(min(ALTERNATIVES, logprobs_TV.shape[1]))
+def analyze(model: Transformer, tokenizer: Tokenizer, text: str) -> Analysis:
+    """Losses, most probable tokens and attention weights of a text; see `encode`."""
+    ids, tokens = encode(model, tokenizer, text)
+    attention_LHTT, features_TC = attention_of(model, ids)
+    logprobs_TV = model.head(features_TC[:-1]).float().log_softmax(-1).cpu()
+    losses_T = -logprobs_TV.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+    best = logprobs_TV.exp().topk(min(ALTERNATIVES, logprobs_TV.shape[1]))
     alternatives = [
-        [(tokenizer.decode([i]) or "(end)", p) for i, p in zip(row, probabilities)]
-        for row, probabilities in zip(best.tolist(), values.tolist())
+        [(tokenizer.decode([i]) or "(end)", p) for i, p in zip(*row)]
+        for row in zip(best.indices.tolist(), best.values.tolist())
     ]
-    found = Text(
-        ids, pieces, classes_of(pieces), np.append(np.nan, losses.cpu().numpy()),
-        [[], *alternatives],
-    )  # fmt: skip
-    return found, maps_LHTT
+    losses = np.append(np.nan, losses_T.numpy())
+    return Analysis(tokens, classes_of(tokens), losses, [[], *alternatives], attention_LHTT)
 
 
 @torch.inference_mode()
 def attention_of(model: Transformer, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Every head's attention over one text [L, H, T, T], in float32 on the CPU, every row of which
-    sums to 1; and the text's features [T, C]."""
-    maps: dict[int, Tensor] = {}
-
-    def look(attention: Attention, inputs: tuple, options: dict) -> None:
-        x_BTC, rotary = inputs[0], inputs[1]
+    """Attention weights of one text in float32 on the CPU [L, H, T, T], and its features [T, C]."""
+    modules, maps, T = [block.attention for block in model.blocks], [], len(ids)
+    features_TC, inputs = _inputs_of(modules, model, ids)
+    for attention, (x_BTC, rotary, *_) in zip(modules, inputs):
         q_BHTD, k_BKTD, _ = attention.project(x_BTC, rotary)
         k_BHTD = k_BKTD.repeat_interleave(attention.H // attention.K, dim=1)
-        T = x_BTC.shape[1]
-        mask = causal_mask(torch.arange(T, device=x_BTC.device), T, attention.window)
-        maps[attention.layer] = attention_weights(q_BHTD, k_BHTD, mask, attention.scale)
-
-    hooks = (
-        block.attention.register_forward_pre_hook(look, with_kwargs=True) for block in model.blocks
-    )
-    with _hooked(hooks):
-        features_BTC = model.features(torch.tensor([ids], device=model.embedding.weight.device))
-    return torch.cat([maps[layer] for layer in range(model.config.n_layer)]).cpu(), features_BTC[0]
+        mask_BTT = causal_mask(torch.arange(T, device=x_BTC.device)[None], T, attention.window)
+        maps.append(attention_weights(q_BHTD, k_BHTD, mask_BTT, attention.scale))
+    return torch.cat(maps).cpu(), features_TC
 
 
 def attention_weights(q_BHTD: Tensor, k_BHSD: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """softmax(q k^T scale) over the tokens where `mask` is true, in float32: [B, H, T, S]."""
+    """softmax(q k^T scale) over the keys where `mask` is true, in float32: [B, H, T, S]."""
     scores_BHTS = (q_BHTD.float() @ k_BHSD.float().transpose(-1, -2)) * scale
     return scores_BHTS.masked_fill(~mask, -torch.inf).softmax(dim=-1)
 
 
-@contextmanager
-def _hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Inside, hooks are in place; afterwards they are not."""
+@torch.inference_mode()
+def activations_of(model: Transformer, ids: Sequence[int]) -> Tensor:
+    """Activations of the MLP neurons on one text, in float32 on the CPU: [L, T, F]."""
+    _, inputs = _inputs_of([block.mlp.down for block in model.blocks], model, ids)
+    return torch.cat([x_BTF for (x_BTF,) in inputs]).float().cpu()
+
+
+def _inputs_of(
+    modules: Sequence[nn.Module], model: Transformer, ids: Sequence[int]
+) -> tuple[Tensor, list[tuple]]:
+    """The features [T, C] of one text, and the arguments that each of `modules` was called with."""
+    inputs: list[tuple] = []
     with ExitStack() as stack:
-        for hook in hooks:
+        for module in modules:
+            hook = module.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments))
             stack.callback(hook.remove)
-        yield
+        features_BTC = model.features(torch.tensor([ids], device=model.embedding.weight.device))
+    return features_BTC[0], inputs
 
 
 def classify_heads(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    stories: Sequence[str],
-    parts: Iterable[Part] | None = None,
-) -> list[Head]:
-    """The kind and cost of `parts` (default: every head), measured on stories."""
-    c = model.config
-    at_distance = torch.zeros(c.n_layer, c.n_head, DISTANCES)
-    on_class = torch.zeros(c.n_layer, c.n_head, len(WORD_CLASSES))
+    model: Transformer, tokenizer: Tokenizer, stories: Sequence[str],
+    heads: Iterable[Component] | None = None,
+) -> list[Head]:  # fmt: skip
+    """Kind and ablation of `heads` (default: all of the model), measured on stories."""
+    distance_LHD = class_LHK = 0.0
     for story in stories:
-        ids, pieces = _begun(model, tokenizer, story)
+        ids, tokens = encode(model, tokenizer, story)
         maps_LHTT, _ = attention_of(model, ids)
-        at_distance += _by_distance(maps_LHTT) / len(stories)
-        on_class += _by_class(maps_LHTT, classes_of(pieces)) / len(stories)
+        distance_LHD = distance_LHD + weight_by_distance(maps_LHTT) / len(stories)
+        class_LHK = class_LHK + weight_by_class(maps_LHTT, classes_of(tokens)) / len(stories)
     whole, found = mean_loss(model, tokenizer, stories), []
-    for part in heads(model) if parts is None else parts:
-        with ablated(model, [part]):
-            cost = mean_loss(model, tokenizer, stories) - whole
-        near, named = (x[part.layer, part.number] for x in (at_distance, on_class))
-        kind = "distance" if near.max() >= named.max() else "meaning"
-        found.append(Head(
-            part.layer, part.number, kind, int(near.argmax()), float(near.max()),
-            WORD_CLASSES[int(named.argmax())], float(named.max()), cost,
-        ))  # fmt: skip
+    for head in all_heads(model) if heads is None else heads:
+        with ablated(model, [head]):
+            increase = mean_loss(model, tokenizer, stories) - whole
+        h = head.layer, head.index
+        found.append(Head(*h, *_kind(distance_LHD[h], class_LHK[h]), increase))
     return found
 
 
-def _by_distance(maps_LHTT: Tensor) -> Tensor:
-    """Mean attention at each distance 0, 1, ... [L, H, DISTANCES]; rows that reach that far."""
+def _kind(distance_D: Tensor, class_K: Tensor) -> tuple[str, str, float]:
+    """Kind, target and weight of a head."""
+    d, c = int(distance_D.argmax()), int(class_K.argmax())
+    if distance_D[d] >= class_K[c]:
+        target = {0: "itself", 1: "previous token"}.get(d, f"{d} tokens back")
+        return "distance", target, float(distance_D[d])
+    return "semantic", f"{WORD_CLASSES[c]}s".replace("others", "other words"), float(class_K[c])
+
+
+def weight_by_distance(maps_LHTT: Tensor) -> Tensor:
+    """Mean attention weight at each distance, over the queries that reach it: [L, H, DISTANCES]."""
     T = maps_LHTT.shape[-1]
     means = [maps_LHTT.diagonal(-d, 2, 3).mean(-1) for d in range(min(T, DISTANCES))]
     return F.pad(torch.stack(means, -1), (0, DISTANCES - len(means)))
 
 
-def _by_class(maps_LHTT: Tensor, classes: np.ndarray) -> Tensor:
-    """Mean attention on each word class beyond an even look at what is visible: [L, H, classes]."""
+def weight_by_class(maps_LHTT: Tensor, classes: np.ndarray) -> Tensor:
+    """Mean attention weight on each word class, minus that of uniform attention: [L, H, K]."""
     one_hot_TK = F.one_hot(torch.from_numpy(classes), len(WORD_CLASSES)).float()
     T = len(classes)
-    even_TT = torch.ones(T, T).tril() / torch.arange(1, T + 1)[:, None]
-    return ((maps_LHTT - even_TT) @ one_hot_TK).mean(2)
+    uniform_TT = torch.ones(T, T).tril() / torch.arange(1, T + 1)[:, None]
+    return ((maps_LHTT - uniform_TT) @ one_hot_TK).mean(2)
 
 
 def mean_loss(model: Transformer, tokenizer: Tokenizer, stories: Sequence[str]) -> float:
-    """Nats per token over stories, each behind an end of text and cut to the context."""
-    longest = model.config.context - 1
-    ids = [[*tokenizer.encode(story), tokenizer.eot_id][:longest] for story in stories]
-    return text_loss(model, TokenDataset.from_ids(ids), tokenizer.eot_id).nats_per_token
+    """Nats per token of stories, as in `text_loss`."""
+    documents = TokenDataset.from_texts(stories, tokenizer)
+    return text_loss(model, documents, tokenizer.eot_id).nats_per_token
 
 
-@torch.inference_mode()
 def neuron_peaks(
     model: Transformer, tokenizer: Tokenizer, stories: Sequence[str], most: int = 6
 ) -> list[list[list[Peak]]]:
-    """For every layer and neuron: the `most` tokens of the stories that excite it most.
+    """For every block and neuron, the `most` tokens with the largest activations.
 
-    At most one token of each story counts for a neuron, so that one story does not fill its list.
+    Of each story only the largest activation of a neuron counts: no story fills a list alone.
     """
-    c = model.config
-    value = torch.full((c.n_layer, most, c.mlp_hidden), -torch.inf)
-    place = torch.zeros(c.n_layer, most, c.mlp_hidden, dtype=torch.int64)
-    texts = []
-    for number, story in enumerate(stories):
-        ids, pieces = _begun(model, tokenizer, story)
-        texts.append(pieces)
-        with _activations(model) as seen:
-            model.features(torch.tensor([ids], device=model.embedding.weight.device))
-        for layer in range(c.n_layer):
-            best_F, token_F = seen[layer][0].float().cpu().max(0)
-            values = torch.cat((value[layer], best_F[None]))
-            places = torch.cat((place[layer], token_F[None] + (number << 16)))
-            value[layer], order = values.topk(most, dim=0)
-            place[layer] = places.gather(0, order)
-    return [[_peaks(value[layer, :, f], place[layer, :, f], texts) for f in range(c.mlp_hidden)]
-            for layer in range(c.n_layer)]  # fmt: skip
+    encoded = [encode(model, tokenizer, story) for story in stories]
+    largest = [activations_of(model, ids).max(1) for ids, _ in encoded]  # values, indices: [L, F]
+    best_NLF, story_NLF = torch.stack([x.values for x in largest]).topk(min(most, len(stories)), 0)
+    position_NLF = torch.stack([x.indices for x in largest]).gather(0, story_NLF)
 
+    def peak(activation: float, story: int, t: int) -> Peak:
+        _, tokens = encoded[story]
+        before, after = "".join(tokens[max(0, t - 8) : t]), "".join(tokens[t + 1 : t + 4])
+        return Peak(activation, before, tokens[t] if t else "(start)", after)
 
-def _peaks(values: Tensor, places: Tensor, texts: Sequence[Sequence[str]]) -> list[Peak]:
-    """The peaks that were found; -inf stands for none."""
-    found = zip(values.tolist(), places.tolist())
-    return [_peak(value, place, texts) for value, place in found if value > -torch.inf]
-
-
-def _peak(value: float, place: int, texts: Sequence[Sequence[str]]) -> Peak:
-    pieces, t = texts[place >> 16], place & 0xFFFF
-    before, after = "".join(pieces[max(0, t - 8) : t]), "".join(pieces[t + 1 : t + 4])
-    return Peak(value, before, pieces[t] if t else "(start)", after)
-
-
-@contextmanager
-def _activations(model: Transformer) -> Iterator[dict[int, Tensor]]:
-    """Inside, each run of the model fills in the activations of its neurons [B, T, F]."""
-    seen: dict[int, Tensor] = {}
-
-    def keep(layer: int) -> Callable[[nn.Module, tuple], None]:
-        def hook(_: nn.Module, inputs: tuple) -> None:
-            seen[layer] = inputs[0]
-
-        return hook
-
-    hooks = (
-        block.mlp.down.register_forward_pre_hook(keep(layer))
-        for layer, block in enumerate(model.blocks)
-    )
-    with _hooked(hooks):
-        yield seen
+    layers = zip(*(x.permute(1, 2, 0).tolist() for x in (best_NLF, story_NLF, position_NLF)))
+    return [[[peak(*each) for each in zip(*neuron)] for neuron in zip(*layer)] for layer in layers]

@@ -1,8 +1,8 @@
-"""The published families, as tables: their words beside ours, in config.json and in weight files.
+"""Published model families as tables: their names for our options and for our parameters.
 
-A `Family` says how one of them spells the knobs of `ModelConfig` and the parameters of
-`Transformer`. What it cannot spell it is not: `family_of` picks the first whose config.json reads
-back as the same model.
+A `Family` maps keys of config.json to fields of `ModelConfig`, and tensors of weight files to
+parameters of `Transformer`. A model belongs to the first family whose config.json, read back,
+describes the same model.
 """
 
 from __future__ import annotations
@@ -12,426 +12,293 @@ import json
 import re
 import reprlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from minislm.config import ModelConfig
 from minislm.runtime.errors import CheckpointError, UserError
+from minislm.runtime.files import read_text
 
-REQUIRED = object()  # a key that config.json must have
+_REQUIRED = object()  # no default: config.json must have the key
 
-# Far beyond every model, and small enough that a damaged config.json does no harm: what grows with
-# these is made before the weight file is held against them.
-_MOST = {"n_layer": 1024, "n_head": 2**16, "head_dim": 2**16, "mlp_width": 2**24, "context": 2**20}
-
-_KINDS = get_type_hints(ModelConfig)
-_KIND_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
-# What each kind of rotary scaling is told, in Hugging Face's words, which are ours too.
-_ROPE_SCALING = {
-    "linear": ("factor",),
-    "llama3": (
-        "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
-    ),
+# The largest values are far beyond every model, and small enough that a damaged config.json cannot
+# use much memory before its numbers are compared with the weight file.
+_RANGES = {
+    "n_layer": (1, 1024), "n_head": (1, 2**16), "head_dim": (0, 2**16), "mlp_width": (0, 2**24),
+    "context": (1, 2**20), "vocab_size": (1, 2**32), "norm_eps": (0, 1), "rope_theta": (1, 2**63),
 }  # fmt: skip
+_ANY = (-(2**63), 2**63)
+_TYPES = get_type_hints(ModelConfig)
+_TYPE_NAMES = {int: "a whole number from {:g} to {:g}", float: "a number from {:g} to {:g}",
+               bool: "true or false", str: "a string"}  # fmt: skip
+_ROPE_SCALING = {  # kind of rotary scaling -> its parameters; see rope.py
+    "linear": ["factor"],
+    "llama3": ["low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "factor"],
+}
 
 
 @dataclass(frozen=True)
 class Family:
-    """One family's words.
-
-    Attributes:
-        model_type, architecture: its names in config.json.
-        fields: our knob -> (its key, the value where the key is absent).
-        knobs: the knobs all its models share.
-        only: keys whose values we compute, the usual first; a model with another is refused.
-        copies: further keys written for other readers -> the knob they repeat.
-        prefix: what stands before its tensor names, except in files of a model without a head.
-        modules: our module -> its modules, stacked along the output axis; {} is the block.
-        conv1d: matrices of the blocks are stored [in, out].
-        buffers: tensors in its files that are no weights.
-    """
+    """The names of one family in config.json and in weight files."""
 
     model_type: str
     architecture: str
-    fields: Mapping[str, tuple[str, Any]]
-    knobs: Mapping[str, Any] = field(default_factory=dict)
-    only: Mapping[str, tuple] = field(default_factory=dict)
-    copies: Mapping[str, str] = field(default_factory=dict)
-    prefix: str = ""
-    modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    conv1d: bool = False
-    buffers: str = "(?!)"  # matches nothing
+    keys: Mapping[str, str]  # option -> key of config.json
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # option -> value without the key
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # options that all its models share
+    # Keys with a few values that we compute, the usual first; a model with another is refused.
+    supported: Mapping[str, tuple] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)  # a further key -> its option
+    prefix: str = ""  # of tensor names; a model saved without its head lacks it
+    block: str = ""  # prefix of the tensor names of block {}
+    # Our module -> its modules, stacked along the output axis.
+    modules: Mapping[str, str] = field(default_factory=dict)
+    transposed: str = "(?!)"  # pattern of our parameters stored as [in, out]; this matches nothing
+    buffers: str = "(?!)"  # pattern of stored tensors that are not weights
 
-    def their_names(self, ours: str) -> tuple[str, ...]:
-        """The tensors that one parameter of ours is stacked from."""
+    def stored_names(self, name: str) -> list[str]:
+        """The stored tensors that make up our parameter `name`."""
         if not self.modules:
-            return (ours,)
-        module, _, kind = ours.rpartition(".")
-        block = re.search(r"\d+", module)
-        theirs = self.modules[re.sub(r"\d+", "{}", module)]
-        return tuple(f"{name.format(block and block[0])}.{kind}" for name in theirs)
+            return [name]
+        layer, module, kind = re.fullmatch(r"(?:blocks\.(\d+)\.)?(.+)\.(\w+)", name).groups()
+        prefix = self.block.format(layer) if layer else ""
+        return [f"{prefix}{stored}.{kind}" for stored in self.modules[module].split()]
 
-    def pieces(self, ours: str, rows: int, config: ModelConfig) -> list[tuple[str, slice]]:
-        """The same tensors, each with its rows of our parameter."""
-        names = self.their_names(ours)
+    def slices(self, name: str, rows: int, config: ModelConfig) -> list[tuple[str, slice, bool]]:
+        """Each stored tensor of our parameter, its rows there, and whether it is transposed."""
+        names, transposed = self.stored_names(name), re.search(self.transposed, name) is not None
         sizes = [rows // len(names)] * len(names)
         if len(names) == 3:  # queries, keys, values
-            q, kv = config.n_head * config.head_width, config.kv_heads * config.head_width
-            sizes = [q, kv, kv]
-        ends = [sum(sizes[: n + 1]) for n in range(len(sizes))]
-        rows_of = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        return list(zip(names, rows_of, strict=True))
+            kv_width = config.kv_heads * config.head_width
+            sizes = [config.n_head * config.head_width, kv_width, kv_width]
+        rows_of = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes))]
+        return [(stored, part, transposed) for stored, part in zip(names, rows_of)]
 
-    def transposed(self, ours: str) -> bool:
-        return self.conv1d and bool(re.search(r"(qkv|out|up|down)\.weight$", ours))
-
-    def full_name(self, stored: str) -> str:
-        """A stored name with its prefix: files of a model without a head leave it out."""
-        return stored if stored.startswith((self.prefix, "lm_head.")) else self.prefix + stored
-
-
-def _per_block(prefix: str, modules: dict[str, str | tuple[str, ...]]) -> dict[str, tuple]:
-    names = {ours: (name,) if isinstance(name, str) else name for ours, name in modules.items()}
-    return {
-        f"blocks.{{}}.{ours}": tuple(f"{prefix}.{{}}.{name}" for name in theirs)
-        for ours, theirs in names.items()
-    }
-
-
-_GPT_ENDS = {
-    "embedding": ("transformer.wte",),
-    "position": ("transformer.wpe",),
-    "norm": ("transformer.ln_f",),
-    "head": ("lm_head",),
-}
-_GPT_KNOBS = dict(
-    norm="layernorm", position="learned", mlp="gelu", out_bias=True, mlp_bias=True,
-)  # fmt: skip
-_GELU = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")  # names of one function
-
-GPT2 = Family(
-    model_type="gpt2",
-    architecture="GPT2LMHeadModel",
-    fields={
-        "n_layer": ("n_layer", REQUIRED),
-        "width": ("n_embd", REQUIRED),
-        "n_head": ("n_head", REQUIRED),
-        "mlp_width": ("n_inner", 0),
-        "context": ("n_positions", 1024),
-        "norm_eps": ("layer_norm_epsilon", 1e-5),
-        "attention_scale": ("scale_attn_weights", True),
-        "tied": ("tie_word_embeddings", True),
-        "dropout": ("resid_pdrop", 0.1),
-        "vocab_size": ("vocab_size", REQUIRED),
-    },
-    knobs=_GPT_KNOBS | dict(n_kv_head=0, qkv_bias=True),
-    only={
-        "activation_function": _GELU,
-        "scale_attn_by_inverse_layer_idx": (False,),
-        "add_cross_attention": (False,),
-    },
-    copies={"n_ctx": "context", "embd_pdrop": "dropout", "attn_pdrop": "dropout"},
-    prefix="transformer.",
-    modules=_GPT_ENDS
-    | _per_block(
-        "transformer.h",
-        {
-            "attention_norm": "ln_1",
-            "attention.qkv": "attn.c_attn",
-            "attention.out": "attn.c_proj",
-            "mlp_norm": "ln_2",
-            "mlp.up": "mlp.c_fc",
-            "mlp.down": "mlp.c_proj",
-        },
-    ),
-    conv1d=True,
-    buffers=r"transformer\.h\.\d+\.attn\.(masked_)?bias",
-)
-
-# The published TinyStories models hold 2048 positions, all of which are read; those from 512 on
-# were never trained, so texts should end before.
-GPT_NEO = Family(
-    model_type="gpt_neo",
-    architecture="GPTNeoForCausalLM",
-    fields={
-        "n_layer": ("num_layers", REQUIRED),
-        "width": ("hidden_size", REQUIRED),
-        "n_head": ("num_heads", REQUIRED),
-        "mlp_width": ("intermediate_size", 0),
-        "context": ("max_position_embeddings", 2048),
-        "norm_eps": ("layer_norm_epsilon", 1e-5),
-        "tied": ("tie_word_embeddings", True),
-        "dropout": ("resid_dropout", 0.0),
-        "vocab_size": ("vocab_size", REQUIRED),
-    },
-    knobs=_GPT_KNOBS | dict(n_kv_head=0, qkv_bias=False, attention_scale=False),
-    only={"activation_function": _GELU},
-    copies={"embed_dropout": "dropout", "attention_dropout": "dropout"},
-    prefix="transformer.",
-    modules=_GPT_ENDS
-    | _per_block(
-        "transformer.h",
-        {
-            "attention_norm": "ln_1",
-            "attention.qkv": tuple(f"attn.attention.{x}_proj" for x in "qkv"),
-            "attention.out": "attn.attention.out_proj",
-            "mlp_norm": "ln_2",
-            "mlp.up": "mlp.c_fc",
-            "mlp.down": "mlp.c_proj",
-        },
-    ),
-    buffers=r"transformer\.h\.\d+\.attn\.attention\.(masked_)?bias",
-)
 
 LLAMA = Family(
     model_type="llama",
     architecture="LlamaForCausalLM",
-    fields={
-        "n_layer": ("num_hidden_layers", REQUIRED),
-        "width": ("hidden_size", REQUIRED),
-        "n_head": ("num_attention_heads", REQUIRED),
-        "n_kv_head": ("num_key_value_heads", 0),
-        "head_dim": ("head_dim", 0),
-        "mlp_width": ("intermediate_size", REQUIRED),
-        "context": ("max_position_embeddings", 2048),
-        "norm_eps": ("rms_norm_eps", 1e-6),
-        "qkv_bias": ("attention_bias", False),
-        "out_bias": ("attention_bias", False),
-        "mlp_bias": ("mlp_bias", False),
-        "tied": ("tie_word_embeddings", False),
-        "dropout": ("attention_dropout", 0.0),
-        "vocab_size": ("vocab_size", REQUIRED),
-    },
-    knobs=dict(norm="rmsnorm", position="rotary", mlp="gated_silu"),
-    only={"hidden_act": ("silu", "swish")},
-    prefix="model.",
-    modules={"embedding": ("model.embed_tokens",), "norm": ("model.norm",), "head": ("lm_head",)}
-    | _per_block(
-        "model.layers",
-        {
-            "attention_norm": "input_layernorm",
-            "attention.qkv": tuple(f"self_attn.{x}_proj" for x in "qkv"),
-            "attention.out": "self_attn.o_proj",
-            "mlp_norm": "post_attention_layernorm",
-            "mlp.up": ("mlp.gate_proj", "mlp.up_proj"),
-            "mlp.down": "mlp.down_proj",
-        },
+    keys=dict(
+        n_layer="num_hidden_layers", width="hidden_size", n_head="num_attention_heads",
+        n_kv_head="num_key_value_heads", head_dim="head_dim", mlp_width="intermediate_size",
+        context="max_position_embeddings", norm_eps="rms_norm_eps", qkv_bias="attention_bias",
+        out_bias="attention_bias", mlp_bias="mlp_bias", tied="tie_word_embeddings",
+        dropout="attention_dropout", vocab_size="vocab_size",
     ),
-    buffers=r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
-)
-
-# Any combination of knobs, in our own words.
-OWN = Family(
-    model_type="minislm",
-    architecture="",
-    fields={
-        name: (name, REQUIRED) for name in _KINDS if name not in ("windows", "rope_scaling")
+    defaults=dict(
+        n_kv_head=0, head_dim=0, context=2048, norm_eps=1e-6, qkv_bias=False, out_bias=False,
+        mlp_bias=False, tied=False, dropout=0.0,
+    ),
+    fixed=dict(norm="rmsnorm", position="rotary", mlp="gated_silu"),
+    supported={"hidden_act": ("silu", "swish")},
+    prefix="model.",
+    block="model.layers.{}.",
+    modules={
+        "embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head",
+        "attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm",
+        "attention.qkv": "self_attn.q_proj self_attn.k_proj self_attn.v_proj",
+        "attention.out": "self_attn.o_proj",
+        "mlp.up": "mlp.gate_proj mlp.up_proj", "mlp.down": "mlp.down_proj",
     },
+    buffers=r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
 )  # fmt: skip
+
+_GPT = dict(norm="layernorm", position="learned", mlp="gelu", n_kv_head=0, out_bias=True,
+            mlp_bias=True)  # fmt: skip
+_GPT_MODULES = {
+    "embedding": "transformer.wte", "position": "transformer.wpe", "norm": "transformer.ln_f",
+    "head": "lm_head", "attention_norm": "ln_1", "mlp_norm": "ln_2", "mlp.up": "mlp.c_fc",
+    "mlp.down": "mlp.c_proj",
+}  # fmt: skip
+_GELU = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")  # three names of one function
+
+GPT2 = Family(
+    model_type="gpt2",
+    architecture="GPT2LMHeadModel",
+    keys=dict(
+        n_layer="n_layer", width="n_embd", n_head="n_head", mlp_width="n_inner",
+        context="n_positions", norm_eps="layer_norm_epsilon", attention_scale="scale_attn_weights",
+        tied="tie_word_embeddings", dropout="resid_pdrop", vocab_size="vocab_size",
+    ),
+    defaults=dict(
+        mlp_width=0, context=1024, norm_eps=1e-5, attention_scale=True, tied=True, dropout=0.1,
+    ),
+    fixed=_GPT | dict(qkv_bias=True),
+    supported={
+        "activation_function": _GELU, "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
+    },
+    copies={"n_ctx": "context", "embd_pdrop": "dropout", "attn_pdrop": "dropout"},
+    prefix="transformer.",
+    block="transformer.h.{}.",
+    modules=_GPT_MODULES | {"attention.qkv": "attn.c_attn", "attention.out": "attn.c_proj"},
+    transposed=r"(qkv|out|up|down)\.weight$",
+    buffers=r"transformer\.h\.\d+\.attn\.(masked_)?bias",
+)  # fmt: skip
+
+GPT_NEO = Family(
+    model_type="gpt_neo",
+    architecture="GPTNeoForCausalLM",
+    keys=dict(
+        n_layer="num_layers", width="hidden_size", n_head="num_heads",
+        mlp_width="intermediate_size", context="max_position_embeddings",
+        norm_eps="layer_norm_epsilon", tied="tie_word_embeddings", dropout="resid_dropout",
+        vocab_size="vocab_size",
+    ),
+    defaults=dict(mlp_width=0, context=2048, norm_eps=1e-5, tied=True, dropout=0.0),
+    fixed=_GPT | dict(qkv_bias=False, attention_scale=False),
+    supported={"activation_function": _GELU},
+    copies={"embed_dropout": "dropout", "attention_dropout": "dropout"},
+    prefix="transformer.",
+    block="transformer.h.{}.",
+    modules=_GPT_MODULES | {
+        "attention.qkv": " ".join(f"attn.attention.{x}_proj" for x in "qkv"),
+        "attention.out": "attn.attention.out_proj",
+    },
+    buffers=r"transformer\.h\.\d+\.attn\.attention\.(masked_)?bias",
+)  # fmt: skip
+
+# Any combination of options, under our own names (see minislm/checkpoint.py).
+_OWN_KEYS = {name: name for name in _TYPES if name not in ("windows", "rope_scaling")}
+OWN = Family(model_type="minislm", architecture="", keys=_OWN_KEYS)
 
 FAMILIES = {family.model_type: family for family in (LLAMA, GPT2, GPT_NEO, OWN)}
 
 
 def read_config(file: Path) -> tuple[Family, ModelConfig]:
-    """The family and the shape that a config.json describes; raises CheckpointError."""
-    if file.exists() and not file.is_file():  # a pipe would keep us waiting
-        raise CheckpointError(f"{file} is not a regular file")
+    """The family and the shape that a config.json describes; raises CheckpointError naming it."""
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = error.strerror or error
-        raise CheckpointError(f"cannot read {file}: {reason}; is it a model folder?") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not JSON ({error}); get it again") from error
-    return family_named(config, file), model_config_from_hf(config, file)
+        return parse_config(json.loads(read_text(file)))
+    except (UserError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot use {file}: {error}") from error
 
 
-def family_named(config: Any, where: str | Path) -> Family:
-    """The family that a config.json names; raises CheckpointError for others."""
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{where} is not a JSON object; is it the config.json of a model?")
-    name = config.get("model_type")
-    if not isinstance(name, str) or name not in FAMILIES:
-        raise CheckpointError(
-            f"{where}: unknown architecture (model_type {reprlib.repr(name)}); "
-            f"minislm reads {', '.join(FAMILIES)}"
-        )
-    return FAMILIES[name]
-
-
-def model_config_from_hf(config: dict[str, Any], where: str | Path) -> ModelConfig:
-    """The shape that the contents of a config.json describe.
-
-    Args:
-        config: the parsed config.json.
-        where: named in errors.
+def parse_config(config: Any) -> tuple[Family, ModelConfig]:
+    """The family and the shape that the contents of a config.json describe.
 
     Raises:
-        CheckpointError: an unknown architecture, a missing or ill-typed value, or a model that
-            differs from what `Transformer` computes.
+        UserError: an unknown family, a missing value, one of another type or out of range, or a
+            model that differs from what `Transformer` computes.
     """
-    family = family_named(config, where)
-    for key, values in family.only.items():
+    name = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(name, str) or name not in FAMILIES:
+        known = ", ".join(FAMILIES)
+        raise UserError(f"unknown architecture (model_type {reprlib.repr(name)}), not in {known}")
+    family = FAMILIES[name]
+    for key, values in family.supported.items():
         if config.get(key, values[0]) not in values:
-            raise CheckpointError(
-                f"{where}: {key} is {reprlib.repr(config[key])}; "
-                f"minislm computes only {values[0]!r}"
-            )
+            raise UserError(f"{key} is {reprlib.repr(config[key])}; only {values[0]!r} is computed")
     if config.get("quantization_config"):
-        raise CheckpointError(f"{where}: the weights are quantized; get the unquantized model")
-    knobs = dict(family.knobs)
-    for knob, (key, default) in family.fields.items():
-        knobs[knob] = _value(config, key, _KINDS[knob], default, where)
-    if knobs["vocab_size"] < 1:
-        raise CheckpointError(f"{where}: vocab_size is {knobs['vocab_size']}")
-    for knob, most in _MOST.items():
-        if knobs.get(knob, 0) > most:
-            key = family.fields[knob][0]
-            raise CheckpointError(f"{where}: {key} is {knobs[knob]}; minislm takes {most} at most")
-    if knobs["position"] == "rotary":
-        knobs |= _rope(config, where)
-    knobs["windows"] = _windows(family, config, knobs, where)
-    try:
-        return ModelConfig(**knobs)
-    except UserError as error:
-        raise CheckpointError(f"{where} describes no model: {error}") from error
+        raise UserError("the weights are quantized; get the unquantized model")
+    options = dict(family.fixed)
+    for option, key in family.keys.items():
+        default, limits = family.defaults.get(option, _REQUIRED), _RANGES.get(option, _ANY)
+        options[option] = _get(config, key, _TYPES[option], default, limits)
+    if options["position"] == "rotary":
+        options |= _rope(config)
+    if family is GPT_NEO:
+        options["windows"] = _neo_windows(config, options["n_layer"], options["context"])
+    elif family is OWN:
+        windows = config.get("windows")
+        if not isinstance(windows, list) or not all(type(n) is int and n < 2**31 for n in windows):
+            raise UserError(f"windows is {reprlib.repr(windows)}, not a list of whole numbers")
+        options["windows"] = tuple(windows)
+    return family, ModelConfig(**options)
 
 
-def _value(config: dict, key: str, kind: type, default: Any, where: str | Path) -> Any:
+def _get(config: dict, key: str, kind: type, default: Any = _REQUIRED, limits: tuple = _ANY) -> Any:
     value = config.get(key)
-    if value is None:
-        if default is REQUIRED:
-            raise CheckpointError(f"{where}: {key} is missing")
+    if value is None and default is not _REQUIRED:
         return default
-    right = isinstance(value, (int, float) if kind is float else kind)
-    if kind in (int, float):
-        right = right and not isinstance(value, bool) and abs(value) < 2**63
-    if not right:
-        raise CheckpointError(f"{where}: {key} is {reprlib.repr(value)}, not {_KIND_NAMES[kind]}")
+    if value is None:
+        raise UserError(f"{key} is missing")
+    valid = type(value) is kind or (kind is float and type(value) is int)
+    if not valid or (kind in (int, float) and not limits[0] <= value <= limits[1]):
+        expected = _TYPE_NAMES[kind].format(*limits)
+        raise UserError(f"{key} is {reprlib.repr(value)}, not {expected}")
     return kind(value)
 
 
-def _rope(config: dict, where: str | Path) -> dict[str, Any]:
-    """Base and scaling of the rotary frequencies, in transformers 5's spelling or the older one."""
+def _rope(config: dict) -> dict[str, Any]:
+    """Base and scaling of the rotary frequencies, under transformers 5's keys or the older ones."""
     key = "rope_parameters" if config.get("rope_parameters") else "rope_scaling"
     given = config.get(key) or {}
     if not isinstance(given, dict):
-        raise CheckpointError(f"{where}: {key} is {reprlib.repr(given)}, not an object")
+        raise UserError(f"{key} is {reprlib.repr(given)}, not an object")
     either = config | given
-    partial = either.get("partial_rotary_factor")
-    if partial not in (None, 1):
-        raise CheckpointError(f"{where}: partial_rotary_factor is {reprlib.repr(partial)}, not 1")
-    theta = _value(either, "rope_theta", float, 10000.0, where)
-    kind = given.get("rope_type", given.get("type", "default"))
-    if kind in ("default", None):
+    if either.get("partial_rotary_factor") not in (None, 1):
+        raise UserError("partial_rotary_factor is not 1; only 1 is computed")
+    theta = _get(either, "rope_theta", float, 10000.0, _RANGES["rope_theta"])
+    kind = str(given.get("rope_type", given.get("type", "default")))
+    if kind in ("default", "None"):
         return {"rope_theta": theta, "rope_scaling": None}
-    if not isinstance(kind, str) or kind not in _ROPE_SCALING:
-        raise CheckpointError(
-            f"{where}: rotary scaling {reprlib.repr(kind)} is unknown to minislm; "
-            f"it computes {', '.join(_ROPE_SCALING)}"
-        )
-    scaling = {
-        name: _value(given, name, int if name.startswith("original") else float, REQUIRED, where)
-        for name in _ROPE_SCALING[kind]
-    }
-    if min(scaling.values()) <= 0 or (
-        kind == "llama3" and scaling["high_freq_factor"] <= scaling["low_freq_factor"]
-    ):
-        raise CheckpointError(f"{where}: {key} {reprlib.repr(scaling)} makes no sense")
+    if kind not in _ROPE_SCALING:
+        known = ", ".join(_ROPE_SCALING)
+        raise UserError(f"{key} is of type {reprlib.repr(kind)}; only {known} are computed")
+    types = {name: int if "original" in name else float for name in _ROPE_SCALING[kind]}
+    scaling = {name: _get(given, name, types[name], limits=(1e-9, 2**40)) for name in types}
+    if kind == "llama3" and scaling["high_freq_factor"] <= scaling["low_freq_factor"]:
+        raise UserError(f"{key}: high_freq_factor must be above low_freq_factor")
     return {"rope_theta": theta, "rope_scaling": {"rope_type": kind} | scaling}
 
 
-def _windows(family: Family, config: dict, knobs: dict, where: str | Path) -> tuple[int, ...]:
-    """How many tokens each block sees, as its shortest repeating pattern."""
-    if family is OWN:
-        windows = config.get("windows")
-        if not (isinstance(windows, list) and windows and all(type(w) is int for w in windows)):
-            raise CheckpointError(f"{where}: windows is {reprlib.repr(windows)}, not numbers")
-        return tuple(windows)
-    if family is not GPT_NEO:
-        return (0,)
-    window = _value(config, "window_size", int, 256, where)
-    if window < 1:
-        raise CheckpointError(f"{where}: window_size is {window}")
-    # A window that holds the whole context hides nothing.
-    size_of = {"global": 0, "local": window if window < knobs["context"] else 0}
+def _neo_windows(config: dict, n_layer: int, context: int) -> tuple[int, ...]:
+    """The window of each block as the shortest repeating pattern; 0 is global attention."""
+    window = _get(config, "window_size", int, 256, (1, 2**63))
+    # A window of the whole context masks nothing.
+    sizes = {"global": 0, "local": window if window < context else 0}
     try:
-        layers = config.get("attention_layers")
-        if (types := config.get("attention_types")) is not None:
-            times = [min(count, knobs["n_layer"] + 1) for _, count in types]
-            layers = [name for (names, _), n in zip(types, times) for name in names * n]
-        sizes = [size_of[name] for name in layers]
-        if len(sizes) != knobs["n_layer"]:
-            raise ValueError("another number of blocks")
-    except (TypeError, ValueError, LookupError) as error:
-        raise CheckpointError(
-            f"{where}: attention_types does not say global or local for each of the "
-            f"{knobs['n_layer']} blocks"
-        ) from error
-    periods = range(1, len(sizes) + 1)
-    period = next(n for n in periods if all(a == b for a, b in zip(sizes, sizes[n:])))
-    return tuple(sizes[:period])
-
-
-def hf_config(config: ModelConfig, eot_id: int, bos_id: int | None = None) -> dict[str, Any]:
-    """The contents of config.json, in the words of the family that `config` belongs to.
-
-    Args:
-        config: the model's shape.
-        eot_id: the token that ends a text (and pads).
-        bos_id: the token that begins one; None: `eot_id`.
-    """
-    ids = {
-        "bos_token_id": eot_id if bos_id is None else bos_id,
-        "eos_token_id": eot_id,
-        "pad_token_id": eot_id,
-    }
-    return _written(family_of(config), config) | ids
+        types = config.get("attention_types") or [[config.get("attention_layers"), 1]]
+        layers = [name for names, n in types for name in names * min(n, n_layer + 1)]
+        windows = [sizes[name] for name in layers]
+    except (TypeError, ValueError, LookupError):
+        windows = []
+    if len(windows) != n_layer:
+        raise UserError(f"attention_types must be global or local for each of {n_layer} blocks")
+    repeats = (n for n in range(1, n_layer + 1) if windows[n:] == windows[:-n])
+    return tuple(windows[: next(repeats)])
 
 
 def family_of(config: ModelConfig) -> Family:
-    """The first published family that can say all that `config` says, else our own."""
+    """The first published family whose config.json can describe this model, else our own."""
     for family in (LLAMA, GPT2, GPT_NEO):
-        if config.width % config.n_head:  # transformers refuses those, whatever the head_dim
-            break
-        try:
-            read_back = model_config_from_hf(_written(family, config), family.model_type)
-        except UserError:
-            continue
-        if _resolved(read_back) == _resolved(config):
-            return family
+        with suppress(UserError):
+            _, read_back = parse_config(hf_config(family, config))
+            # transformers refuses widths that are no multiple of the heads, whatever the head_dim.
+            if _explicit(read_back) == _explicit(config) and config.width % config.n_head == 0:
+                return family
     return OWN
 
 
-def _written(family: Family, config: ModelConfig) -> dict[str, Any]:
+def hf_config(family: Family, config: ModelConfig) -> dict[str, Any]:
+    """The contents of config.json under the names of a family."""
     if family is OWN:
         return {"model_type": OWN.model_type} | asdict(config)
-    written = {"model_type": family.model_type, "architectures": [family.architecture]}
-    explicit = vars(_resolved(config))
-    written |= {key: explicit[knob] for knob, (key, _) in family.fields.items()}
-    written |= {key: explicit[knob] for key, knob in family.copies.items()}
-    written |= {key: values[0] for key, values in family.only.items()}
-    if family.knobs["position"] == "rotary":
-        written |= {"rope_theta": config.rope_theta, "rope_scaling": config.rope_scaling}
+    contents = {"model_type": family.model_type, "architectures": [family.architecture]}
+    options = vars(_explicit(config))
+    contents |= {key: options[option] for option, key in family.keys.items()}
+    contents |= {key: options[option] for key, option in family.copies.items()}
+    contents |= {key: values[0] for key, values in family.supported.items()}
+    if family is LLAMA:
+        contents |= {"rope_theta": config.rope_theta, "rope_scaling": config.rope_scaling}
     if family is GPT_NEO:
-        layers = ["local" if window else "global" for window in explicit["windows"]]
-        written["attention_layers"] = layers
-        written["attention_types"] = [[layers, 1]]
-        written["window_size"] = max(explicit["windows"]) or 256
-    return written | {"torch_dtype": "float32", "use_cache": True}
+        layers = ["local" if window else "global" for window in options["windows"]]
+        contents |= {"attention_layers": layers, "attention_types": [[layers, 1]]}
+        contents["window_size"] = max(options["windows"]) or 256
+    return contents | {"torch_dtype": "float32", "use_cache": True}
 
 
-def _resolved(config: ModelConfig) -> ModelConfig:
-    """The same model with every number spelt out, so that two configs can be compared."""
-    windows = [config.window_of(layer) for layer in range(config.n_layer)]
-    rotary = config.position == "rotary"
+def _explicit(config: ModelConfig) -> ModelConfig:
+    """The same model with every default as a number, so that two configs can be compared."""
+    windows = map(config.window_of, range(config.n_layer))
     return dataclasses.replace(
         config,
         n_kv_head=config.kv_heads,
         head_dim=config.head_width,
         mlp_width=config.mlp_hidden,
-        windows=tuple(0 if window >= config.context else window for window in windows),
-        rope_theta=config.rope_theta if rotary else 10000.0,
-        rope_scaling=config.rope_scaling if rotary else None,
+        windows=tuple(window if window < config.context else 0 for window in windows),
+        **({} if config.position == "rotary" else dict(rope_theta=10000.0, rope_scaling=None)),
     )

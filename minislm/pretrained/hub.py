@@ -1,7 +1,7 @@
-"""Models and texts of the Hugging Face hub: only the files read here, into the hub's own cache.
+"""Models and texts of the Hugging Face hub, downloaded into its cache.
 
 `huggingface_hub` does the work: cache, retries, revisions, progress, HF_HUB_OFFLINE, HF_TOKEN and
-HF_ENDPOINT are as it documents them. This room chooses the files and tells what went wrong.
+HF_ENDPOINT are as it documents them. This module selects the files, and turns errors into one line.
 """
 
 from __future__ import annotations
@@ -10,110 +10,116 @@ import errno
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from fnmatch import filter as matching
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, constants, errors, snapshot_download
 
 from minislm.runtime.errors import UserError
 
-_TOKENIZER_FILES = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-]
+_TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+                    "special_tokens_map.json"]  # fmt: skip
 _CONFIG_FILES = ["config.json", "generation_config.json"]
-# The first format that a repository has is taken; one in shards has an index of this name.
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that a repository has is used
 # Owners whose model cards name another repository's tokenizer: it is used where theirs is missing.
 _TOKENIZER_OF = {"roneneldan": "EleutherAI/gpt-neo-125M"}
-# The text that a data set stands for where it has several: here the stories by GPT-4 alone.
+# The text of a data set that has several: here the stories by GPT-4 alone.
 _TEXT_OF = {"roneneldan/TinyStories": "TinyStoriesV2-GPT4-train.txt"}
 _DATA_SET = r"(\w[\w.-]*/[\w.-]+)(?:@([^/]+))?(?:/(.+))?"  # owner/name, revision, file
-_USUAL = ["*train*.txt", "*train*.parquet", "*validation*.txt", "*validation*.parquet"]
-_VALIDATION = ("validation", "valid", "val", "test")  # what stands there in the place of "train"
+_USUAL_TEXTS = ["*train*.txt", "*train*.parquet", "*validation*.txt", "*validation*.parquet"]
+_VALIDATION = ("validation", "valid", "val", "test")  # replaces "train" in a file name
 
+_Select = Callable[[str, set[str]], list[str]]  # (repository, its files) -> the files to download
 # HTTPError covers connections and timeouts, which are OSErrors only before huggingface_hub 1.0;
 # the Xet client raises RuntimeError.
-_FAILURES = (OSError, HTTPError, RuntimeError)
-_Choice = Callable[[str, set[str]], list[str]]  # (repository, its files) -> the files to fetch
-_LOGIN = "log in with `hf auth login` or set HF_TOKEN"
+_FAILURES = (OSError, errors.HTTPError, RuntimeError)
+# An exception type, or HTTP statuses and errno values -> the message; the first match is used.
+_MESSAGES = (
+    (errors.HFValidationError, "{repo!r} is not a hub id: write owner/name"),
+    (errors.OfflineModeIsEnabled,
+     "{repo} ({revision}) is not complete in the cache {cache}: run once without HF_HUB_OFFLINE"),
+    (errors.GatedRepoError, "{repo} is gated: accept its terms at {page}, then {login}"),
+    (errors.RepositoryNotFoundError,
+     "the hub has no {kind} {repo}: check the spelling (one is TinyStories-Instuct-1Layer-21M); "
+     "if it is private, {login}"),
+    (errors.RevisionNotFoundError, "{repo} has no revision {revision!r}: see those at {page}"),
+    ((401, 403), "no access to {repo} (HTTP {code}): {login}, with a token that may read it"),
+    (errors.EntryNotFoundError, "{repo} lacks a file that it lists: give a revision ({error})"),
+    ((errno.ENOSPC, errno.EDQUOT), "no space for {repo} in {cache}: free some, or set HF_HOME"),
+    ((errno.EACCES, errno.EROFS, errno.EPERM), "cannot write the cache {cache}: set HF_HOME"),
+    (Exception, "cannot download {repo}: check the connection and run again ({error})"),
+)  # fmt: skip
 
 
-def fetch(repo_id: str, revision: str | None = None) -> Path:
-    """Download what `load` reads of a model on the hub; what the cache has is not sent again.
+def _message(error: BaseException, repo: str, revision: str | None, kind: str) -> str:
+    """What failed, and what to do."""
+    while isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__  # the reason, which huggingface_hub wraps into "not in the cache"
+    response, code = getattr(error, "response", None), getattr(error, "errno", None)
+    code = code if response is None else response.status_code
+    lines = (
+        line
+        for case, line in _MESSAGES
+        if (code in case if isinstance(case, tuple) else isinstance(error, case))
+    )
+    page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
+    login = "log in with `hf auth login` or set HF_TOKEN"
+    return next(lines).format(
+        repo=repo, revision=revision or "main", kind=kind, page=page, code=code, login=login,
+        cache=constants.HF_HUB_CACHE, error=error,
+    )  # fmt: skip
 
-    That is the configuration, the tokenizer, and the weights in one format: safetensors, else
-    pytorch_model.bin, whole or in shards. Without a connection the cache answers.
+
+def fetch(repo_id: str, revision: str | None = None) -> tuple[Path, Path]:
+    """Download configuration, tokenizer and weights of a model, unless they are in the cache.
 
     Args:
         repo_id: the model, as in "roneneldan/TinyStories-33M".
         revision: a branch, a tag or a commit; None is the main branch.
 
     Returns:
-        The folder of that revision in the cache. For the tokenizer ask `tokenizer_folder`.
+        Its cached folder, and the one with its tokenizer: the same, or that of the repository which
+        the model card names.
 
     Raises:
-        UserError: no such model or revision, no right to read it, files missing, no connection
-            and not in the cache, or no space; one line that says what to do.
+        UserError: one line with what to do.
     """
-    return _snapshot(repo_id, revision, _model_files)
-
-
-def tokenizer_folder(repo_id: str, folder: Path) -> Path:
-    """Where the tokenizer of a fetched model is: `folder`, or the repository its card points to.
-
-    Raises:
-        UserError: as `fetch`.
-    """
-    if _has_tokenizer({path.name for path in folder.iterdir()}):
-        return folder
-    return _snapshot(_TOKENIZER_OF[repo_id.split("/")[0]], None, _tokenizer_files)
+    folder = _snapshot(repo_id, revision, _model_files, _TOKENIZER_FILES)
+    if _has_tokenizer(_names(folder)):
+        return folder, folder
+    other = _TOKENIZER_OF[repo_id.split("/")[0]]
+    return folder, _snapshot(other, None, lambda *_: _TOKENIZER_FILES, _TOKENIZER_FILES)
 
 
 def find_text(source: str) -> tuple[str, str | None]:
-    """Where a text lies, and the validation text that belongs to it, if the hub has one.
+    """The files of a text, and those of its validation text where the hub has one.
 
-    What is on this machine is taken as it is. Else it is of the hub, in the words of its hf://
-    paths: `owner/name` of a data set that has one training text, `owner/name/FILE` (a pattern
-    where it is in pieces: data/train-*.parquet), with `@REVISION` behind the name if need be. The
-    file that is called the same, but for "valid" instead of "train", is fetched with it.
+    Args:
+        source: a path or pattern of this machine, returned as it is. Else a data set of the hub:
+            owner/name if it has one training text, or owner/name/FILE (of shards a pattern, as
+            data/train-*.parquet), with @REVISION after the name if need be.
 
     Returns:
-        A path or pattern of files each, as `reading.source_files` takes them.
+        Two paths or patterns, as corpus/read.py takes them.
 
     Raises:
         UserError: as `fetch`; the data set has no such text, or several and none was named.
     """
-    named = re.fullmatch(_DATA_SET, source)
-    here = Path(source)
-    beside = os.path.isdir(here.parent) and here.parent != Path()  # a misspelt file of ours
-    if os.path.exists(source) or not named or beside:
-        return source, None
-    repo_id, revision, file = named.groups()
-    if file is None and here.suffix in (".txt", ".parquet"):
+    named, path = re.fullmatch(_DATA_SET, source), Path(source)
+    repo_id, revision, file = named.groups() if named else ("", None, None)
+    misspelt = os.path.isdir(path.parent) and path.parent != Path()  # a file of this machine
+    local = os.path.exists(source) or misspelt or not named
+    if local or (file is None and path.suffix in (".txt", ".parquet")):
         return source, None
 
-    def choose(repo_id: str, names: set[str]) -> list[str]:
+    def select(repo_id: str, names: set[str]) -> list[str]:
         return [n for p in _text_patterns(repo_id, file, names) if p for n in matching(names, p)]
 
-    wanted = file or _TEXT_OF.get(repo_id)
-    asked = [wanted, *_validation_patterns(wanted)] if wanted else _USUAL
+    text = file or _TEXT_OF.get(repo_id)
+    expected = [text, *_validation_patterns(text)] if text else _USUAL_TEXTS
     try:
-        folder = _snapshot(repo_id, revision, choose, asked, "dataset")
+        folder = _snapshot(repo_id, revision, select, expected, "dataset")
     except UserError as error:
         raise UserError(f"there is no {source} here, and on the hub: {error}") from error
     train, valid = _text_patterns(repo_id, file, _names(folder))
@@ -123,73 +129,53 @@ def find_text(source: str) -> tuple[str, str | None]:
 def _text_patterns(repo_id: str, file: str | None, names: set[str]) -> tuple[str, str | None]:
     """The patterns of a data set's training text and of its validation text."""
     texts = {name for name in names if name.endswith((".txt", ".parquet"))}
-    wanted = file or _TEXT_OF.get(repo_id)
-    train = {_pieces(name) for name in texts if "train" in PurePosixPath(name).name}
-    if wanted is None and len(train) == 1:
-        wanted = train.pop()
-    if wanted is None or not matching(texts, wanted):
-        listed = ", ".join(sorted({_pieces(name) for name in texts})[:8]) or "no .txt or .parquet"
-        what = f"has no {wanted}" if wanted else "has not one training text"
-        raise UserError(f"{repo_id} {what}; give {repo_id}/FILE, it has: {listed}")
-    valid = (each for each in _validation_patterns(wanted) if matching(texts, each))
-    return wanted, next(valid, None)
+    train = {_all_shards(name) for name in texts if "train" in PurePosixPath(name).name}
+    text = file or _TEXT_OF.get(repo_id) or (train.pop() if len(train) == 1 else None)
+    if text is None or not matching(texts, text):
+        listed = sorted({_all_shards(name) for name in texts})[:8] or ["no .txt or .parquet"]
+        problem = f"has no {text}" if text else "does not have exactly one training text"
+        raise UserError(f"{repo_id} {problem}; give {repo_id}/FILE, it has: {', '.join(listed)}")
+    valid = (each for each in _validation_patterns(text) if matching(texts, each))
+    return text, next(valid, None)
 
 
-def _validation_patterns(train: str) -> list[str]:
-    """How the validation text beside a training text may be called."""
-    before, train, after = _pieces(train).rpartition("train")
+def _validation_patterns(text: str) -> list[str]:
+    """The possible names of the validation text of a training text."""
+    before, train, after = _all_shards(text).rpartition("train")
     return [f"{before}{word}{after}" for word in _VALIDATION if train]
 
 
-def _pieces(name: str) -> str:
-    """The pattern of all pieces of a file that is numbered data/train-00000-of-00004-HASH."""
+def _all_shards(name: str) -> str:
+    """The pattern of all shards of a file such as data/train-00000-of-00004-HASH.parquet."""
     return re.sub(r"-\d+-of-\d+[^/]*(?=\.)", "-*", name)
 
 
 def _snapshot(
-    repo_id: str,
-    revision: str | None,
-    choose: _Choice,
-    asked: list[str] = _TOKENIZER_FILES,
-    kind: str = "model",
+    repo_id: str, revision: str | None, select: _Select, expected: list[str], kind: str = "model"
 ) -> Path:
-    """The cached folder of a revision with the files that `choose(repo_id, all names)` takes.
+    """The cached folder of a revision with the files that `select` returns, downloaded if need be.
 
-    Without a connection `choose` sees only what the cache has; a file that the repository is known
-    to have and that matches `asked` must be there.
+    Without a connection `select` is given the files of the cache. Those of the repository that
+    match `expected` must be there: huggingface_hub 2 raises an error if one is not.
     """
+    options = dict(revision=revision, repo_type=kind)
     try:
         try:
-            timeout = constants.HF_HUB_ETAG_TIMEOUT
-            info = HfApi().repo_info(repo_id, revision=revision, repo_type=kind, timeout=timeout)
-        except RevisionNotFoundError:
+            info = HfApi().repo_info(repo_id, timeout=constants.HF_HUB_ETAG_TIMEOUT, **options)
+        except errors.RevisionNotFoundError:
             raise
         except _FAILURES:
-            folder = _cached(repo_id, revision, choose, asked, kind)
-            if folder is None:
-                raise
-            return folder
-        wanted = choose(repo_id, {file.rfilename for file in info.siblings or ()})
-        # By the name of the revision, not by info.sha: only so does the cache know it offline.
-        of_it = dict(revision=revision, repo_type=kind, allow_patterns=wanted)
-        return Path(snapshot_download(repo_id, **of_it))
-    except (HFValidationError, *_FAILURES) as error:
-        raise UserError(_explain(error, repo_id, revision, kind)) from error
-
-
-def _cached(
-    repo_id: str, revision: str | None, choose: _Choice, asked: list[str], kind: str
-) -> Path | None:
-    """The folder as the cache has it, or None when a part is missing (a download was killed)."""
-    try:
-        # The patterns matter since huggingface_hub 2: it refuses where one that the repository
-        # has was not fetched. `choose` sees to the rest, which only the folder tells.
-        of_it = dict(revision=revision, repo_type=kind, allow_patterns=asked)
-        folder = Path(snapshot_download(repo_id, local_files_only=True, **of_it))
-        choose(repo_id, _names(folder))
-    except (LocalEntryNotFoundError, UserError):
-        return None
-    return folder
+            with suppress(errors.LocalEntryNotFoundError, UserError):  # incomplete in the cache
+                cached = dict(allow_patterns=expected, local_files_only=True)
+                folder = Path(snapshot_download(repo_id, **options, **cached))
+                select(repo_id, _names(folder))
+                return folder
+            raise
+        files = select(repo_id, {file.rfilename for file in info.siblings or ()})
+        # By the name of the revision, not by info.sha: only then can it be found offline.
+        return Path(snapshot_download(repo_id, allow_patterns=files, **options))
+    except (errors.HFValidationError, *_FAILURES) as error:
+        raise UserError(_message(error, repo_id, revision, kind)) from error
 
 
 def _names(folder: Path) -> set[str]:
@@ -198,92 +184,31 @@ def _names(folder: Path) -> set[str]:
 
 
 def _model_files(repo_id: str, names: set[str]) -> list[str]:
-    """The files of a model repository to fetch; raises UserError if it cannot make a model."""
-    if "config.json" not in names:
-        raise UserError(
-            f"{repo_id} has no config.json: it is no model of transformers' format; give another"
-        )
+    """The files of a model to download; raises UserError if the repository lacks some."""
     weights = _weight_files(names)
-    if not weights:
-        raise UserError(
-            f"{repo_id} has no {' or '.join(_WEIGHTS)}, whole or in shards: "
-            "give another revision or model"
-        )
-    if not _has_tokenizer(names) and repo_id.split("/")[0] not in _TOKENIZER_OF:
-        raise UserError(
-            f"{repo_id} has no tokenizer.json, nor vocab.json and merges.txt: "
-            "put one beside the model in a local folder and give that folder"
-        )
-    return _present(_CONFIG_FILES + _TOKENIZER_FILES, names) + weights
-
-
-def _tokenizer_files(repo_id: str, names: set[str]) -> list[str]:
-    if not _has_tokenizer(names):
-        raise UserError(f"{repo_id} has no tokenizer: give a local folder with model and tokenizer")
-    return _present(_TOKENIZER_FILES, names)
+    if "config.json" not in names:
+        missing = "config.json: it is not a model of transformers; give another"
+    elif not weights:
+        missing = f"{' or '.join(_WEIGHTS)}, whole or in shards: give another revision or model"
+    elif not _has_tokenizer(names) and repo_id.split("/")[0] not in _TOKENIZER_OF:
+        missing = "tokenizer.json, nor vocab.json and merges.txt: give a local folder with them"
+    else:
+        return [name for name in _CONFIG_FILES + _TOKENIZER_FILES if name in names] + weights
+    raise UserError(f"{repo_id} has no {missing}")
 
 
 def _weight_files(names: set[str]) -> list[str]:
-    """The files of the first format that is whole: a set of shards names its own size."""
+    """The files of the first complete format; the names of shards have their number."""
     for whole in _WEIGHTS:
         if whole in names:
             return [whole]
-        index = f"{whole}.index.json"
-        if index in names:
-            stem, suffix = whole.split(".")
-            shards = [n for n in names if re.fullmatch(rf"{stem}-\d+-of-\d+\.{suffix}", n)]
-            if any(int(re.search(r"of-(\d+)", n)[1]) == len(shards) for n in shards):
-                return [index, *sorted(shards)]
+        stem, suffix = whole.split(".")
+        shards = [n for n in names if re.fullmatch(rf"{stem}-\d+-of-\d+\.{suffix}", n)]
+        complete = any(int(re.search(r"of-(\d+)", n)[1]) == len(shards) for n in shards)
+        if complete and f"{whole}.index.json" in names:
+            return [f"{whole}.index.json", *sorted(shards)]
     return []
 
 
 def _has_tokenizer(names: set[str]) -> bool:
     return "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names
-
-
-def _present(wanted: list[str], names: set[str]) -> list[str]:
-    return [name for name in wanted if name in names]
-
-
-def _explain(error: Exception, repo_id: str, revision: str | None, kind: str) -> str:
-    """What a failure means for the user, and what to do."""
-    while isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # huggingface_hub wraps the reason into "not in the cache"
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-    what, path = ("data set", "datasets/") if kind == "dataset" else ("model", "")
-    page = f"{constants.ENDPOINT}/{path}{repo_id}"
-    if isinstance(error, HFValidationError):
-        return f"{repo_id!r} is no id of the hub: write owner/name, as roneneldan/TinyStories-33M"
-    if isinstance(error, OfflineModeIsEnabled):
-        version = f" at {revision}" if revision else ""
-        return (
-            f"{repo_id}{version} is not complete in the cache {constants.HF_HUB_CACHE}, and "
-            "HF_HUB_OFFLINE is set: run once online without it"
-        )
-    if isinstance(error, GatedRepoError):
-        return f"{repo_id} is gated: accept its terms at {page}, then {_LOGIN}"
-    if isinstance(error, RepositoryNotFoundError):
-        known = " (one model is published as TinyStories-Instuct-1Layer-21M)"
-        return (
-            f"the hub has no {what} {repo_id}, or it is private: check the spelling"
-            f"{known if 'TinyStories-Ins' in repo_id else ''}; if it is private, {_LOGIN}"
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return f"{repo_id} has no revision {revision!r}: see its branches and commits at {page}"
-    if status in (401, 403):
-        return f"the hub refuses to show {repo_id} ({status}): {_LOGIN} with a token that may read"
-    if isinstance(error, EntryNotFoundError):
-        name = str(error.response.url).rsplit("/", 1)[-1] if status else "a file"
-        return f"{repo_id} lists {name} but the hub does not have it: give another revision"
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"no space for {repo_id} in {constants.HF_HUB_CACHE}: free some, or set HF_HOME to a "
-            "larger disk"
-        )
-    if getattr(error, "errno", None) in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return f"cannot write the cache {constants.HF_HUB_CACHE}: set HF_HOME to a folder of yours"
-    reason = f"HTTP {status}" if status else f"{type(error).__name__}: {error}"
-    return (
-        f"cannot fetch {repo_id} from {constants.ENDPOINT} ({reason}): check the connection and "
-        "run again; files that are whole are kept"
-    )

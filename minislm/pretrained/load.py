@@ -1,53 +1,39 @@
-"""Models from files and back: Hugging Face folders, the hub, llama2.c.
+"""Opens trained models: run folders, Hugging Face folders, models of the hub, files of llama2.c.
 
-A weight file is not trusted. Its header is held against config.json before the model takes any
-memory, every tensor must have its place, nothing in a pickle is run, and what is wrong is told in
-one line that names the file and the tensor.
+Weight files are not trusted. Their tensors are compared with config.json before the model takes any
+memory, no code in a pickle is run, and an error is one line that names the file and the tensor.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-import reprlib
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from minislm.config import ModelConfig
 from minislm.model import Transformer
-from minislm.pretrained import hub, llama2c
-from minislm.pretrained.families import (
-    LLAMA,
-    Family,
-    model_config_from_hf,
-    read_config,
-)
+from minislm.pretrained import llama2c
+from minislm.pretrained.families import Family, parse_config, read_config
 from minislm.pretrained.rope import scaled_rotary_tables
 from minislm.pretrained.tokenizers import load_tokenizer
 from minislm.runtime.device import DTYPES, on_meta_device
-from minislm.runtime.errors import CheckpointError, UserError
+from minislm.runtime.errors import CheckpointError, UserError, log
+from minislm.runtime.files import read_text
 from minislm.runtime.pickles import read_pickle
 from minislm.tokenizer import Tokenizer
 
-_WEIGHTS = "model.safetensors"
-_FORMATS = (_WEIGHTS, "pytorch_model.bin")  # the first that is there is read, whole or in shards
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a file: its name there and shape are known, its numbers not read yet."""
-
-    file: Path
-    name: str
-    shape: tuple[int, ...]
-    read: Callable[[], Tensor]
+_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+          "pytorch_model.bin.index.json")  # fmt: skip
+Tensors = dict[str, Tensor]  # of files, mapped into memory: values are read when they are used
+Parts = list[tuple[str, slice, str, Tensor]]  # parameter, its rows, name and values of a tensor
 
 
 def load(
@@ -55,145 +41,125 @@ def load(
 ) -> tuple[Transformer, Tokenizer]:
     """Open a trained model: a run folder, a Hugging Face folder, a hub id or a llama2.c .bin.
 
-    The published TinyStories models hold 2048 positions, and all are loaded; beyond 512 they were
-    never trained.
-
     Args:
         source: a folder or file; else the name of a model on the hub, as owner/name.
         dtype: float32, bfloat16 or float16; weights are converted one tensor at a time.
-        device: where the model goes, as torch names it.
+        device: as torch names it.
         revision: a branch, tag or commit of the hub.
 
     Returns:
         The model, in eval mode, and its tokenizer.
 
     Raises:
-        UserError: the source cannot be had; CheckpointError: it is there and cannot be used. One
-            line that names the file and, where it is about one, the tensor.
+        UserError: there is no such source; CheckpointError: it is there and cannot be used.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
-    path = Path(source)
-    if path.is_file():
-        family, config, stored, tokenizer = _open_llama2c(path)
+    file = Path(source)
+    if file.is_file():
+        contents, stored, tokenizer = _open_llama2c(file)
+        family, config = parse_config(contents)
     else:
-        folder, tokenizer_folder = (path, path) if path.is_dir() else _fetch(str(source), revision)
+        folder, tokenizer_folder = (file, file) if file.is_dir() else _fetch(str(source), revision)
         family, config = read_config(folder / "config.json")
-        stored, tokenizer = _stored_tensors(folder), load_tokenizer(tokenizer_folder)
-    stored = {family.full_name(name): each for name, each in stored.items()}
-    embedding = _find(stored, family.their_names("embedding.weight")[0])
-    _check_shape(embedding, (config.vocab_size, config.width))
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"{embedding.file}: tensor {embedding.name} has {config.vocab_size} rows, too few for "
-            f"the tokenizer's {tokenizer.vocab_size} tokens; they do not belong together"
-        )
-    with on_meta_device():  # no memory is used before they are checked
-        model = Transformer(config)
-    places = _places(model, family, stored)
-    _fill(model, places, DTYPES[dtype], device)
+        file, stored = _read_weights(folder)
+        tokenizer = load_tokenizer(tokenizer_folder)
+    full = (family.prefix, "lm_head.")
+    stored = {n if n.startswith(full) else family.prefix + n: stored[n] for n in stored}
+    try:
+        name = family.stored_names("embedding.weight")[0]
+        _find(stored, name, (config.vocab_size, config.width))
+        if tokenizer.vocab_size > config.vocab_size:
+            raise CheckpointError(
+                f"tensor {name} has {config.vocab_size} rows, too few for the tokenizer's "
+                f"{tokenizer.vocab_size} tokens; they do not belong together"
+            )
+        # Rotary tables would be all that takes memory here: they are computed after the checks.
+        context = config.context if config.position == "learned" else 1
+        with on_meta_device():
+            model = Transformer(replace(config, context=context, rope_scaling=None))
+        model.config = config
+        _fill(model, _match(model, family, stored), file, DTYPES[dtype], device)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
     return model.eval(), tokenizer
 
 
 def _fetch(source: str, revision: str | None) -> tuple[Path, Path]:
     """The folders of a hub model and of its tokenizer."""
+    from minislm.pretrained import hub  # only here: importing huggingface_hub takes 0.2 s
+
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
         raise UserError(f"{source} does not exist; give a folder, a .bin, or owner/name of the hub")
     try:
-        folder = hub.fetch(source, revision)
-        return folder, hub.tokenizer_folder(source, folder)
+        return hub.fetch(source, revision)
     except UserError as error:
-        if not Path(source).parent.is_dir():
-            raise
         raise UserError(f"there is no folder {source} here, and on the hub: {error}") from error
 
 
-def _open_llama2c(file: Path) -> tuple[Family, ModelConfig, dict[str, Stored], Tokenizer]:
+def _open_llama2c(file: Path) -> tuple[dict[str, Any], Tensors, Tokenizer]:
     if file.suffix != ".bin" or file.name.startswith("pytorch_model"):
-        raise CheckpointError(f"{file} is a part of a model; give the folder that holds it")
-    _check_text(file)
-    config, tensors = llama2c.read_model(file)
-    vocab_size = config["vocab_size"]
-    tokenizer = llama2c.read_tokenizer(llama2c.tokenizer_file(file, vocab_size), vocab_size)
-    stored = {name: _in_memory(file, name, tensor) for name, tensor in tensors.items()}
-    return LLAMA, model_config_from_hf(config, file), stored, tokenizer
+        raise CheckpointError(f"{file} is a part of a model; give its folder")
+    _check_start(file)
+    contents, tensors = llama2c.read_model(file)
+    return contents, tensors, llama2c.read_tokenizer(file, contents["vocab_size"])
 
 
-def _in_memory(file: Path, name: str, tensor: Tensor) -> Stored:
-    return Stored(file, name, tuple(tensor.shape), lambda: tensor)
+# --- The tensors of a folder ----------------------------------------------------------------------
 
 
-# --- The tensors of a folder, by name -------------------------------------------------------------
-
-
-def _stored_tensors(folder: Path) -> dict[str, Stored]:
-    """All tensors in the weight files of a folder; no numbers are read yet where that can be."""
-    found: dict[str, Stored] = {}
-    for file in _weight_files(folder):
-        _check_text(file)
-        read = _safetensors if file.suffix == ".safetensors" else _pickled
-        for each in read(file):
-            if each.name in found:
-                raise CheckpointError(f"{file}: tensor {_shown(each.name)} is in two files")
-            found[each.name] = each
-    return found
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    for name in _FORMATS:
-        file, index = folder / name, folder / f"{name}.index.json"
-        if file.is_file():
-            return [file]
-        if index.is_file():
-            return _shards(index)
-    raise CheckpointError(f"no weights in {folder}: it needs {' or '.join(_FORMATS)}")
+def _read_weights(folder: Path) -> tuple[Path, Tensors]:
+    """The weight file, or the index of its shards, and all tensors; safetensors come first."""
+    found = [folder / name for name in _FILES if (folder / name).is_file()]
+    if not found:
+        raise CheckpointError(f"no weights in {folder}: it needs {_FILES[0]} or {_FILES[2]}")
+    tensors: Tensors = {}
+    for file in _shards(found[0]) if found[0].suffix == ".json" else found[:1]:
+        _check_start(file)
+        read = _read_safetensors if file.suffix == ".safetensors" else _read_pickle
+        for name, tensor in read(file).items():
+            if name in tensors:
+                raise CheckpointError(f"{file}: tensor {name} is in two files")
+            tensors[name] = tensor
+    return found[0], tensors
 
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        plain = all(Path(name).name == name for name in names)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        names = sorted(set(json.loads(read_text(index))["weight_map"].values()))
+        outside = any(Path(name).name != name for name in names)
+    except Exception as error:  # whatever damaged JSON leads to
         raise CheckpointError(f"{index} is damaged: it does not map tensors to files") from error
-    if not plain:
+    if outside:
         raise CheckpointError(f"{index} points outside its folder; do not use it")
-    files = [index.with_name(name) for name in sorted(names)]
+    files = [index.with_name(name) for name in names]
     for file in files:
         if not os.path.isfile(file):  # False, too, for a name that no file can have
-            raise CheckpointError(f"{file} is missing, and {index.name} asks for it")
+            raise CheckpointError(f"{file} is missing; {index.name} lists it")
     return files
 
 
-def _check_text(file: Path) -> None:
-    """Refuse what often lies where weights should: a pointer, a web page, nothing."""
+def _check_start(file: Path) -> None:
+    """Refuse what is often found in place of weights."""
     with open(file, "rb") as opened:
         start = opened.read(64)
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{file} is a Git LFS pointer, not the weights; run: git lfs pull")
-    if start.lstrip()[:1] == b"<":
-        raise CheckpointError(f"{file} is a web page, not weights; download it again")
-    if not start:
-        raise CheckpointError(f"{file} is empty; download it again")
+    if not start or start.lstrip()[:1] == b"<":
+        raise CheckpointError(f"{file} is empty or a web page, not weights; download it again")
 
 
-def _safetensors(file: Path) -> Iterator[Stored]:
+def _read_safetensors(file: Path) -> Tensors:
     try:
-        opened = safe_open(file, framework="pt")
+        return load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
-        tensor = _lying_tensor(file)
         raise CheckpointError(
-            f"{file} is damaged{tensor and f' at tensor {tensor}'}: {error}; get it again"
+            f"{file} is damaged{_damaged_tensor(file)}: {error}; download it again"
         ) from error
-    for name in opened.keys():
-        shape = tuple(opened.get_slice(name).get_shape())
-        yield Stored(file, name, shape, lambda name=name: opened.get_tensor(name))
 
 
-def _lying_tensor(file: Path) -> str:
-    """The first tensor whose bytes are not in the file, or not behind those before it.
-
-    `safetensors` has refused the header already; it does not always say at which tensor.
-    """
+def _damaged_tensor(file: Path) -> str:
+    """Names the first tensor with wrong offsets or size, which safetensors does not always do."""
     try:
         with open(file, "rb") as opened:
             length = int.from_bytes(opened.read(8), "little")
@@ -201,121 +167,86 @@ def _lying_tensor(file: Path) -> str:
         header.pop("__metadata__", None)
         end_of_file, end = file.stat().st_size - 8 - length, 0
         for name, info in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            start, end_before, end = info["data_offsets"][0], end, info["data_offsets"][1]
+            start, stop = info["data_offsets"]
             bits = int(re.sub(r"\D", "", info["dtype"].split("_")[0]) or 8)
-            numbers = 1
-            for size in info["shape"]:
-                numbers *= size
-            if start != end_before or end > end_of_file or 8 * (end - start) != numbers * bits:
-                return _shown(name)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            size = math.prod(map(int, info["shape"])) * bits / 8
+            if start != end or stop > end_of_file or stop - start != size:
+                return f" at tensor {name}"
+            end = stop
+    except Exception:  # whatever a damaged header leads to
         pass
     return ""
 
 
-def _shown(name: str) -> str:
-    """A name from a file, fit for one line."""
-    return name if name.isprintable() and len(name) < 200 else reprlib.repr(name)
-
-
-def _pickled(file: Path) -> Iterator[Stored]:
+def _read_pickle(file: Path) -> Tensors:
     tensors = read_pickle(file, mapped=True)
     if not isinstance(tensors, dict):
-        raise CheckpointError(f"{file} holds no dictionary of tensors")
+        raise CheckpointError(f"{file} is not a dictionary of tensors")
     for name, tensor in tensors.items():
         plain = isinstance(name, str) and isinstance(tensor, Tensor)
-        if not plain or tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise CheckpointError(f"{file}: {reprlib.repr(name)} is no tensor with a name")
-        if tensor.nbytes > tensor.untyped_storage().nbytes():
-            raise CheckpointError(
-                f"{file}: tensor {_shown(name)} has fewer numbers than its shape says"
-            )
-        yield _in_memory(file, name, tensor)
+        dense = plain and tensor.layout == torch.strided and tensor.device.type == "cpu"
+        if not dense or tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{file}: {name!s:.200} is not a dense tensor")
+    return tensors
 
 
-# --- From their tensors to our parameters ---------------------------------------------------------
+# --- From stored tensors to parameters; errors name the tensor ------------------------------------
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a stored tensor goes: rows of a parameter of ours."""
+def _match(model: Transformer, family: Family, stored: Tensors) -> Parts:
+    """Every slice of a parameter, and the tensor that has its values.
 
-    ours: str
-    rows: slice
-    transposed: bool
-    stored: Stored
-
-
-def _places(model: Transformer, family: Family, stored: dict[str, Stored]) -> list[Place]:
-    """A place for every tensor and a tensor for every place; raises CheckpointError."""
-    places, used = [], set()
+    Raises:
+        CheckpointError: a tensor is missing, unexpected or of another shape.
+    """
+    parts: Parts = []
     for ours, weight in model.named_parameters():
-        for theirs, rows in family.pieces(ours, len(weight), model.config):
-            found = _find(stored, theirs)
+        for name, rows, transposed in family.slices(ours, len(weight), model.config):
             shape = (rows.stop - rows.start, *weight.shape[1:])
-            transposed = family.transposed(ours)
-            _check_shape(found, shape[::-1] if transposed else shape)
-            places.append(Place(ours, rows, transposed, found))
-            used.add(theirs)
-    for name, extra in stored.items():
-        if name in used or re.fullmatch(family.buffers, name):
-            continue
-        if not (model.config.tied and name in family.their_names("head.weight")):
+            tensor = _find(stored, name, shape[::-1] if transposed else shape)
+            parts.append((ours, rows, name, tensor.T if transposed else tensor))
+    embedding = family.stored_names("embedding.weight")[0]
+    for name in sorted(stored.keys() - {name for _, _, name, _ in parts}):
+        if model.config.tied and name in family.stored_names("head.weight"):
+            # It is often stored all the same. Compared as bytes, since NaN differs from NaN.
+            pair = _find(stored, name, stored[embedding].shape), stored[embedding]
+            if not torch.equal(*(tensor.contiguous().view(torch.uint8) for tensor in pair)):
+                raise CheckpointError(
+                    f"tensor {name} differs from {embedding}; they must not be tied in config.json"
+                )
+        elif not re.fullmatch(family.buffers, name):
             raise CheckpointError(
-                f"{extra.file}: tensor {_shown(extra.name)} has no place in a "
-                f"{family.model_type} model of {model.config.n_layer} blocks as config.json has it"
+                f"tensor {name} is unexpected: by config.json this is a {family.model_type} model "
+                f"of {model.config.n_layer} blocks"
             )
-        _check_tied(extra, _find(stored, family.their_names("embedding.weight")[0]))
-    return places
+    return parts
 
 
-def _find(stored: dict[str, Stored], name: str) -> Stored:
+def _find(stored: Tensors, name: str, shape: tuple[int, ...]) -> Tensor:
     if name not in stored:
-        files = {each.file for each in stored.values()}
-        where = files.pop() if len(files) == 1 else files and files.pop().parent or "the file"
-        raise CheckpointError(f"{where}: tensor {name} is missing")
+        raise CheckpointError(f"tensor {name} is missing")
+    found = stored[name].shape
+    if found != shape:
+        raise CheckpointError(f"tensor {name} is {list(found)}, by config.json {list(shape)}")
     return stored[name]
 
 
-def _check_shape(stored: Stored, shape: tuple[int, ...]) -> None:
-    if stored.shape != shape:
-        raise CheckpointError(
-            f"{stored.file}: tensor {stored.name} has shape {list(stored.shape)} where "
-            f"config.json asks for {list(shape)}"
-        )
-
-
-def _check_tied(head: Stored, embedding: Stored) -> None:
-    """A tied head is often stored all the same; it must be what it is tied to."""
-    _check_shape(head, embedding.shape)
-    bits = [each.read().contiguous().view(torch.uint8) for each in (head, embedding)]  # NaN too
-    if not torch.equal(*bits):
-        raise CheckpointError(
-            f"{head.file}: tensor {head.name} differs from {embedding.name}; config.json must "
-            "say that they are not tied (tie_word_embeddings false)"
-        )
-
-
-def _fill(model: Transformer, places: list[Place], dtype: torch.dtype, device: str) -> None:
-    """Give the model of shapes its memory, and copy tensor after tensor into it."""
-    for module in model.modules():  # as `to_empty` would, which loads sympy for it
+@torch.no_grad()
+def _fill(model: Transformer, parts: Parts, file: Path, dtype: torch.dtype, device: str) -> None:
+    """Move a model from the meta device to its own, and read its values, tensor by tensor."""
+    for module in model.modules():  # `to_empty` would import sympy for it
         for name, weight in list(module.named_parameters(recurse=False)):
             memory = torch.empty(weight.shape, dtype=dtype, device=device)
-            setattr(module, name, torch.nn.Parameter(memory))
-    if model.config.tied:  # which has torn them apart
+            setattr(module, name, nn.Parameter(memory))
+    if model.config.tied:  # two parameters by now
         model.head.weight = model.embedding.weight
     if model.config.position == "rotary":
         tables = scaled_rotary_tables(model.config)
         model.cos, model.sin = (table.to(device) for table in tables)
     parameters = dict(model.named_parameters())
-    for place in places:
-        tensor, stored = place.stored.read(), place.stored
+    for ours, rows, name, tensor in parts:
         if not tensor.is_floating_point():
-            raise CheckpointError(f"{stored.file}: tensor {stored.name} holds {tensor.dtype}")
-        part = parameters[place.ours].data[place.rows]
-        part.copy_(tensor.T if place.transposed else tensor)
+            raise CheckpointError(f"tensor {name} is of type {tensor.dtype}")
+        part = parameters[ours][rows].copy_(tensor)
         if not part.isfinite().all():
-            print(
-                f"warning: {stored.file}: tensor {stored.name} holds NaN or infinite numbers",
-                file=sys.stderr,
-            )
+            log(f"warning: {file}: tensor {name} has NaN or infinite values")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from minislm.config import ModelConfig
-from minislm.model import rotary_tables
+from minislm.model import Transformer, rotary_tables
+from minislm.runtime.errors import UserError
 
 
 def scaled_rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
@@ -31,3 +32,11 @@ def scaled_rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
         frequency_D = frequency_D * (keep_D + (1 - keep_D) / factor)
     angle_TD = torch.outer(torch.arange(config.context).float(), frequency_D).repeat(1, 2)
     return angle_TD.cos(), angle_TD.sin()
+
+
+def check_rotary_tables(model: Transformer) -> None:
+    """Raise UserError if the model ignores the `rope_scaling` of its config, as `load` does not."""
+    if model.config.position == "rotary" and model.config.rope_scaling is not None:
+        expected, _ = scaled_rotary_tables(model.config)
+        if not torch.allclose(model.cos.float().cpu(), expected, atol=0.01):  # may be in bfloat16
+            raise UserError("the model ignores the rope_scaling of its config; open it with load()")

@@ -1,17 +1,16 @@
-"""Tokenizers of published models: tokenizer.json with its configuration, vocab.json with merges.txt."""
+"""Tokenizers of published models: tokenizer.json and its configuration; vocab.json, merges.txt."""
 
 from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from minislm.runtime.errors import CheckpointError, UserError
-from minislm.runtime.files import atomic_write, check_unicode, read_text
+from minislm.runtime.files import read_text, write_json
 from minislm.tasks import END_OF_TEXT
 from minislm.tokenizer import Tokenizer, read_backend
 
@@ -30,62 +29,43 @@ class PretrainedTokenizer(Tokenizer):
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, end_of_text: str | None = None):
-        names = _END_NAMES if end_of_text is None else (end_of_text,)
-        known = [name for name in names if backend.token_to_id(name) is not None]
-        if not known:
-            raise UserError(
-                f"the tokenizer has no end-of-text token: none of {', '.join(names)} is in its "
-                "vocabulary; add one of them to it"
-            )
-        super().__init__(backend, known[0])
-        probe = backend.encode("a")  # shows what the post-processor puts before a text
-        mask = probe.special_tokens_mask
-        self.bos_ids = probe.ids[: mask.index(0)] if 0 in mask else []
+        known = [name for name in _END_NAMES if backend.token_to_id(name) is not None]
+        super().__init__(backend, end_of_text or next(iter(known), END_OF_TEXT))
+        encoding = backend.encode("a")  # shows what the post-processor puts before a text
+        mask = encoding.special_tokens_mask
+        self.bos_ids = encoding.ids[: mask.index(0)] if 0 in mask else []
 
     def prompt_ids(self, text: str) -> list[int]:
         return self.bos_ids + self.encode(text) or [self.eot_id]
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Read a tokenizer.json, or a GPT-2 style vocab.json with merges.txt.
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Read the tokenizer.json of a folder, or its GPT-2 style vocab.json with merges.txt.
 
-    Args:
-        path: the folder that has them, or one of the files. A tokenizer_config.json beside
-            tokenizer.json names the end-of-text token.
+    A tokenizer_config.json beside tokenizer.json names the end-of-text token.
 
     Raises:
         CheckpointError: a file is missing, damaged or not a tokenizer; the message names it.
     """
+    file, vocab = folder / "tokenizer.json", folder / "vocab.json"
     try:
-        return _load(Path(path))
-    except CheckpointError:
-        raise
+        if file.exists():
+            return PretrainedTokenizer(read_backend(file), _configured_end_of_text(folder))
+        if vocab.exists():
+            return PretrainedTokenizer(_gpt2_backend(vocab, folder / "merges.txt"))
     except UserError as error:
-        raise CheckpointError(str(error)) from error
-
-
-def _load(path: Path) -> Tokenizer:
-    folder = path if path.is_dir() else path.parent
-    vocab, merges = folder / "vocab.json", folder / "merges.txt"
-    whole = folder / "tokenizer.json" if path.is_dir() else path
-    if path in (vocab, merges) or (path.is_dir() and not whole.exists() and vocab.exists()):
-        return PretrainedTokenizer(_gpt2_backend(vocab, merges))
-    if path.is_dir() and not whole.exists():
-        raise UserError(
-            f"no tokenizer in {path}: it needs tokenizer.json, or vocab.json and merges.txt"
-        )
-    backend = read_backend(whole)
-    try:
-        return PretrainedTokenizer(backend, _configured_end_of_text(folder))
-    except UserError as error:
-        raise UserError(f"{whole}: {error}") from error
+        named = str(folder) in str(error)
+        raise CheckpointError(str(error) if named else f"{file}: {error}") from error
+    raise CheckpointError(
+        f"no tokenizer in {folder}: it needs tokenizer.json, or vocab.json and merges.txt"
+    )
 
 
 def save_tokenizer(folder: Path, tokenizer: Tokenizer, model_max_length: int) -> None:
     """Write tokenizer.json and tokenizer_config.json, as `transformers` reads them."""
     name_of = tokenizer.backend.id_to_token
-    bos_ids: Sequence[int] = getattr(tokenizer, "bos_ids", ())
-    end = name_of(tokenizer.eot_id)
+    end, bos_ids = name_of(tokenizer.eot_id), getattr(tokenizer, "bos_ids", ())
+    tokenizer.save(folder)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": name_of(bos_ids[0]) if bos_ids else end,
@@ -95,8 +75,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, model_max_length: int) ->
         "clean_up_tokenization_spaces": False,
         "model_max_length": model_max_length,
     }
-    tokenizer.save(folder)
-    atomic_write(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def _gpt2_backend(vocab: Path, merges: Path) -> tokenizers.Tokenizer:
@@ -105,9 +84,7 @@ def _gpt2_backend(vocab: Path, merges: Path) -> tokenizers.Tokenizer:
     try:
         backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
     except Exception as error:  # the library raises nothing more precise
-        raise UserError(
-            f"{vocab} and {merges.name} are damaged or do not match: {error}"
-        ) from error
+        raise UserError(f"{vocab}, {merges.name} are damaged or do not match: {error}") from error
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
@@ -120,11 +97,10 @@ def _configured_end_of_text(folder: Path) -> str | None:
         return None
     try:
         token = json.loads(read_text(file)).get("eos_token")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} is not a JSON object: {error}") from error
-    token = token.get("content", token) if isinstance(token, dict) else token  # both are in use
-    if isinstance(token, str):
-        check_unicode(token)
-    elif token is not None:
-        raise UserError(f"{file} is damaged: its eos_token is {reprlib.repr(token)}, not a text")
+        token = token["content"] if isinstance(token, dict) else token  # both are in use
+        if not isinstance(token, str | None):
+            raise TypeError(f"eos_token is {reprlib.repr(token)}, not a string")
+        (token or "").encode()  # half of a surrogate pair raises a ValueError
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged: {error}") from error
     return token

@@ -1,4 +1,4 @@
-"""How sure a rate or a mean is: 95 % intervals."""
+"""95 % confidence intervals of rates and means."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_Z = 1.959963984540054  # the normal distribution's 97.5 % point
-# Student's 97.5 % points for 1, 2, ... degrees of freedom; beyond them the normal one is close.
+_Z = 1.959963984540054  # the 0.975 quantile of the normal distribution
+# The 0.975 quantiles of Student's t for 1, 2, ... degrees of freedom; beyond them _Z is used.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
       2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)  # fmt: skip
 
 
-def wilson(right: int, asked: int) -> tuple[float, float]:
-    """The interval of a rate from `right` of `asked` independent answers (Wilson 1927, eq. 4).
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The score interval of a rate, from independent trials (Wilson 1927, equation 4).
 
     Raises:
-        ValueError: nothing was asked, or more was right than asked.
+        ValueError: no trials, or more successes than trials.
     """
-    if not 0 <= right <= asked or asked == 0:
-        raise ValueError(f"{right} of {asked} is no rate")
-    rate, z2 = right / asked, _Z**2
-    middle = (rate + z2 / (2 * asked)) / (1 + z2 / asked)
-    half = _Z * math.sqrt(rate * (1 - rate) / asked + z2 / (4 * asked**2)) / (1 + z2 / asked)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(f"{successes} of {trials} is not a rate")
+    rate, z2 = successes / trials, _Z**2
+    middle = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = _Z * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
+    # The interval contains the rate; of 0 or 1, its end is the rate itself but for rounding.
+    return max(0.0, min(middle - half, rate)), min(1.0, max(middle + half, rate))
 
 
 def of_mean(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean and Student's interval; one value says nothing of its spread: -inf to inf."""
+    """The mean and Student's t interval; of one value, (value, -inf, inf)."""
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return mean, -math.inf, math.inf
@@ -37,15 +38,14 @@ def of_mean(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def of_rates(right: Sequence[int], asked: Sequence[int]) -> tuple[float, float, float]:
-    """The mean rate of several runs (one a seed) and its interval.
+def of_rates(successes: Sequence[int], trials: Sequence[int]) -> tuple[float, float, float]:
+    """The mean rate of several runs, one per seed, and its interval.
 
-    Two things are uncertain: which rule a seed happens on, and how far the questions asked stand
-    for others. Student's interval over the seeds covers the first and shrinks to a point where all
-    seeds agree; Wilson's over all answers covers the second. The wider reach of both is taken.
+    Student's interval over the seeds covers the variance of training, but has length 0 where all
+    seeds agree. Wilson's over all trials covers that of the questions. This is their hull.
     """
-    rates = [r / a for r, a in zip(right, asked, strict=True)]
-    low, high = wilson(sum(right), sum(asked))
+    rates = [s / n for s, n in zip(successes, trials, strict=True)]
+    low, high = wilson(sum(successes), sum(trials))
     if len(rates) > 1:
         _, lowest, highest = of_mean(rates)
         low, high = min(low, lowest), max(high, highest)
@@ -53,8 +53,6 @@ def of_rates(right: Sequence[int], asked: Sequence[int]) -> tuple[float, float, 
 
 
 def bootstrap(values: Sequence[float], draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean of `values` (Efron 1979)."""
-    array = np.asarray(values, float)
-    drawn = np.random.default_rng(seed).integers(0, len(array), (draws, len(array)))
-    low, high = np.quantile(array[drawn].mean(1), (0.025, 0.975))
-    return float(low), float(high)
+    """The percentile bootstrap interval of the mean, from `draws` resamples (Efron 1979)."""
+    resamples = np.random.default_rng(seed).choice(np.asarray(values, float), (draws, len(values)))
+    return tuple(np.quantile(resamples.mean(1), (0.025, 0.975)).tolist())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from minislm.evaluation import TaskScore, TextLoss
 
-_CELL = 44  # characters of a column of text
+_WIDTH = 44  # characters of a column of text
+_LOSSES = ("nats_per_token", "perplexity", "bits_per_byte")
+_SPLITS = ("train", "test")
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -21,57 +24,42 @@ def model_entry(
     """One model's entry in the --json object; a key is absent where nothing was measured."""
     entry: dict[str, object] = {"parameters": parameters}
     if loss is not None:
-        entry |= {
-            "nats_per_token": loss.nats_per_token,
-            "perplexity": loss.perplexity,
-            "bits_per_byte": loss.bits_per_byte,
-        }
+        entry |= {name: getattr(loss, name) for name in _LOSSES}
     if scores is not None:
-        entry["tasks"] = {
-            task: {
-                split: score.rate(split)
-                for split in ("train", "test")
-                if score.rate(split) is not None
-            }
-            for task, score in scores.items()
-        }
+        entry["tasks"] = tasks = {}
+        for task, score in scores.items():
+            counts = {split: getattr(score, split) for split in _SPLITS}
+            tasks[task] = {split: right / n for split, (right, n) in counts.items() if n}
     return entry
 
 
 def task_table(scores: dict[str, TaskScore]) -> str:
-    """Exact match as a table, with the pairs that were too long for the context."""
+    """Exact match as a table, with the pairs that are too long for the context."""
     lines = [f"{'exact match':<14}{'D_train':>16}{'D_test':>16}"]
     for task, score in scores.items():
-        cells = "".join(f"{_rate(*getattr(score, split)):>16}" for split in ("train", "test"))
-        lines.append(f"{task:<14}{cells}{_left_out(score.too_long)}")
+        lines.append(_task_row(task, [score]))
+        if score.too_long:
+            lines[-1] += f"   too long: {len(score.too_long)}, from i = {score.too_long[0]}"
     evaluated = [score for score in scores.values() if score.train[1]]
     if len(evaluated) > 1:
-        total = [[sum(s) for s in zip(*(getattr(x, split) for x in evaluated))]
-                 for split in ("train", "test")]  # fmt: skip
-        lines.append(f"{'all':<14}" + "".join(f"{_rate(*each):>16}" for each in total))
+        lines.append(_task_row("all", evaluated))
     return "\n".join(lines)
 
 
-def _rate(right: int, asked: int) -> str:
-    return f"{right / asked:.0%} of {asked}" if asked else "-"
-
-
-def _left_out(numbers: Sequence[int]) -> str:
-    if not numbers:
-        return ""
-    shown = f"i = {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} of i = {numbers[0]}.."
-    return f"   too long: {shown}"
+def _task_row(name: str, scores: Sequence[TaskScore]) -> str:
+    line = f"{name:<14}"
+    for split in _SPLITS:
+        right, n = map(sum, zip(*(getattr(score, split) for score in scores)))
+        line += f"{f'{right / n:.0%} of {n}' if n else '-':>16}"
+    return line
 
 
 def columns(prompt: str, texts: list[tuple[str, str]]) -> str:
     """The continuations of one prompt side by side: one column per (model, text)."""
-    wrapped = [
-        [name[-_CELL:], "-" * min(_CELL, len(name))]
-        + textwrap.wrap(" ".join(text.split()), _CELL, break_long_words=True)
-        for name, text in texts
-    ]
-    lines = [f'"{prompt}" ...']
-    for line in range(max(map(len, wrapped))):
-        cells = (column[line] if line < len(column) else "" for column in wrapped)
-        lines.append("  ".join(f"{cell:<{_CELL}}" for cell in cells).rstrip())
+    cells, lines = [], [f'"{prompt}" ...']
+    for name, text in texts:
+        wrapped = textwrap.wrap(" ".join(text.split()), _WIDTH)
+        cells.append([name[-_WIDTH:], "-" * min(_WIDTH, len(name)), *wrapped])
+    for row in zip_longest(*cells, fillvalue=""):
+        lines.append("  ".join(f"{cell:<{_WIDTH}}" for cell in row).rstrip())
     return "\n".join(lines)

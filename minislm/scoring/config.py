@@ -12,21 +12,16 @@ from minislm.runtime.errors import UserError
 class ScoreConfig:
     """Scores of generated texts (--score)."""
 
-    score: bool = option(False, "score generated texts: grammar, creativity, consistency and "
-                         "instruction following, from 0 to 10")  # fmt: skip
+    score: bool = option(False, "score generated texts in four dimensions, from 0 to 10")
     samples: int = option(200, "generated texts per model", minimum=16)
     prompt_file: str | None = option(None, "prompts, one per line (default: 44 of the project)")
-    grader: str | None = option(None, "a model whose likelihood of the texts is printed beside the "
-                                "scores")  # fmt: skip
-    human: str | None = option(None, "CSV file of texts scored by people: correlate the scores "
-                               "with it (needs --grader)")  # fmt: skip
+    grader: str | None = option(None, "model whose likelihood of the texts is measured too")
+    human: str | None = option(None, "CSV file of human scores to correlate with; needs --grader")
     sensitivity: bool = option(False, "show the scores of texts that were corrupted on purpose")
-    judge: str | None = option(None, "URL of an OpenAI-compatible endpoint that judges too, such "
-                               "as http://localhost:8000/v1; its key is read from "
-                               "MINISLM_JUDGE_KEY")  # fmt: skip
+    judge: str | None = option(None, "URL of an OpenAI-compatible endpoint that judges too, like "
+                               "http://localhost:8000/v1; its key: MINISLM_JUDGE_KEY")  # fmt: skip
     judge_model: str | None = option(None, "name of the judge's model")
-    judge_budget: int = option(200_000, "largest number of tokens sent to and from the judge",
-                               minimum=1)  # fmt: skip
+    judge_budget: int = option(200_000, "tokens to and from the judge at most", minimum=1)
 
     def __post_init__(self) -> None:
         check(self)

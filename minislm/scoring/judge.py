@@ -1,29 +1,29 @@
-"""A large model as a judge, behind any OpenAI-compatible endpoint, as in the TinyStories paper.
+"""A large language model as a judge, behind any OpenAI-compatible endpoint (LLM-as-a-judge).
 
-The judge reads a beginning and a student's continuation (section 3.2 of Eldan & Li 2023) and gives
-grammar, creativity and consistency from 0 to 10 and an age group. Answers are kept in a file, so
-that no text is paid for twice; a request that fails is tried again; a ceiling on tokens ends the
-judging before it costs more than was asked for.
+As in the TinyStories paper (Eldan & Li 2023, section 3.2), it rates a continuation's grammar,
+creativity and consistency from 0 to 10 and guesses an age group. Judgements are cached in a file,
+failed requests are retried, and a budget of tokens bounds the cost.
 """
 
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from minislm.runtime.errors import UserError
-from minislm.runtime.files import atomic_write
+from minislm.runtime.files import atomic_write, read_text
 
-ASKED = ("grammar", "creativity", "consistency")
+CRITERIA = ("grammar", "creativity", "consistency")
 AGES = {"A": "3 or under", "B": "4-5", "C": "6-7", "D": "8-9", "E": "10-12", "F": "13-16"}
 KEY_VARIABLE = "MINISLM_JUDGE_KEY"
 _TASK = """\
@@ -39,8 +39,8 @@ Answer with one line of JSON and nothing else: {{"grammar": 0-10, "creativity": 
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the judge said of one continuation: 0 to 10 each, and a letter of AGES."""
+class Judgement:
+    """Ratings of one continuation from 0 to 10, and a key of AGES."""
 
     grammar: float
     creativity: float
@@ -48,73 +48,58 @@ class Verdict:
     age: str
 
 
+@dataclass
 class Judge:
-    """Asks an endpoint for verdicts.
+    """Requests judgements from an endpoint; its key is read from MINISLM_JUDGE_KEY."""
 
-    Args:
-        url: up to and including the version: http://localhost:8000/v1.
-        model: the name that the endpoint knows it by.
-        cache: a file of JSON lines in which verdicts are kept.
-        budget: tokens, as the endpoint counts them, after which nothing more is asked.
-        attempts, pause, timeout: how often a request is tried, the seconds before the second try
-            (doubled each time), and the seconds an answer may take.
+    url: str  # up to and including the version: http://localhost:8000/v1
+    model: str
+    cache: Path = Path("runs/cache/judge.jsonl")  # the judgements so far, one per line
+    budget: int = 200_000  # tokens, by the endpoint's count, after which no request is sent
+    attempts: int = 4  # tries per request
+    pause: float = 1.0  # seconds before the second try, doubled each time
+    timeout: float = 60.0  # seconds to wait for an answer
+    spent: int = 0  # tokens, in this run
 
-    The key, where one is needed, is read from the variable MINISLM_JUDGE_KEY.
-    """
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise UserError(f"--judge takes a URL like http://localhost:8000/v1, not {self.url!r}")
+        self.url = self.url.rstrip("/")
+        rows = read_text(self.cache).splitlines() if self.cache.exists() else []
+        try:
+            self._known = {row.pop("key"): Judgement(**row) for row in map(json.loads, rows)}
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise UserError(f"{self.cache} is damaged ({error}); delete it") from error
 
-    def __init__(
-        self, url: str, model: str, cache: str | Path, *, budget: int = 200_000,
-        attempts: int = 4, pause: float = 1.0, timeout: float = 60.0,
-    ):  # fmt: skip
-        if not url.startswith(("http://", "https://")):
-            raise UserError(f"--judge takes a URL such as http://localhost:8000/v1, not {url!r}")
-        self.url, self.model, self.cache = url.rstrip("/"), model, Path(cache)
-        self.budget, self.attempts, self.pause, self.timeout = budget, attempts, pause, timeout
-        self.spent = 0  # tokens, in this run
-        self._known = self._read_cache()
-
-    def judge(self, texts: Sequence[tuple[str, str]]) -> list[Verdict | None]:
-        """A verdict on each (prompt, continuation); None where the judge gave no usable answer, or
-        where the budget was spent by then.
+    def judge(self, prompt: str, text: str) -> Judgement | None:
+        """The judgement of a continuation; None without a usable answer or without budget.
 
         Raises:
-            UserError: the endpoint refuses (a wrong key, name or address) or cannot be reached.
+            UserError: the endpoint refuses (wrong key, name or address) or cannot be reached.
         """
-        return [self._one(prompt, text) for prompt, text in texts]
-
-    def _one(self, prompt: str, text: str) -> Verdict | None:
-        question = _TASK.format(
-            prompt=prompt, text=text, ages=", ".join(f"{k}: {v}" for k, v in AGES.items())
-        )
+        ages = ", ".join(f"{key}: {age}" for key, age in AGES.items())
+        question = _TASK.format(prompt=prompt, text=text, ages=ages)
         key = hashlib.sha256(f"{self.url}\0{self.model}\0{question}".encode()).hexdigest()
-        if key in self._known:
-            return Verdict(**self._known[key])
-        if self.spent >= self.budget:
-            return None
-        for _ in range(2):  # an answer that is no verdict is asked for once more
+        for _ in range(2):  # an answer that is no judgement is requested once more
+            if key in self._known or self.spent >= self.budget:
+                break
             answer, tokens = self._request(question)
             self.spent += tokens
-            verdict = read_verdict(answer)
-            if verdict is not None:
-                self._known[key] = vars(verdict)
-                lines = (json.dumps({"key": k} | v) + "\n" for k, v in self._known.items())
-                atomic_write(self.cache, "".join(lines))
-                return verdict
-            if self.spent >= self.budget:
-                break
-        return None
+            if (judgement := read_judgement(answer)) is not None:
+                self._known[key] = judgement
+                rows = [{"key": k} | asdict(each) for k, each in self._known.items()]
+                atomic_write(self.cache, "".join(json.dumps(row) + "\n" for row in rows))
+        return self._known.get(key)
 
     def _request(self, question: str) -> tuple[str, int]:
-        """The answer's text and what it cost; tries again where that may help."""
+        """The answer's text and the tokens spent; retries where that may help."""
         body = {"model": self.model, "temperature": 0,
                 "messages": [{"role": "user", "content": question}]}  # fmt: skip
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(KEY_VARIABLE):
             headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(
-            f"{self.url}/chat/completions", json.dumps(body).encode(), headers
-        )
-        why = ""
+        url, reason = f"{self.url}/chat/completions", ""
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
         for attempt in range(self.attempts):
             if attempt:
                 time.sleep(self.pause * 2 ** (attempt - 1))
@@ -122,59 +107,37 @@ class Judge:
                 with urllib.request.urlopen(request, timeout=self.timeout) as response:
                     return _content(json.loads(response.read(1 << 20)), question)
             except urllib.error.HTTPError as error:
-                why = f"HTTP {error.code} {error.reason}"
+                reason = f"HTTP {error.code} {error.reason}"
                 if error.code not in (408, 409, 429) and error.code < 500:
                     break
-            except (OSError, ValueError) as error:  # not reached, too slow, or no JSON
-                why = str(error) or type(error).__name__
+            except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+                reason = str(error) or type(error).__name__
         raise UserError(
-            f"the judge at {self.url} gave no answer ({why}); verdicts so far are kept in "
+            f"the judge at {self.url} gave no answer ({reason}); judgements so far are kept in "
             f"{self.cache}: check --judge, --judge-model and {KEY_VARIABLE}, and try again"
         )
 
-    def _read_cache(self) -> dict[str, dict[str, Any]]:
-        known = {}
-        try:
-            lines = self.cache.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return known
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read {self.cache} ({error}); delete it") from error
-        for line in lines:
-            try:
-                row = json.loads(line)
-                key = row.pop("key")
-                known[key] = vars(Verdict(**row))
-            except (ValueError, TypeError, LookupError, AttributeError) as error:
-                raise UserError(f"{self.cache} is damaged ({error}); delete it") from error
-        return known
-
 
 def _content(answer: Any, question: str) -> tuple[str, int]:
-    """The text of a chat completion and its tokens; an answer of another form is no text.
-
-    An endpoint that does not count is taken to need a token for every four characters.
-    """
-    try:
+    """The text of a chat completion ("" for an answer of another form) and its tokens."""
+    text = ""
+    with suppress(LookupError, TypeError):
         text = str(answer["choices"][0]["message"]["content"])
-    except (LookupError, TypeError):
-        text = ""
-    try:
+    tokens = (len(question) + len(text)) // 4  # for an endpoint that does not count them
+    with suppress(LookupError, TypeError, ValueError):
         tokens = int(answer["usage"]["total_tokens"])
-    except (LookupError, TypeError, ValueError):
-        tokens = (len(question) + len(text)) // 4
     return text, max(1, tokens)
 
 
-def read_verdict(text: str) -> Verdict | None:
-    """The verdict in an answer, which may stand among other words; None if there is none."""
+def read_judgement(text: str) -> Judgement | None:
+    """The judgement in an answer, among other words or not; None without one."""
     for found in re.findall(r"\{[^{}]*\}", text):
         try:
             row = json.loads(found)
-            values = [float(row[name]) for name in ASKED]
+            ratings = [float(row[name]) for name in CRITERIA]
             age = str(row["age"]).strip().upper()[:1]
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             continue
-        if all(0 <= value <= 10 for value in values) and age in AGES:
-            return Verdict(*values, age)
+        if all(0 <= rating <= 10 for rating in ratings) and age in AGES:
+            return Judgement(*ratings, age)
     return None

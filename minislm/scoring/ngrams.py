@@ -1,4 +1,4 @@
-"""What two texts have in common: BLEU, ROUGE, distinct runs, and how much was read before.
+"""N-gram measures: BLEU, self-BLEU, ROUGE-N, distinct-n, and overlap with the training text.
 
 Texts are lists of tokens; `words_of` is the tokenization of ROUGE's reference implementation.
 """
@@ -9,18 +9,19 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 Tokens = Sequence[str]
 
 
 def words_of(text: str) -> list[str]:
-    """Small letters and digits, everything else between them left out."""
+    """Lower-case words and numbers; everything between them is left out."""
     return re.findall(r"[a-z0-9]+", text.lower())
 
 
-def runs(tokens: Tokens, n: int) -> Counter[tuple[str, ...]]:
-    """The n-grams of a text and how often each comes."""
+def ngrams(tokens: Tokens, n: int) -> Counter[tuple[str, ...]]:
+    """The n-grams of a text with their counts."""
     return Counter(zip(*(tokens[k:] for k in range(n))))
 
 
@@ -31,117 +32,75 @@ def bleu(
 
     references[i] are all references of hypotheses[i]. The brevity penalty takes the reference
     nearest in length (the shorter of two). An order without a match counts as 1 / (2^k x total)
-    for the k-th such order (Chen & Cherry 2014, method 3); 0 if no single token matches.
+    for the k-th such order (Chen & Cherry 2014, method 3). 0 if no single token matches, or if no
+    hypothesis has n-grams of an order.
 
     Raises:
         ValueError: the lists differ in length, or a hypothesis has no reference.
     """
-    if len(hypotheses) != len(references) or not all(references):
-        raise ValueError("every hypothesis needs at least one reference")
-    right, total = [0] * order, [0] * order
-    length = wanted = 0
-    for said, refs in zip(hypotheses, references):
-        length += len(said)
-        wanted += min((abs(len(ref) - len(said)), len(ref)) for ref in refs)[1]
-        for n in range(order):
-            counted, allowed = runs(said, n + 1), Counter()
-            for ref in refs:
-                allowed |= runs(ref, n + 1)
-            right[n] += sum((counted & allowed).values())
-            total[n] += sum(counted.values())
-    if not right[0]:
-        return 0.0
+    pairs = list(zip(hypotheses, references, strict=True))
+    length = sum(map(len, hypotheses))
+    nearest = sum(min((abs(len(ref) - len(own)), len(ref)) for ref in refs)[1]
+                  for own, refs in pairs)  # fmt: skip
     logs, smooth = 0.0, 1.0
-    for matches, count in zip(right, total):
-        if not count:  # shorter than the order: sacrebleu's precision is 0 there
+    for n in range(1, order + 1):
+        counts = [ngrams(own, n) for own, _ in pairs]
+        highest = [reduce(or_, (ngrams(ref, n) for ref in refs)) for _, refs in pairs]
+        matches = sum((own & most).total() for own, most in zip(counts, highest))
+        total = sum(own.total() for own in counts)
+        if not total or (n == 1 and not matches):
             return 0.0
-        if not matches:
-            smooth *= 2
-        logs += math.log(matches / count if matches else 1 / (smooth * count))
-    penalty = min(1.0, math.exp(1 - wanted / length))
-    return 100 * penalty * math.exp(logs / order)
+        smooth *= 1.0 if matches else 0.5
+        logs += math.log((matches or smooth) / total)
+    return 100 * math.exp(logs / order + min(0.0, 1 - nearest / length))
 
 
 def self_bleu(texts: Sequence[Tokens]) -> float:
-    """The mean BLEU of each text against all others (Zhu et al. 2018): 100 is all the same."""
-    if len(texts) < 2:
-        raise ValueError("self-BLEU needs at least two texts")
+    """The mean BLEU of each text against all others (Zhu et al. 2018); 100: all are the same."""
     scores = [bleu([text], [[*texts[:k], *texts[k + 1 :]]]) for k, text in enumerate(texts) if text]
     return sum(scores) / len(scores) if scores else 0.0
 
 
-@dataclass(frozen=True)
-class Rouge:
-    """Precision, recall and their harmonic mean, from 0 to 1 (Lin 2004)."""
-
-    precision: float
-    recall: float
-
-    @property
-    def f1(self) -> float:
-        both = self.precision + self.recall
-        return 2 * self.precision * self.recall / both if both else 0.0
-
-
-def rouge_n(said: Tokens, reference: Tokens, n: int) -> Rouge:
-    """Runs of n tokens in common."""
-    one, other = runs(said, n), runs(reference, n)
-    both = sum((one & other).values())
-    return Rouge(both / max(1, sum(one.values())), both / max(1, sum(other.values())))
-
-
-def rouge_l(said: Tokens, reference: Tokens) -> Rouge:
-    """The longest common subsequence."""
-    row = [0] * (len(reference) + 1)
-    for token in said:
-        diagonal = 0
-        for j, other in enumerate(reference, 1):
-            longest = diagonal + 1 if token == other else max(row[j], row[j - 1])
-            diagonal, row[j] = row[j], longest
-    return Rouge(row[-1] / max(1, len(said)), row[-1] / max(1, len(reference)))
+def rouge_n(text: Tokens, reference: Tokens, n: int) -> tuple[float, float]:
+    """ROUGE-N precision and recall, from 0 to 1 (Lin 2004)."""
+    own, other = ngrams(text, n), ngrams(reference, n)
+    matches = (own & other).total()
+    return matches / max(1, own.total()), matches / max(1, other.total())
 
 
 def distinct(texts: Iterable[Tokens], n: int) -> float:
-    """Different runs of n tokens over all runs (Li et al. 2016), over all texts together."""
-    counted: Counter[tuple[str, ...]] = Counter()
-    for text in texts:
-        counted += runs(text, n)
-    return len(counted) / max(1, sum(counted.values()))
+    """Distinct-n: different n-grams over all n-grams, of all texts together (Li et al. 2016)."""
+    counts = Counter(gram for text in texts for gram in ngrams(text, n).elements())
+    return len(counts) / max(1, counts.total())
 
 
-class Library:
-    """The training stories, indexed by their word pairs, to find what a text was copied from."""
+class NgramIndex:
+    """The training stories, indexed by word pairs, to find what a text was copied from."""
 
     def __init__(self, stories: Iterable[str]):
-        self.stories = [words_of(story) for story in stories]
-        self._with: dict[tuple[str, ...], list[int]] = {}
-        for number, story in enumerate(self.stories):
-            for pair in runs(story, 2):
+        self._stories: list[str] = []  # words with a space before and behind each
+        self._with: dict[tuple[str, ...], list[int]] = {}  # word pair -> numbers of its stories
+        for number, story in enumerate(stories):
+            words = words_of(story)
+            self._stories.append(f" {' '.join(words)} ")
+            for pair in ngrams(words, 2):
                 self._with.setdefault(pair, []).append(number)
 
-    def copied(self, text: str) -> float:
+    def rouge_2(self, text: str) -> float:
         """ROUGE-2 precision against the nearest training story (Eldan & Li 2023, section 4.4)."""
-        said = words_of(text)
-        shared: Counter[int] = Counter()
-        for pair in runs(said, 2):
-            shared.update(self._with.get(pair, ()))
-        near = [number for number, _ in shared.most_common(20)]  # by different pairs, not by counts
-        return max((rouge_n(said, self.stories[k], 2).precision for k in near), default=0.0)
+        words = words_of(text)
+        shared = Counter(k for pair in ngrams(words, 2) for k in self._with.get(pair, ()))
+        near = (self._stories[k].split() for k, _ in shared.most_common(20))  # most pairs in common
+        return max((rouge_n(words, story, 2)[0] for story in near), default=0.0)
 
-    def longest(self, text: str) -> int:
-        """Words of the longest run that some training story has too."""
-        said, best = words_of(text), 0
-        begins: dict[tuple[str, ...], list[int]] = {}
-        for t in range(len(said) - 1):
-            begins.setdefault((said[t], said[t + 1]), []).append(t)
-        for number in {k for pair in begins for k in self._with.get(pair, ())}:
-            story = self.stories[number]
-            for s in range(len(story) - 1):
-                for t in begins.get((story[s], story[s + 1]), ()):
-                    if s and t and story[s - 1] == said[t - 1]:
-                        continue  # not where the run begins
-                    n = 2
-                    while s + n < len(story) and t + n < len(said) and story[s + n] == said[t + n]:
-                        n += 1
-                    best = max(best, n)
-        return best
+    def longest_copied(self, text: str) -> int:
+        """Words of the longest run that a training story has too; 0 if that is a single word."""
+        words, best = words_of(text), 1
+        for start in range(len(words)):
+            while start + best < len(words):
+                run = words[start : start + best + 1]
+                rarest = min((self._with.get(pair, ()) for pair in zip(run, run[1:])), key=len)
+                if not any(f" {' '.join(run)} " in self._stories[k] for k in rarest):
+                    break
+                best += 1
+        return best if best > 1 else 0

@@ -1,67 +1,50 @@
-"""What can be counted in a continuation of a story, and the four scores made of it, from 0 to 10.
+"""Rule-based measures of a story's continuation, and the scores made of them, from 0 to 10.
 
-Every measure is a rule that a reader can follow by hand; `grading.py` asks models, and holds the
-scores against what people said. A continuation is looked at behind its prompt.
-
-    grammar       10 x share of sentences in which no rule finds a mistake: a verb or a counted noun
-                  that does not agree, "a" before a vowel or "an" before none, a word twice, a
-                  sentence that begins small, that is not ended, or that says what it or the one
-                  before just said
-    creativity    10 x new content words (not the prompt's) over the root of all words, against 4;
-                  less where more than half of the word pairs were read in one training story, down
-                  to 0 where all were
-    consistency   10 x the mean of four shares: names that are known (from the prompt, or introduced
-                  by then); sentences that go on from the one before (a word, or a pronoun for
-                  somebody); content words of the prompt that are taken up (half of them are full
-                  marks); and order, 1 less six times the share of sentences that come too early (a
-                  name before it is introduced, "a" thing after "the" thing, the end before the end)
-    instruction   10 x the share of a TinyStories-Instruct header that is kept: words used (in any
-                  form), dialogue where asked for, the story ended
+Every measure is a rule that a reader can check by hand; README.md lists them. A continuation is
+measured together with its prompt. Word lists are in rules.json.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from minislm.stories import lexicon as lex
 
 DIMENSIONS = ("grammar", "creativity", "consistency", "instruction")
-_RICH = 4.0  # new content words over the root of all words: what the generator's own stories have
+_RICH = 4.0  # new content words / sqrt(words) of the generator's own stories
+_CLOSING = frozenset(".!?\"'”")  # characters that end a finished text
 _SENTENCE = re.compile(r"\S(?:[^.!?\n]|[.!?](?![\"'”]?(?:\s|$)))*[.!?]*[\"'”]?")
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _NAME = re.compile(r"(?<![.!?\"'“”\n] )(?<![\n\"'“])(?<!^)\b[A-Z][a-z]+\b")
-# Words that carry no content; "very very", "had had" and "that that" may stand twice.
-_SMALL = frozenset(
-    """a about after again all also am an and any are as at away back be because been before but by
-    can could day did do does down every for from get go got had has have he her him his how i if in
-    into is it its just like little made make me more my no not now of off on one or our out
-    over put said saw say see she so some soon that the their them then there they this time to
-    too up us very want was we went were what when where which who why will with would
-    you your""".split()
-)
-_TWICE = frozenset("had that very so no ha bye yes many really big night".split())
-_PRONOUNS = frozenset("he she it they him her them his its their this that".split())
-_INTRODUCES = frozenset("named called met friend brother sister cousin".split())
+_ARTICLE = re.compile(r"\b([Aa]n?) ([a-z]+)")
+_VOWEL = re.compile(r"(?!uni|use|eu|one|once|ur)[aeiou]|hour|honest")  # takes "an"
+_MORAL = re.compile(r"\b((learned|never forgot|knew) that|from that day|the end\b|ever after)")
+_LISTS = {
+    name: frozenset(" ".join(lines).split())
+    for name, lines in json.loads(Path(__file__).with_suffix(".json").read_text("utf-8")).items()
+}
 
 
 @dataclass(frozen=True)
 class Measures:
-    """The raw measures of one continuation, each a share from 0 to 1, but for `richness`."""
+    """The measures of one continuation, each a share from 0 to 1, except `richness`."""
 
-    sound: float  # sentences without a mistake
-    richness: float  # new content words over the root of all words
-    copied: float  # word pairs read in the nearest training story
-    known: float  # names that are known
-    cohesion: float  # sentences that go on from the one before
-    taken_up: float  # content words of the prompt that come again
-    ordered: float  # 1 less six times the share of sentences that come too early
+    error_free: float  # sentences without an error
+    richness: float  # new content words / sqrt(words)
+    copied: float  # word pairs that stand in the nearest training story (ROUGE-2 precision)
+    known_names: float  # names that are in the prompt or introduced
+    cohesion: float  # sentences linked to the one before
+    order: float  # 1 - 6 x the share of sentences that come too early
+    prompt_recall: float  # content words of the prompt that are used again
 
     @property
     def grammar(self) -> float:
-        return 10 * self.sound
+        return 10 * self.error_free
 
     @property
     def creativity(self) -> float:
@@ -69,26 +52,39 @@ class Measures:
 
     @property
     def consistency(self) -> float:
-        taken_up = min(1.0, 2 * self.taken_up)
-        return 10 * (self.known + self.cohesion + taken_up + self.ordered) / 4
+        recall = min(1.0, 2 * self.prompt_recall)
+        return 10 * (self.known_names + self.cohesion + recall + self.order) / 4
 
 
 def measure(prompt: str, text: str, copied: float = 0.0) -> Measures:
-    """All measures of a text behind its prompt."""
-    before, after = sentences(prompt), sentences(text)
-    flaws = [bool(each) for each in mistakes(prompt, text)]
-    content, asked = _content(text), set(_content(prompt))
-    people = {name.lower() for name in names(text)}  # other names are no other words
-    new = set(content) - asked - people
+    """All measures of a continuation; `copied` is that of `ngrams.NgramIndex.rouge_2`."""
+    parts, found = sentences(text), errors(prompt, text)
+    content, given = set(_content(text)), set(_content(prompt))
+    present, known = names(text), {*names(prompt), *_introduced([prompt, text])}
+    new = content - given - {name.lower() for name in present}  # another name adds nothing
     return Measures(
-        sound=1 - sum(flaws) / len(flaws) if flaws else 0.0,
+        error_free=sum(not kinds for kinds in found) / len(found) if found else 0.0,
         richness=len(new) / max(1, len(words(text))) ** 0.5,
         copied=copied,
-        known=_known_names(prompt, text),
-        cohesion=_cohesion((before or [""])[-1:] + after),
-        taken_up=len(asked & set(content)) / max(1, len(asked)),
-        ordered=_ordered(prompt, after),
+        known_names=sum(name in known for name in present) / len(present) if present else 1.0,
+        cohesion=_cohesion((sentences(prompt) or [""])[-1:] + parts),
+        order=_order(prompt, parts),
+        prompt_recall=len(given & content) / max(1, len(given)),
     )
+
+
+def instruction(required: Iterable[str], features: Iterable[str], text: str) -> float:
+    """The share, from 0 to 10, of a TinyStories-Instruct header that a text fulfils.
+
+    Required words count in any form, dialogue where it is required, and a finished text. Other
+    features are left out: no rule can decide them.
+    """
+    stems = {stem(word) for word in words(text)}
+    fulfilled = [stem(word.lower()) in stems for word in required]
+    if "Dialogue" in features:
+        fulfilled.append(text.count('"') >= 2)
+    fulfilled.append(text.rstrip()[-1:] in _CLOSING)
+    return 10 * sum(fulfilled) / len(fulfilled)
 
 
 def words(text: str) -> list[str]:
@@ -99,233 +95,168 @@ def sentences(text: str) -> list[str]:
     return [part for part in _SENTENCE.findall(text) if words(part)]
 
 
-def mistakes(prompt: str, text: str) -> list[set[str]]:
-    """What the rules find in each sentence of a text that goes on from a prompt.
+def split_beginning(text: str) -> tuple[str, str]:
+    """A story's first three sentences, and the rest: a prompt and its continuation."""
+    parts = sentences(text)
+    start = text.index(parts[min(3, len(parts) - 1)])
+    return text[:start], text[start:]
 
-    The first sentence may be the prompt's own going on, so it may begin small; the last one must
-    be ended.
+
+def names(text: str) -> list[str]:
+    """Capitalised words that do not begin a sentence, and names that the lexicon knows."""
+    found = re.finditer(r"\b[A-Z][a-z]+\b", text)
+    found = (m[0] for m in found if m[0] in lex.lexicon() or _NAME.match(text, m.start()))
+    return [name for name in found if name not in _LISTS["no name"]]
+
+
+@lru_cache(maxsize=1 << 16)
+def stem(word: str) -> str:
+    """The lemma of a word where the lexicon knows it, else the word without its ending."""
+    word_class, lemma, _ = lex.look_up(word)
+    if word_class != "other" and lemma != word:
+        return lemma.lower()
+    return re.sub(r"(?<=...)(?:'s|ing|ies|ed|es|s|ly)$", "", word)
+
+
+def _content(text: str) -> list[str]:
+    """The stems of the content words."""
+    return [stem(word) for word in words(text) if word not in _LISTS["stop"] and len(word) > 1]
+
+
+def errors(prompt: str, text: str) -> list[set[str]]:
+    """The kinds of error in each sentence of a continuation.
+
+    The first sentence may complete the prompt's last one, so it may begin in lower case.
     """
-    said, found = sentences(text), []
-    last = words((sentences(prompt) or [""])[-1])
-    fresh = not prompt.strip() or prompt.rstrip()[-1:] in '.!?"'
-    for number, sentence in enumerate(said):
-        spoken, flaws = words(sentence), set()
-        first = sentence.lstrip("\"'“” -*")[:1]
-        spoke = number and said[number - 1][-1] in "\"'”"  # "Stop!" said Tom.
-        if first.islower() and (number or fresh) and not spoke:
-            flaws.add("begins small")
-        if any(a == b and a not in _TWICE for a, b in zip(spoken, spoken[1:])):
-            flaws.add("a word twice")
-        if _wrong_article(sentence):
-            flaws.add("article")
-        if _disagrees(sentence):
-            flaws.add("agreement")
-        runs = _runs(spoken)
-        if len(spoken) > 2 and len(runs) < len(spoken) - 2:
-            flaws.add("says it twice")
-        if number and _again(last, spoken):
-            flaws.add("says it again")
-        last = spoken
-        found.append(flaws)
-    if said and text.rstrip()[-1:] not in set(".!?\"'”"):
-        found[-1].add("not ended")
+    parts, found, before = sentences(text), [], []
+    completes = bool(prompt.strip()) and prompt.rstrip()[-1:] not in '.!?"'
+    for number, sentence in enumerate(parts):
+        tokens = words(sentence)
+        after_quote = number > 0 and parts[number - 1][-1] in "\"'”"  # "Stop!" said Tom.
+        lower = sentence.lstrip("\"'“” -*")[:1].islower()
+        repeated = {a for a, b in zip(tokens, tokens[1:]) if a == b} - _LISTS["may repeat"]
+        articles = _ARTICLE.findall(sentence)
+        kinds = {
+            "lower case": lower and not after_quote and (number > 0 or not completes),
+            "repeated word": bool(repeated),
+            "article": any((a[-1] == "n") != bool(_VOWEL.match(noun)) for a, noun in articles),
+            "agreement": _wrong_agreement(sentence),
+            "repetition": len(tokens) > 2 and len(_trigrams(tokens)) < len(tokens) - 2,
+            "repeated sentence": number > 0 and _repeats(before, tokens),
+            "unfinished": number == len(parts) - 1 and text.rstrip()[-1:] not in _CLOSING,
+        }
+        found.append({kind for kind, present in kinds.items() if present})
+        before = tokens
     return found
 
 
-def _again(before: Sequence[str], after: Sequence[str]) -> bool:
-    """Whether half of a sentence's runs of three words are those of another."""
-    return 2 * len(_runs(after) & _runs(before)) >= len(_runs(after))
+def _repeats(before: Sequence[str], after: Sequence[str]) -> bool:
+    """Whether half of the trigrams of `after` are in `before`."""
+    return 2 * len(_trigrams(after) & _trigrams(before)) >= len(_trigrams(after))
 
 
-def _runs(spoken: Sequence[str]) -> set[tuple[str, ...]]:
-    return set(zip(spoken, spoken[1:], spoken[2:])) if len(spoken) > 2 else {tuple(spoken)}
+def _trigrams(tokens: Sequence[str]) -> set[tuple[str, ...]]:
+    return set(zip(tokens, tokens[1:], tokens[2:])) if len(tokens) > 2 else {tuple(tokens)}
 
 
-def _wrong_article(sentence: str) -> bool:
-    for article, word in re.findall(r"\b([Aa]n?) ([a-z]+)", sentence):
-        sounds = word[0] in "aeiou" and not re.match(r"uni|use|eu|one|once|ur", word)
-        sounds = sounds or word.startswith(("hour", "honest"))
-        if (article.lower() == "an") != sounds:
-            return True
-    return False
-
-
-def _disagrees(sentence: str) -> bool:
-    """A subject right before a verb of the wrong number, or a number right before a noun's."""
+def _wrong_agreement(sentence: str) -> bool:
+    """Whether a verb directly behind its subject, or a noun behind a number, does not agree."""
     tokens = [word for _, word in lex.tokens(sentence)]
     return any(
-        _wrong_number(tokens, k) or _wrong_be(tokens, k) or _wrong_verb(tokens, k)
-        for k in range(len(tokens) - 1)
-    )
+        _wrong_noun(word.lower(), following, after)
+        or _wrong_be(before.lower(), word, following, after.lower())
+        or _wrong_verb(before.lower(), word, following)
+        for before, word, following, after
+        in zip(["", *tokens], tokens, tokens[1:], [*tokens[2:], "."])
+    )  # fmt: skip
 
 
-def _wrong_number(tokens: Sequence[str], k: int) -> bool:
-    """Token k counts, and the noun behind it has the wrong form: "three apple", "one birds"."""
-    number, noun = tokens[k].lower(), tokens[k + 1]
+def _wrong_noun(number: str, noun: str, after: str) -> bool:
+    """A noun in the wrong form behind a number: "three apple", "one birds"."""
     word_class, lemma, form = lex.look_up(noun)
-    if not _counts(number) or not noun.islower() or word_class != "noun":
+    if lex.look_up(number)[:2] != ("number", number) or not noun.islower() or word_class != "noun":
         return False
-    following = tokens[k + 2] if k + 2 < len(tokens) else "."
-    if following[0].isalpha() and lex.look_up(following)[0] == "noun":  # "two apple pies"
+    if after[0].isalpha() and lex.look_up(after)[0] == "noun":  # "two apple pies"
         return False
     return lex.plural(lemma) != lemma and form == ("many" if number in ("one", "1") else "one")
 
 
-def _wrong_be(tokens: Sequence[str], k: int) -> bool:
-    """A form of "be" that neither the noun nor the pronoun before it takes: "the bear were"."""
-    before = tokens[k - 1].lower() if k else ""
-    subject, verb = tokens[k], tokens[k + 1]
+def _wrong_be(before: str, subject: str, verb: str, after: str) -> bool:
+    """A form of "be" that does not agree with the noun or "there" before it: "the bear were"."""
     if verb not in ("is", "was", "are", "were") or before in ("and", "if", "of", "or", "with"):
         return False
-    one = verb in ("is", "was")
+    singular = verb in ("is", "was")
     if subject.lower() == "there":
-        number = tokens[k + 2].lower() if k + 2 < len(tokens) else ""
-        return number in ("a", "an", "one", "1") if not one else _counts(number) and number not in (
-            "one", "1")  # fmt: skip
+        one = after in ("a", "an", "one", "1")
+        return lex.look_up(after)[:2] == ("number", after) and not one if singular else one
     word_class, _, form = lex.look_up(subject)
     if word_class != "noun" or not (subject.islower() or subject in lex.lexicon()):
         return False
     if before in ("how", "what", "where", "who") or subject in ("people", "children"):
         return False
-    return (
-        form == "many" if one else form == "one" and lex.plural(subject.lower()) != subject.lower()
-    )
+    invariable = lex.plural(subject.lower()) == subject.lower()
+    return form == "many" if singular else form == "one" and not invariable
 
 
-def _wrong_verb(tokens: Sequence[str], k: int) -> bool:
-    """A pronoun or name, and right behind it a verb of another number: "they was", "Tom go"."""
-    subject, verb, low = tokens[k], tokens[k + 1], tokens[k].lower()
-    before = tokens[k - 1].lower() if k else ""
-    if before in _HELPERS or before in ("and", "or", "with") or not verb.islower():
+def _wrong_verb(before: str, subject: str, verb: str) -> bool:
+    """A verb that does not agree with the pronoun or name before it: "they was", "Tom go"."""
+    if before in _LISTS["base form follows"] or not verb.islower():
         return False  # "did he go", "let Tom go", "Lily and Ben go"
-    if low == "i":
+    pronoun = subject.lower()
+    plural = pronoun in ("they", "we", "you")
+    name = subject.istitle() and subject in lex.lexicon() and lex.look_up(subject)[0] == "noun"
+    if pronoun == "i":
         return verb in ("is", "are", "were", "has", "does")
-    many = low in _MANY
-    if not many and low not in ("he", "she", "it"):
-        if not (
-            subject.istitle() and subject in lex.lexicon() and lex.look_up(subject)[0] == "noun"
-        ):
-            return False
-    if verb in ("was", "wasn't", "is", "isn't", "has", "does", "doesn't"):
-        return many
-    if verb in ("were", "weren't", "are", "aren't", "am", "have", "don't"):
-        return not many
+    if not plural and not name and pronoun not in ("he", "she", "it"):
+        return False
+    if verb in _LISTS["singular verb"] or verb in _LISTS["plural verb"]:
+        return plural == (verb in _LISTS["singular verb"])
     word_class, lemma, form = lex.look_up(verb)
     if word_class != "verb" or lemma == "be":
         return False
-    return form == "s" if many else _bare(verb, lemma, form)
+    if plural:
+        return form == "s"
+    return form == "base" and lex.verb_form(lemma, "past") != verb  # "he put" may be past
 
 
-_HELPERS = frozenset(
-    """can could did didn't do does don't doesn't help helped let lets made make must saw see should
-    to watch watched will would may heard hear have had has is was are were if than hope wish not
-    never""".split()
-)
-_MANY = frozenset("they we you".split())
-
-
-def _bare(verb: str, lemma: str, form: str) -> bool:
-    """A base form that is no past tense as well ("put", "let")."""
-    return form == "base" and lex.verb_form(lemma, "past") != verb
-
-
-def _counts(word: str) -> bool:
-    return word.isdigit() or (word in lex.lexicon() and "number" in lex.lexicon()[word])
-
-
-@lru_cache(maxsize=1 << 16)
-def stem(word: str) -> str:
-    """What the forms of a word share: its lemma where the lexicon knows it, else cut endings."""
-    word_class, lemma, _ = lex.look_up(word)
-    if word_class != "other" and lemma != word:
-        return lemma.lower()
-    for ending in ("'s", "ing", "ies", "ed", "es", "s", "ly"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word[: -len(ending)]
-    return word
-
-
-def _content(text: str) -> list[str]:
-    return [stem(word) for word in words(text) if word not in _SMALL and len(word) > 1]
-
-
-def names(text: str) -> list[str]:
-    """Words with a capital that do not begin a sentence, and names that the lexicon knows."""
-    found = {match.start(): match[0] for match in _NAME.finditer(text)}
-    for match in re.finditer(r"\b[A-Z][a-z]+\b", text):
-        if match[0] in lex.lexicon():
-            found[match.start()] = match[0]
-    return [found[k] for k in sorted(found) if found[k] not in _NO_NAMES]
-
-
-_NO_NAMES = frozenset("I The He She They It We You Mr Mrs Once One Yes No Oh Mommy Daddy".split())
-
-
-def _introduced(told: Sequence[str]) -> dict[str, int]:
-    """Names behind a word that introduces them ("a girl named Sue"), and in which sentence."""
+def _introduced(parts: Sequence[str]) -> dict[str, int]:
+    """Names behind a word that introduces them ("a girl named Sue"), and their first sentence."""
     found: dict[str, int] = {}
-    for number, sentence in enumerate(told):
-        spoken = _WORD.findall(sentence)
-        for before, name in zip(spoken, spoken[1:]):
-            if before.lower() in _INTRODUCES and name[0].isupper():
+    for number, sentence in enumerate(parts):
+        tokens = _WORD.findall(sentence)
+        for before, name in zip(tokens, tokens[1:]):
+            if before.lower() in _LISTS["introduces"] and name[0].isupper():
                 found.setdefault(name, number)
     return found
 
 
-def _known_names(prompt: str, text: str) -> float:
-    """The share of names that the prompt has or that are introduced; 1 for a text without names."""
-    known = set(names(prompt)) | set(_introduced([prompt, text]))
-    given = names(text)
-    return sum(name in known for name in given) / len(given) if given else 1.0
+def _order(prompt: str, parts: Sequence[str]) -> float:
+    """1 - 6 x the share of sentences that come too early: with a name before it is introduced, "a"
+    noun after "the" noun, or the story's moral before the last two sentences; at least 0."""
+    parts = list(dict.fromkeys(parts))  # a repeated sentence counts once
+    known, introduced = set(names(prompt)), _introduced(parts)
+    early, definite = 0, set()  # definite: nouns with "the" so far
+    for number, sentence in enumerate(parts):
+        tokens = [word for _, word in lex.tokens(sentence)]
+        nouns = [(article.lower(), stem(noun)) for article, noun in zip(tokens, tokens[1:])
+                 if noun.islower() and lex.look_up(noun)[0] == "noun"]  # fmt: skip
+        new = {noun for article, noun in nouns if article in ("a", "an")}
+        name = any(introduced.get(name, 0) > number for name in set(names(sentence)) - known)
+        moral = number < len(parts) - 2 and _MORAL.search(sentence)
+        early += bool(name or new & definite or moral)
+        # The next noun with "a" is another thing of its kind, so "the" may follow it again.
+        definite = (definite | {noun for article, noun in nouns if article == "the"}) - new
+    return max(0.0, 1 - 6 * early / len(parts)) if parts else 1.0
 
 
-def _ordered(prompt: str, told: Sequence[str]) -> float:
-    """1 less six times the share of sentences that come too early; a repeated one counts once."""
-    told = list(dict.fromkeys(told))
-    known, introduced, things, early = set(names(prompt)), _introduced(told), set(), 0
-    for number, sentence in enumerate(told):
-        spoken = [word for _, word in lex.tokens(sentence)]
-        early_name = any(introduced.get(n, 0) > number for n in set(names(sentence)) - known)
-        the = {stem(b) for a, b in zip(spoken, spoken[1:]) if a.lower() == "the" and _thing(b)}
-        new = {
-            stem(b) for a, b in zip(spoken, spoken[1:]) if a.lower() in ("a", "an") and _thing(b)
-        }
-        ends = bool(_END.search(sentence)) and number < len(told) - 2
-        early += early_name or bool(new & things) or ends
-        things = (things | the) - new  # the next "a" thing of the kind is another one
-    return max(0.0, 1 - 6 * early / len(told)) if told else 1.0
-
-
-_END = re.compile(
-    r"\b(learned that|never forgot that|knew that|from that day|the end\b|ever after)"
-)
-
-
-def _thing(word: str) -> bool:
-    return word.islower() and lex.look_up(word)[0] == "noun"
-
-
-def _cohesion(told: Sequence[str]) -> float:
-    """The share of sentences that have a content word of the one before, or a pronoun for somebody
-    in it, and do not just say it again."""
-    linked = []
-    for before, after in zip(told, told[1:]):
-        here, there = set(words(after)), set(words(before))
-        shares = {stem(w) for w in here - _SMALL} & {stem(w) for w in there - _SMALL}
-        people = bool(here & _PRONOUNS) and (bool(names(" " + before)) or bool(there & _PRONOUNS))
-        linked.append((bool(shares) or people) and not _again(words(before), words(after)))
+def _cohesion(parts: Sequence[str]) -> float:
+    """The share of sentences that have a content word of the one before, or a pronoun for a person
+    in it, and do not repeat it."""
+    linked, pronouns = [], _LISTS["pronoun"]
+    for before, after in zip(parts, parts[1:]):
+        old, new = words(before), words(after)
+        stems = [{stem(word) for word in set(each) - _LISTS["stop"]} for each in (old, new)]
+        person = names(" " + before) or not pronouns.isdisjoint(old)
+        pronoun = person and not pronouns.isdisjoint(new)
+        linked.append(bool(stems[0] & stems[1] or pronoun) and not _repeats(old, new))
     return sum(linked) / len(linked) if linked else 0.0
-
-
-def instruction(required: Iterable[str], features: Iterable[str], text: str) -> float:
-    """From 0 to 10: the share of what a TinyStories-Instruct header asked that the text keeps.
-
-    Each word counts once, in any form; "Dialogue" counts if somebody speaks; the ending counts if
-    the text has one. Features that no rule can decide are left out.
-    """
-    stems = {stem(word) for word in words(text)}
-    kept = [stem(word.lower()) in stems for word in required]
-    if "Dialogue" in features:
-        kept.append(text.count('"') >= 2)
-    kept.append(text.rstrip()[-1:] in set(".!?\"'”"))
-    return 10 * sum(kept) / len(kept)

@@ -1,7 +1,7 @@
-"""Synthetic short stories: seeded, endless, and every word knows its class and its lemma.
+"""Synthetic short stories: seeded, endless, and with the class and lemma of every word.
 
-What happens stands in `plots.py`, how it is told in `teller.py`, the words in `lexicon.py`. Here
-the sentences become words, and stories are spoilt on purpose where a study asks for it.
+`plots.py` has what happens, `narrator.py` how sentences vary, `lexicon.py` the words. Here the
+sentences become words, and stories are corrupted where a study needs it.
 """
 
 from __future__ import annotations
@@ -14,32 +14,37 @@ from functools import lru_cache
 
 from minislm.runtime.errors import UserError
 from minislm.stories import lexicon as lex
-from minislm.stories.lexicon import WORD_CLASSES, classify, plural
-from minislm.stories.narrator import Tale
+from minislm.stories.lexicon import plural
+from minislm.stories.narrator import StoryState
 from minislm.stories.number_plots import NUMBER_PLOTS
 from minislm.stories.plots import PLOTS
 
-__all__ = ["WORD_CLASSES", "PLOTS", "Story", "Word", "classify", "generate"]
-
-# Verbs too common to be asked for as a required word.
-_PLAIN_VERBS = frozenset("be can could do get go have let must say should will would".split())
-# Words after which "have" and "do" are no agreement (did you have, to do).
-_BARE_AFTER = frozenset("can could did didn't do don't must should to will would".split())
+# Verbs too common for a required word.
+_COMMON_VERBS = frozenset("be can could do get go have let must say should will would".split())
+# Words after which "have" does not show number (did you have, to have).
+_BEFORE_INFINITIVE = frozenset("can could did didn't do don't must should to will would".split())
+_WRONG_NUMBER = {
+    "was": "were", "were": "was", "is": "are", "are": "is", "has": "have", "have": "has",
+    "doesn't": "don't", "don't": "doesn't", "does": "do", "am": "is",
+}  # fmt: skip
+# Plots mark a word that is not of its most common class: "a long walk/n", "One/o day".
+_MARKED = re.compile(r"(\s*)([^\W\d_]+(?:['-][^\W\d_]+)*|\d+|\S)(?:/([nvao])\b)?")
+_MARKS = {"n": "noun", "v": "verb", "a": "adjective", "o": "other", "": ""}
 
 
 @dataclass(frozen=True)
 class Word:
-    """One word or punctuation mark as it stands in the text, with the white space before it."""
+    """One word or punctuation mark as it is in the text, with the white space before it."""
 
     text: str  # the form as written: "dogs", "Forty-one", "3", ","
     lemma: str  # "dog", "forty-one", "3"
-    word_class: str  # one of WORD_CLASSES; names are nouns, punctuation is "other"
+    word_class: str  # one of lexicon.WORD_CLASSES; names are nouns, punctuation is "other"
     before: str  # "", " " or "\n"
 
 
 @dataclass(frozen=True)
 class Story:
-    """A story as words, with what TinyStories-Instruct tells about one."""
+    """A story as words, with the metadata of TinyStories-Instruct."""
 
     words: tuple[Word, ...]
     required: tuple[str, ...]  # lemmas of one verb, one noun and one adjective in the story
@@ -65,15 +70,9 @@ class Story:
 
 
 def generate(
-    count: int,
-    seed: int = 0,
-    *,
-    start: int = 0,
-    agreement_errors: float = 0.0,
-    shuffled: float = 0.0,
-    duplicates: float = 0.0,
-    numbers: float = 0.0,
-) -> Iterator[Story]:
+    count: int, seed: int = 0, *, start: int = 0, agreement_errors: float = 0.0,
+    shuffled: float = 0.0, duplicates: float = 0.0, numbers: float = 0.0,
+) -> Iterator[Story]:  # fmt: skip
     """Yield `count` stories, numbers `start`, `start` + 1, ... of the stream that `seed` names.
 
     A story depends on the seed and its own number only, so slices can be made in parallel.
@@ -83,7 +82,7 @@ def generate(
             ("they was", "three apple").
         shuffled: share of stories whose sentences are out of order.
         duplicates: share of stories that repeat an earlier one word for word.
-        numbers: share of stories about large numbers; see `numerals.py`.
+        numbers: share of stories about large numbers; see `number_plots.py`.
 
     Raises:
         UserError: a negative count or start, or a share outside [0, 1].
@@ -91,49 +90,45 @@ def generate(
     for name, value in (("count", count), ("start", start)):
         if value < 0:
             raise UserError(f"{name} of stories is {value}; give 0 or more")
-    shares = {
-        "agreement_errors": agreement_errors, "shuffled": shuffled, "duplicates": duplicates,
-        "numbers": numbers,
-    }
+    shares = dict(
+        agreement_errors=agreement_errors, shuffled=shuffled, duplicates=duplicates, numbers=numbers
+    )
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise UserError(f"share of stories with {name} is {share}; give a number from 0 to 1")
-    return (_story(seed, number, **shares) for number in range(start, start + count))
+    return (_story(seed, number, shares) for number in range(start, start + count))
 
 
-def _story(
-    seed: int,
-    number: int,
-    agreement_errors: float,
-    shuffled: float,
-    duplicates: float,
-    numbers: float,
-) -> Story:
-    # The knobs have their own stream, so turning one leaves all other stories as they are.
-    knobs = random.Random(f"{seed}:{number}:knobs")
-    while knobs.random() < duplicates and number > 0:
-        number = knobs.randrange(number)  # that one may repeat an earlier one in its turn
-        knobs = random.Random(f"{seed}:{number}:knobs")
+def _story(seed: int, number: int, shares: dict[str, float]) -> Story:
+    # The options have their own stream, so a change of one leaves all other stories as they are.
+    options = _options_stream(seed, number)
+    while options.random() < shares["duplicates"] and number > 0:
+        number = options.randrange(number)  # which may itself repeat an earlier one
+        options = _options_stream(seed, number)
     rng = random.Random(f"{seed}:{number}")
-    tale = Tale(rng)
-    counts = numbers and random.Random(f"{seed}:{number}:plots").random() < numbers
-    plots = NUMBER_PLOTS if counts else PLOTS
-    summary = _MARKED.sub(r"\1\2", rng.choice(plots)(tale))
-    if knobs.random() < shuffled:
-        tale.shuffle(knobs)
-    words = _words(tale)
+    state = StoryState(rng)
+    share = shares["numbers"]
+    about_numbers = share and random.Random(f"{seed}:{number}:plots").random() < share
+    plot = rng.choice(NUMBER_PLOTS if about_numbers else PLOTS)
+    summary = _MARKED.sub(r"\1\2", plot(state))
+    if options.random() < shares["shuffled"]:
+        state.shuffle(options)
+    words = _words(state)
     required = _required(rng, words)
-    if knobs.random() < agreement_errors:
-        words = _break_agreement(knobs, words)
+    if options.random() < shares["agreement_errors"]:
+        words = _break_agreement(options, words)
     quoted = any(word.text == '"' for word in words)
-    features = tuple(sorted(tale.features | ({"Dialogue"} if quoted else set())))
+    features = tuple(sorted(state.features | ({"Dialogue"} if quoted else set())))
     parts = ["Features", "Words", "Summary"] if features else ["Words", "Summary"]
     header = tuple(rng.sample(parts, rng.randint(1, len(parts))))
     return Story(words, required, features, summary, header)
 
 
-# ---------------------------------------------------------------------------------------------
-# From sentences to words
+def _options_stream(seed: int, number: int) -> random.Random:
+    return random.Random(f"{seed}:{number}:knobs")  # another name would change the stories
+
+
+# -- from sentences to words
 
 
 @lru_cache(maxsize=1 << 16)
@@ -143,13 +138,8 @@ def _word(before: str, surface: str, word_class: str = "") -> Word:
     return Word(surface, lemma, word_class, before)
 
 
-# Plots mark a word that is not of its commonest class: "a long walk/n", "One/o day".
-_MARKED = re.compile(r"(\s*)([^\W\d_]+(?:['-][^\W\d_]+)*|\d+|\S)(?:/([nvao])\b)?")
-_MARKS = {"n": "noun", "v": "verb", "a": "adjective", "o": "other", "": ""}
-
-
-def _words(tale: Tale) -> tuple[Word, ...]:
-    marked = "".join(map("".join, zip(tale.gaps, tale.sentences, strict=True)))
+def _words(state: StoryState) -> tuple[Word, ...]:
+    marked = "".join(gap + sentence for gap, sentence in zip(state.gaps, state.sentences))
     return tuple(
         _word(before, surface, _MARKS[mark]) for before, surface, mark in _MARKED.findall(marked)
     )
@@ -159,7 +149,7 @@ def _required(rng: random.Random, words: Sequence[Word]) -> tuple[str, ...]:
     """One verb, one noun (no name) and one adjective of the story, as lemmas."""
     found: dict[str, list[str]] = {"verb": [], "noun": [], "adjective": []}
     for word in words:
-        if word.word_class in found and word.lemma not in _PLAIN_VERBS and word.lemma.islower():
+        if word.word_class in found and word.lemma not in _COMMON_VERBS and word.lemma.islower():
             found[word.word_class].append(word.lemma)
     return tuple(rng.choice(lemmas) for lemmas in found.values())
 
@@ -182,12 +172,8 @@ def _flipped(words: tuple[Word, ...], i: int) -> str:
         return "" if flipped == word.text or word.text[0].isupper() else flipped
     if word.word_class != "verb":
         return ""
-    pairs = {
-        "was": "were", "were": "was", "is": "are", "are": "is", "has": "have", "have": "has",
-        "doesn't": "don't", "don't": "doesn't", "does": "do", "am": "is",
-    }
-    if word.text in pairs:
-        bare = word.text == "have" and previous.text.lower() in _BARE_AFTER
-        return "" if bare else pairs[word.text]
+    if word.text in _WRONG_NUMBER:
+        bare = word.text == "have" and previous.text.lower() in _BEFORE_INFINITIVE
+        return "" if bare else _WRONG_NUMBER[word.text]
     _, lemma, form = lex.look_up(word.text, "verb")
     return lemma if form == "s" and word.text.islower() else ""

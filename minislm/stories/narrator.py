@@ -1,7 +1,7 @@
-"""The teller of a story: people, a small world that is kept true, and how things are said.
+"""The state of a story, and what all plots share: people, counted things, how sentences vary.
 
-A `Tale` knows who owns how many of what, which names are taken and what was told so far, so that
-a plot can say what follows from what happened.
+A `StoryState` records who owns how many of what, which names are taken and the sentences so far,
+so that a plot can only state what follows from what happened.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minislm.stories import lexicon as lex
-from minislm.stories.lexicon import a, number_word, plural
+from minislm.stories.lexicon import a, plural, words
+from minislm.tasks import number_words
+
+PRONOUNS = {"she": ("she", "her", "her"), "he": ("he", "him", "his")}
 
 
 @dataclass(frozen=True)
@@ -22,26 +24,16 @@ class Person:
 
     name: str
     kind: str  # "girl", "rabbit", "mom"
-    she: bool
+    he: str  # "he" or "she"
+    him: str
+    his: str
 
     def __str__(self) -> str:
         return self.name
 
-    @property
-    def he(self) -> str:
-        return "she" if self.she else "he"
 
-    @property
-    def him(self) -> str:
-        return "her" if self.she else "him"
-
-    @property
-    def his(self) -> str:
-        return "her" if self.she else "his"
-
-
-class Tale:
-    """A story in the making: its random stream, its world, and the sentences told so far."""
+class StoryState:
+    """A story being generated: its random stream, its people and things, its sentences so far."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -50,48 +42,88 @@ class Tale:
         self.digit_share = rng.choices((0.0, 0.5, 1.0), (5, 2, 2))[0]
         self.owned: Counter[tuple[str, str]] = Counter()
         self.sentences: list[str] = []
-        self.gaps: list[str] = []
+        self.gaps: list[str] = []  # the white space in front of each sentence
         self.features: set[str] = set()
         self.fable = False  # the heroes are animals of the forest
-        self.used: set[str] = set()  # names
+        self.initials: set[str] = set()  # of the names in use
         self.gap = ""
-        self.quiet = self.chance(0.3)  # told without dialogue where the plot allows it
-        name = self.pick(tuple(lex.ELDERS))
-        self.elder = Person(name, name, lex.ELDERS[name])
+        self.dialogue = not self.chance(0.3)
+        name = self.pick(tuple(words.elders))
+        self.elder = Person(name, name, *PRONOUNS[words.elders[name]])
 
-    def chance(self, share: float = 0.5) -> bool:
-        return self.rng.random() < share
+    def chance(self, share: float = 0.5, feature: str = "") -> bool:
+        """True in a share of the stories, which then have the feature, if one is given."""
+        happens = self.rng.random() < share
+        if happens and feature:
+            self.features.add(feature)
+        return happens
 
-    # -- telling
+    # -- sentences
 
-    def tell(self, *variants: str) -> None:
-        """Tell one of the variants; a sentence begins with a capital and never with a digit."""
-        text = variants[0] if len(variants) == 1 else self.pick(variants)
+    def add(self, text: str) -> None:
+        """Add one of the variants in `text` to the story; it may be several sentences.
+
+        A sentence begins with a capital and never with a digit.
+        """
+        text = self.one_of(text)
         if text[0].isdigit():
-            digits, rest = re.match(r"(\d+)(.*)", text, re.DOTALL).groups()
-            text = number_word(int(digits)) + rest
+            text = re.sub(r"\d+", lambda digits: number_words(int(digits[0])), text, count=1)
         self.sentences.append(text[0].upper() + text[1:])
         self.gaps.append(self.gap)
         self.gap = " "
 
+    def one_of(self, text: str) -> str:
+        """One of the variants in `text`, which "|" separates; line breaks count as spaces."""
+        variants = text.split("|")
+        return " ".join((variants[0] if len(variants) == 1 else self.pick(variants)).split())
+
     def paragraph(self) -> None:
         """Begin the next sentence on a new line."""
-        self.gap = "\n" if self.sentences else ""
+        self.gap = "\n"
 
-    def say(self, who: object, line: str, verb: str = "", *, told: str = "") -> None:
-        """Tell what someone says; a quiet story only tells `told`, the gist of it, if anything."""
-        if self.quiet:
-            if told:
-                self.tell(told)
+    def say(self, who: object, text: str, verb: str = "", *, indirect: str = "") -> None:
+        """Add direct speech: one of the variants in `text`.
+
+        A story without dialogue has the sentence `indirect` instead, or nothing.
+        """
+        line = self.one_of(text)
+        if not self.dialogue:
+            if indirect:
+                self.add(indirect)
             return
         if not verb and line.endswith("?"):
             verb = "asked"
         verb = verb or ("said" if line.endswith(".") or self.chance(0.7) else "shouted")
         if self.chance():
-            self.tell(f'{who} {verb}, "{line}"')
+            self.add(f'{who} {verb}, "{line}"')
         else:
             line = line[:-1] + "," if line.endswith(".") else line
-            self.tell(f'"{line}" {verb} {who}.', f'"{line}" {who} {verb}.')
+            self.add(f'"{line}" {verb} {who}. | "{line}" {who} {verb}.')
+
+    def meet(self, hero: Person, friend: Person) -> None:
+        """Add the arrival of the second person."""
+        who = a(f"{self.pick(words.traits)} {friend.kind}")
+        self.add(f"""then {hero.he} met {friend}, {who}. | soon {who} named {friend} came by.
+            | {hero.his} friend {friend} came along. | just then, {friend}, {who}, walked by.""")
+
+    def count_aloud(self, hero: Person, n: int) -> None:
+        """Add the hero counting n things."""
+        self.add(f"""{hero} counted them aloud. "{self.aloud(n)}!"
+            | "{self.aloud(n)}," {hero} counted.
+            | {hero} pointed at them and counted, "{self.aloud(n)}." """)
+
+    def thank(self, who: object) -> None:
+        """Add thanks in direct speech."""
+        thanks = """Thank you so much! | Thank you! | Thank you. You are very kind.
+            | Oh, thank you! You are a good friend. | That is so nice of you!"""
+        self.say(who, thanks, "said")
+
+    def lesson(self, hero: object, morals: str) -> None:
+        """Add the moral of the story: one of the variants in `morals`."""
+        self.features.add("MoralValue")
+        moral = self.pick(morals.split("|")).strip()
+        self.add(f"""{hero} learned that {moral}. | from that day on, {hero} knew that {moral}.
+            | that day, {hero} learned that {moral}. | {hero} never forgot that {moral}.""")
 
     def shuffle(self, rng: random.Random) -> None:
         """Put the sentences out of order; line breaks stay where they are."""
@@ -103,205 +135,165 @@ class Tale:
     # -- numbers and things
 
     def number(self, n: int) -> str:
-        return str(n) if self.rng.random() < self.digit_share else number_word(n)
-
-    def capital(self, n: int) -> str:
-        """The number at the beginning of a sentence."""
-        return number_word(n).capitalize()
+        return str(n) if self.chance(self.digit_share) else number_words(n)
 
     def count(self, n: int, noun: str) -> str:
-        return f"{self.number(n)} {noun if n == 1 else plural(noun)}"
+        return f"{self.number(n)} {plural(noun, n)}"
 
     def aloud(self, n: int) -> str:
         """Counting from one to n aloud: "One, two, three"."""
-        text = ", ".join(map(str if self.chance(self.digit_share) else number_word,
-                             range(1, n + 1)))
-        return text[0].upper() + text[1:]
+        to_text = str if self.chance(self.digit_share) else number_words
+        return ", ".join(map(to_text, range(1, n + 1))).capitalize()
 
     def gain(self, who: object, n: int, noun: str) -> int:
-        """Let someone have n more; return how many that makes."""
+        """Let someone have n more; returns how many that makes."""
         self.owned[str(who), noun] += n
         return self.owned[str(who), noun]
 
     def lose(self, who: object, n: int, noun: str) -> int:
-        """Take n away from someone who has as many; return how many are left."""
+        """Take n away from someone who has as many; returns how many are left."""
         if not 0 <= n <= self.owned[str(who), noun]:
             raise ValueError(f"{who} cannot lose {n} {plural(noun)}")
         return self.gain(who, -n, noun)
 
     def give(self, giver: object, taker: object, n: int, noun: str) -> int:
-        """Hand n over; return how many the giver has left."""
+        """Hand n over; returns how many the giver has left."""
         self.gain(taker, n, noun)
         return self.lose(giver, n, noun)
 
     # -- people, places, times
 
     def child(self) -> Person:
-        """A boy or a girl whom the story does not know yet."""
+        """A boy or a girl with a new name."""
         she = self.chance()
-        return self._person(lex.GIRLS if she else lex.BOYS, "girl" if she else "boy", she)
+        return self._person(words.girls if she else words.boys, "girl" if she else "boy", she)
 
     def animal(self, kind: str) -> Person:
-        """An animal with a name."""
+        """An animal with a new name."""
         she = self.chance()
-        return self._person(lex.SHE_ANIMALS if she else lex.HE_ANIMALS, kind, she)
+        return self._person(words.she_animals if she else words.he_animals, kind, she)
 
     def _person(self, names: Sequence[str], kind: str, she: bool) -> Person:
         # Two names with the same first letter are easily mixed up.
         name = self.pick(names)
-        while name[0] in self.used:
+        while name[0] in self.initials:
             name = self.pick(names)
-        self.used.add(name[0])
-        return Person(name, kind, she)
+        self.initials.add(name[0])
+        return Person(name, kind, *PRONOUNS["she" if she else "he"])
 
     def cast(self, fable: float = 0.0) -> tuple[Person, Person]:
-        """Two heroes: children, or in a share of the stories two animals of the forest."""
+        """Two heroes: children, or in a share `fable` of the stories two animals of the forest."""
         self.fable = self.chance(fable)
         if self.fable:
-            one, other = self.rng.sample(lex.FOREST_ANIMALS, 2)
+            one, other = self.rng.sample(words.forest_animals, 2)
             return self.animal(one), self.animal(other)
         return self.child(), self.child()
 
     def outdoors(self) -> str:
-        return self.pick(lex.FOREST_PLACES if self.fable else lex.OUTDOORS)
-
-    def food(self) -> str:
-        return self.pick(lex.WILD_FOOD if self.fable else lex.TREATS + lex.FRUIT)
+        return self.pick(words.forest_places if self.fable else words.outdoors)
 
     def once(self) -> str:
         """When it happened, with fair weather."""
         part = self.pick(("day", "day", "morning", "afternoon"))
-        weather = self.pick(lex.NICE_WEATHER)
-        return self.pick((
-            "one/o day", f"one/o {part}", f"one/o {weather} {part}", f"on {a(f'{weather} {part}')}"
-        ))
+        fair = f"{self.pick(words.nice_weather)} {part}"
+        return self.pick(("one/o day", f"one/o {part}", f"one/o {fair}", f"on {a(fair)}"))
 
     def happy(self) -> str:
-        return self.pick(lex.HAPPY)
+        return self.pick(words.happy)
 
     def sad(self) -> str:
-        return self.pick(lex.SAD)
+        return self.pick(words.sad)
 
     def was(self) -> str:
         return self.pick(("was", "was", "felt"))
 
 
 def at(place: str) -> str:
-    return f"{lex.PLACES[place]} the {place}"
+    return f"{words.places[place]} the {place}"
 
 
-def hobby(t: Tale, his: str) -> str:
+def hobby(s: StoryState, his: str) -> str:
     """What "his" (or "her" or "their") owner likes to do, as a verb phrase after "to"."""
-    pick = t.pick
-    company = "their friends" if his == "their" else f"{his} {t.elder}"
-    outside = t.outdoors()
-    animals = plural(pick(pick((lex.BIRDS, lex.BUGS))))
-    if t.fable:
-        return pick((
-            f"look for {plural(pick(lex.FINDS))} {at(outside)}", f"watch the {animals}",
-            f"run and jump {at(outside)}", f"eat {plural(pick(lex.WILD_FOOD))}",
-            f"sing with the {animals}", f"roll/v in the leaves {at(outside)}",
-            f"sleep in the sun {at(outside)}", f"smell the {plural(pick(lex.FLOWERS))}",
-        ))
-    toy = pick(lex.SMALL_TOYS)
-    beast = plural(pick(pick((lex.ZOO_ANIMALS, lex.FARM_ANIMALS, lex.PETS, lex.FOREST_ANIMALS))))
-    return pick((
-        f"play with {his} {pick(lex.COLORS)} {toy}", f"draw {pick(lex.SIZES)} {beast}",
-        f"read books about {beast}", f"look for {plural(pick(lex.FINDS))} {at(outside)}",
-        f"watch the {animals} {at(outside)}", f"sing songs about {beast}",
-        f"bake {plural(pick(lex.BAKED))} with {company}",
-        f"ride {his} {pick(lex.COLORS)} {pick(('bike', 'scooter'))} {at(outside)}",
-        f"tell {company} stories about {beast}", f"run and jump {at(outside)}",
-        f"paint {plural(pick(lex.FLOWERS))} and {beast}",
-    ))
+    pick = s.pick
+    company = "their friends" if his == "their" else f"{his} {s.elder}"
+    outside = at(s.outdoors())
+    animals = plural(pick(pick((words.birds, words.bugs))))
+    if s.fable:
+        return s.one_of(f"""look for {plural(pick(words.finds))} {outside}
+            | watch the {animals} | run and jump {outside} | eat {plural(pick(words.wild_food))}
+            | sing with the {animals} | roll/v in the leaves {outside}
+            | sleep in the sun {outside} | smell the {plural(pick(words.flowers))}""")
+    toy = pick(words.small_toys)
+    kinds = (words.zoo_animals, words.farm_animals, words.pets, words.forest_animals)
+    beasts = plural(pick(pick(kinds)))
+    return s.one_of(f"""play with {his} {pick(words.colors)} {toy}
+        | draw {pick(words.sizes)} {beasts} | read books about {beasts}
+        | look for {plural(pick(words.finds))} {outside} | watch the {animals} {outside}
+        | sing songs about {beasts} | bake {plural(pick(words.baked))} with {company}
+        | ride {his} {pick(words.colors)} {pick(("bike", "scooter"))} {outside}
+        | tell {company} stories about {beasts} | run and jump {outside}
+        | paint {plural(pick(words.flowers))} and {beasts}""")
 
 
 def begin(
-    t: Tale, hero: Person, *, place: str = "", traits: Sequence[str] = lex.TRAITS, likes: str = "",
+    s: StoryState, hero: Person, *, place: str = "", traits: Sequence[str] = (), likes: str = "",
     aged: bool = True,
-) -> None:
-    """The opening: who the hero is, what the hero likes; at `place` when one is given."""
-    he, his, pick = hero.he, hero.his, t.pick
-    trait = pick(traits)
-    who = a(f"{trait} {hero.kind}") if t.chance(0.6) else f"a little {hero.kind}"
-    home = f"{pick(lex.PLACE_LOOKS)} {'forest' if t.fable else pick(lex.HOMES)}"
-    if place and t.chance(0.3):  # in the middle of things
-        again = t.pick((f"{t.once()}, {he} was there again.", ""))
-        t.tell(f"{hero} was {who} who went to the {place} every {pick(('day', 'week'))}."
-               if again else f"{t.once()}, {who} named {hero} was playing {at(place)}.")
-        t.tell(f"{he} liked to {hobby(t, his)}.", f"{he} loved to {hobby(t, his)}.")
+) -> None:  # fmt: skip
+    """Add the opening: who the hero is, what the hero likes; it ends at `place` if one is given.
+
+    Otherwise a new paragraph begins after it.
+    """
+    he, his, pick = hero.he, hero.his, s.pick
+    trait = pick(traits or words.traits)
+    who = a(f"{trait} {hero.kind}") if s.chance(0.6) else f"a little {hero.kind}"
+    home = a(f"{pick(words.place_looks)} {'forest' if s.fable else pick(words.homes)}")
+    if place and s.chance(0.3):  # in the middle of things
+        again = pick((f"{s.once()}, {he} was there again.", ""))
+        s.add(f"{hero} was {who} who went to the {place} every {pick(('day', 'week'))}."
+              if again else f"{s.once()}, {who} named {hero} was playing {at(place)}.")  # fmt: skip
+        s.add(f"{he} liked to {hobby(s, his)}. | {he} loved to {hobby(s, his)}.")
         if again:
-            t.tell(again)
+            s.add(again)
         return
-    t.tell(
-        f"once upon a time, there was {who} named {hero}.",
-        f"once upon a time, in {a(home)}, there lived {who} named {hero}.",
-        f"there once was {who} called {hero}.",
-        f"{hero} was {who} who lived in {a(home)}.",
-        f"in {a(home)}, there lived {who} named {hero}.",
-        f"{hero} was {a(f'{trait} {hero.kind}')} with "
-        f"{pick(('a big smile/n', 'a small nose', 'a loud voice', 'long hair', 'big ears'))}.",
-    )
-    pet = f"{pick(lex.FUR_COLORS)} {pick(lex.PETS)}"
-    hobby_there = hobby(t, his).replace(f"{his} {t.elder}", t.elder.him)
-    second = [f"{he} loved to {hobby(t, his)}.", f"every day, {he} liked to {hobby(t, his)}.",
-              f"{he} lived there with {his} {t.elder} and liked to {hobby_there}."]
-    if not t.fable and aged:
-        second.append(f"{he} was {t.number(t.between(3, 8))} years old and had {a(pet)}.")
-        second.append(f"{he} had {a(pet)} and {a(f'{pick(lex.COLORS)} {pick(lex.SMALL_TOYS)}')}.")
-    if "lived" not in t.sentences[-1]:
-        second.remove(second[2])
-    t.tell(*second)
+    s.add(f"""once upon a time, there was {who} named {hero}.
+        | once upon a time, in {home}, there lived {who} named {hero}.
+        | there once was {who} called {hero}.
+        | {hero} was {who} who lived in {home}.
+        | in {home}, there lived {who} named {hero}.
+        | {hero} was {a(f"{trait} {hero.kind}")} with
+          {pick(("a big smile/n", "a small nose", "a loud voice", "long hair", "big ears"))}.""")
+    pet = f"{pick(words.fur_colors)} {pick(words.pets)}"
+    hobby_there = hobby(s, his).replace(f"{his} {s.elder}", s.elder.him)
+    second = [f"{he} loved to {hobby(s, his)}.", f"every day, {he} liked to {hobby(s, his)}."]
+    if "lived" in s.sentences[-1]:
+        second.append(f"{he} lived there with {his} {s.elder} and liked to {hobby_there}.")
+    if not s.fable and aged:
+        second.append(f"{he} was {s.number(s.between(3, 8))} years old and had {a(pet)}.")
+        toy = f"{pick(words.colors)} {pick(words.small_toys)}"
+        second.append(f"{he} had {a(pet)} and {a(toy)}.")
+    s.add(" | ".join(second))
     if likes:
-        t.tell(f"most of all, {he} liked {likes}.", f"{he} also liked {likes} very much.",
-               f"but {his} favorite things were {likes}.")
+        s.add(f"""most of all, {he} liked {likes}. | {he} also liked {likes} very much.
+            | but {his} favorite things were {likes}.""")
+    s.paragraph()
     if place:
-        t.paragraph()
-        t.tell(f"{t.once()}, {hero} went to the {place} with {his} {t.elder}.",
-               f"{t.once()}, {his} {t.elder} took {hero.him} to the {place}.",
-               f"{t.once()}, {hero} went to the {place} to play.",
-               f"{t.once()}, {hero} and {his} {t.elder} walked to the {place}.")
+        s.add(f"""{s.once()}, {hero} went to the {place} with {his} {s.elder}.
+            | {s.once()}, {his} {s.elder} took {hero.him} to the {place}.
+            | {s.once()}, {hero} went to the {place} to play.
+            | {s.once()}, {hero} and {his} {s.elder} walked to the {place}.""")
 
 
-def begin_pair(t: Tale, hero: Person, friend: Person) -> None:
-    """The opening of a story about two."""
-    pick = t.pick
-    home = f"{pick(lex.PLACE_LOOKS)} {'forest' if t.fable else pick(lex.HOMES)}"
-    kinds = f"{a(hero.kind)} and {a(friend.kind)}" if hero.kind != friend.kind else (
-        f"{pick(lex.TRAITS)} {plural(hero.kind)}")
-    t.tell(
-        f"{hero} and {friend} were good friends who lived in {a(home)}.",
-        f"once upon a time, there were two friends named {hero} and {friend}.",
-        f"{hero} and {friend} were {kinds} who did everything together.",
-        f"in {a(home)}, there lived two friends called {hero} and {friend}.",
-    )
-    t.tell(f"they loved to {hobby(t, 'their')}.",
-           f"every day, they liked to {hobby(t, 'their')}.",
-           f"{hero} liked to {hobby(t, hero.his)}, and {friend} liked to be with {hero.him}.")
-
-
-def meet(t: Tale, hero: Person, friend: Person) -> None:
-    """The second person comes in."""
-    who = a(f"{t.pick(lex.TRAITS)} {friend.kind}")
-    t.tell(f"then {hero.he} met {friend}, {who}.", f"soon {who} named {friend} came by.",
-           f"{hero.his} friend {friend} came along.", f"just then, {friend}, {who}, walked by.")
-
-
-def count_them(t: Tale, hero: Person, n: int) -> None:
-    t.tell(f'{hero} counted them aloud. "{t.aloud(n)}!"',
-           f'"{t.aloud(n)}," {hero} counted.',
-           f'{hero} pointed at them and counted, "{t.aloud(n)}."')
-
-
-def thanks(t: Tale, who: object) -> None:
-    t.say(who, t.pick(("Thank you so much!", "Thank you!", "Thank you. You are very kind.",
-                       "Oh, thank you! You are a good friend.", "That is so nice of you!")),
-          "said")
-
-
-def lesson(t: Tale, hero: object, *morals: str) -> None:
-    """The moral of the story."""
-    t.features.add("MoralValue")
-    moral = t.pick(morals)
-    t.tell(f"{hero} learned that {moral}.", f"from that day on, {hero} knew that {moral}.",
-           f"that day, {hero} learned that {moral}.", f"{hero} never forgot that {moral}.")
+def begin_pair(s: StoryState, hero: Person, friend: Person) -> None:
+    """Add the opening of a story about two; a new paragraph begins after it."""
+    home = a(f"{s.pick(words.place_looks)} {'forest' if s.fable else s.pick(words.homes)}")
+    if hero.kind == friend.kind:
+        kinds = f"{s.pick(words.traits)} {plural(hero.kind)}"
+    else:
+        kinds = f"{a(hero.kind)} and {a(friend.kind)}"
+    s.add(f"""{hero} and {friend} were good friends who lived in {home}.
+        | once upon a time, there were two friends named {hero} and {friend}.
+        | {hero} and {friend} were {kinds} who did everything together.
+        | in {home}, there lived two friends called {hero} and {friend}.""")
+    s.add(f"""they loved to {hobby(s, "their")}. | every day, they liked to {hobby(s, "their")}.
+        | {hero} liked to {hobby(s, hero.his)}, and {friend} liked to be with {hero.him}.""")
+    s.paragraph()

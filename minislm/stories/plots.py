@@ -1,1137 +1,1039 @@
-"""The plots: each is a function that moves things about in a `Tale`, tells it, and sums it up.
+"""The plots: each is a function that generates one story in a `StoryState` and returns its summary.
 
-What is said at the end follows from what happened. A new plot is one more function here that takes
-a `Tale`, tells its sentences and returns a one-sentence summary; add it to PLOTS. A word's class,
-where the lexicon would take another, is marked in the sentence: "a smile/n".
+What the end states follows from what happened. A new plot is one more function here that takes a
+`StoryState`, adds its sentences and returns a summary of one sentence; list it in PLOTS. "|"
+separates the variants of a sentence. A word that is not of the class that the lexicon gives it is
+marked in the sentence: "a smile/n".
 """
 
+# Unformatted, so that the variants of a sentence are below each other and speech stays compact.
+# fmt: off
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from minislm.stories import lexicon as lex
-from minislm.stories.lexicon import a, number_word, plural, verb_form
-from minislm.stories.narrator import (
-    Person,
-    Tale,
-    at,
-    begin,
-    begin_pair,
-    count_them,
-    hobby,
-    lesson,
-    meet,
-    thanks,
-)
+from minislm.stories.lexicon import a, plural, words
+from minislm.stories.narrator import PRONOUNS, Person, StoryState, at, begin, begin_pair, hobby
+from minislm.tasks import number_words
 
 
-def sharing(t: Tale) -> str:
+def sharing(s: StoryState) -> str:
     """One has food, the other has none."""
-    hero, friend = t.cast(fable=0.35)
-    he, his = hero.he, hero.his
-    food, had, greedy = t.food(), t.between(3, 9), t.chance(0.35)
-    given = t.between(1, had - 1)
-    begin(t, hero, traits=lex.WILD_TRAITS if greedy else lex.TRAITS, likes=plural(food))
-    t.paragraph()
-    t.gain(hero, had, food)
-    t.tell(f"{t.once()}, {hero} had {t.count(had, food)} in {a(t.pick(lex.HOLDERS))}.",
-           f"{t.once()}, {his} {t.elder} gave {hero.him} a bag. {he.title()} looked "
-           f"inside, and now {he} had {t.count(had, food)}.",
-           f"{t.once()}, {hero} was very {t.happy()} because {he} had {t.count(had, food)}.")
-    if t.chance(0.6):
-        count_them(t, hero, had)
-    meet(t, hero, friend)
-    t.tell(f"{friend} looked {t.sad()} because {friend.he} had nothing to eat.",
-           f"{friend} was hungry and had no {plural(food)} at all.")
-    if t.chance(0.7):
-        t.say(friend, t.pick((f"May I have {a(food)}, please?", "I am so hungry.",
-                              f"Can you share your {plural(food)} with me?")))
-    t.paragraph()
+    hero, friend = s.cast(fable=0.35)
+    he, his, elder = hero.he, hero.his, f"{hero.his} {s.elder}"
+    food = s.pick(words.wild_food if s.fable else words.treats + words.fruit)
+    had, greedy = s.between(3, 9), s.chance(0.35)
+    given = s.between(1, had - 1)
+    begin(s, hero, traits=words.wild_traits if greedy else words.traits, likes=plural(food))
+    s.gain(hero, had, food)
+    s.add(f"""{s.once()}, {hero} had {s.count(had, food)} in {a(s.pick(words.holders))}.
+        | {s.once()}, {elder} gave {hero.him} a bag. {he.title()} looked inside, and now {he} had
+          {s.count(had, food)}.
+        | {s.once()}, {hero} was very {s.happy()} because {he} had {s.count(had, food)}.""")
+    if s.chance(0.6):
+        s.count_aloud(hero, had)
+    s.meet(hero, friend)
+    s.add(f"""{friend} looked {s.sad()} because {friend.he} had nothing to eat.
+        | {friend} was hungry and had no {plural(food)} at all.""")
+    if s.chance(0.7):
+        s.say(friend, f"""May I have {a(food)}, please? | I am so hungry.
+            | Can you share your {plural(food)} with me?""")
+    s.paragraph()
     if greedy:
-        t.features.add("Conflict")
-        t.say(hero, t.pick((f"No! These {plural(food)} are mine!", "No, I want them all.",
-                            "Go away! I do not want to share!")),
-              told=f"{hero} did not want to share.")
-        t.tell(f"{friend} began to cry.", f"{friend} turned around and walked away slowly.")
-        t.tell(f"{hero} looked at {friend} and felt bad.", f"now {hero} felt very sorry.")
-        t.say(hero, t.pick(("I am sorry.", "Wait, please. I was mean.", "Please come back.")),
-              told=f"{hero} said sorry.")
-    left = t.give(hero, friend, given, food)
-    t.tell(f"{hero} gave {friend} {t.count(given, food)}.",
-           f"{hero} gave {friend} {t.number(given)} of {his} {plural(food)}.")
-    if t.chance(0.6):
-        thanks(t, friend)
-    t.tell(f"now {hero} had {t.count(left, food)} left.",
-           f"then {hero} had {t.count(left, food)} left, and {friend} had {t.number(given)}.")
-    if left == given and t.chance(0.8):
-        t.tell("they both had the same number.")
-    elif left > given and t.chance(0.4):
-        t.tell(f"{hero} still had more than {friend}, but {friend} did not mind.")
-    elif left < given and t.chance(0.6):
-        t.tell(f"{he} had less than {friend} now, but {he} did not mind.")
-    t.tell(f"they sat down and ate their {t.pick(lex.TASTY)} {plural(food)} together.",
-           f"the two friends ate, talked and laughed {at(t.outdoors())}.")
-    lesson(t, hero, "it is good to share", "sharing makes everyone happy",
-           "food tastes better with a friend")
+        s.features.add("Conflict")
+        s.say(hero, f"""No! These {plural(food)} are mine! | No, I want them all.
+            | Go away! I do not want to share!""", indirect=f"{hero} did not want to share.")
+        s.add(f"{friend} began to cry. | {friend} turned around and walked away slowly.")
+        s.add(f"{hero} looked at {friend} and felt bad. | now {hero} felt very sorry.")
+        s.say(hero, "I am sorry. | Wait, please. I was mean. | Please come back.",
+              indirect=f"{hero} said sorry.")
+    left = s.give(hero, friend, given, food)
+    s.add(f"""{hero} gave {friend} {s.count(given, food)}.
+        | {hero} gave {friend} {s.number(given)} of {his} {plural(food)}.""")
+    if s.chance(0.6):
+        s.thank(friend)
+    s.add(f"""now {hero} had {s.count(left, food)} left.
+        | then {hero} had {s.count(left, food)} left, and {friend} had {s.number(given)}.""")
+    if left == given and s.chance(0.8):
+        s.add("they both had the same number.")
+    elif left > given and s.chance(0.4):
+        s.add(f"{hero} still had more than {friend}, but {friend} did not mind.")
+    elif left < given and s.chance(0.6):
+        s.add(f"{he} had less than {friend} now, but {he} did not mind.")
+    s.add(f"""they sat down and ate their {s.pick(words.tasty)} {plural(food)} together.
+        | the two friends ate, talked and laughed {at(s.outdoors())}.""")
+    s.lesson(hero, """it is good to share | sharing makes everyone happy
+        | food tastes better with a friend""")
     return f"{hero} shares {his} {plural(food)} with {friend}, who is hungry."
 
 
-def lost(t: Tale) -> str:
+def lost(s: StoryState) -> str:
     """A dear thing is lost, looked for, and mostly found."""
-    hero, friend = t.cast()
-    he, his, him, color = hero.he, hero.his, hero.him, t.pick(lex.COLORS)
-    thing, place = t.pick(lex.CLOTHES + lex.SMALL_TOYS), t.outdoors()
-    dear, spots = f"{color} {thing}", t.rng.sample(lex.OUTDOOR_SPOTS, 3)
-    ending = t.rng.choices(("friend", "self", "gone"), (6, 3, 2))[0]
-    begin(t, hero, place=place)
-    t.tell(f"{he} had {his} {dear} with {him}.", f"{he} was very proud of {his} new "
-           f"{dear}.", f"{he} took {his} {t.pick(lex.LOOKS)} {dear} along.")
-    t.tell(f"{he} ran and jumped and played for a long time.",
-           f"{he} chased {his} shadow until {he} was tired.")
-    t.tell(f"but when it was time to go home, the {thing} was gone.",
-           f"then {he} saw that the {dear} was not there.")
-    t.say(hero, t.pick((f"Oh no! Where is my {thing}?", f"I lost my {dear}!")),
-          "cried")
-    t.paragraph()
-    t.tell(f"{hero} was so {t.sad()} that {he} began to cry.", f"{hero} {t.was()} very {t.sad()}.")
-    t.tell(f"{he} looked {spots[0]} and {spots[1]}, but it was not there.",
-           f"first {he} looked {spots[0]}. Then {he} looked {spots[1]}. There was no {thing}.")
+    hero, friend = s.cast()
+    he, his, him, color = hero.he, hero.his, hero.him, s.pick(words.colors)
+    thing, place = s.pick(words.clothes + words.small_toys), s.outdoors()
+    dear, spots = f"{color} {thing}", s.rng.sample(words.outdoor_spots, 3)
+    ending = s.rng.choices(("friend", "self", "gone"), (6, 3, 2))[0]
+    begin(s, hero, place=place)
+    s.add(f"""{he} had {his} {dear} with {him}. | {he} was very proud of {his} new {dear}.
+        | {he} took {his} {s.pick(words.looks)} {dear} along.""")
+    s.add(f"""{he} ran and jumped and played for a long time.
+        | {he} chased {his} shadow until {he} was tired.""")
+    s.add(f"""but when it was time to go home, the {thing} was gone.
+        | then {he} saw that the {dear} was not there.""")
+    s.say(hero, f"Oh no! Where is my {thing}? | I lost my {dear}!", "cried")
+    s.paragraph()
+    s.add(f"{hero} was so {s.sad()} that {he} began to cry. | {hero} {s.was()} very {s.sad()}.")
+    s.add(f"""{he} looked {spots[0]} and {spots[1]}, but it was not there.
+        | first {he} looked {spots[0]}. Then {he} looked {spots[1]}. There was no {thing}.""")
     if ending == "gone":
-        t.features.add("BadEnding")
-        t.tell(f"{he} looked until it was dark, but {he} did not find it.",
-               f"then it began to rain/v, and {he} had to go home.")
-        t.tell(f"the {dear} was lost/a for good.", f"{hero} never saw {his} {dear} again.")
-        t.tell(f"that night, {he} cried in {his} bed.", f"{he} went to bed {t.sad()}.")
-        if t.chance():
-            lesson(t, hero, "you must take care/n of your things")
+        s.features.add("BadEnding")
+        s.add(f"""{he} looked until it was dark, but {he} did not find it.
+            | then it began to rain/v, and {he} had to go home.""")
+        s.add(f"the {dear} was lost/a for good. | {hero} never saw {his} {dear} again.")
+        s.add(f"that night, {he} cried in {his} bed. | {he} went to bed {s.sad()}.")
+        if s.chance():
+            s.lesson(hero, "you must take care/n of your things")
         return f"{hero} loses {his} {dear} {at(place)} and does not find it again."
     if ending == "self":
-        t.tell(f"at last, {he} looked {spots[2]}, and there it was!",
-               f"then {he} saw something {color} {spots[2]}. It was {his} {thing}!")
-        t.tell(f"{he} picked it up and held it tight/o.", f"{he} {t.was()} very {t.happy()} again.")
-        lesson(t, hero, "you find things when you do not give up",
-               "you must take care/n of your things")
+        s.add(f"""at last, {he} looked {spots[2]}, and there it was!
+            | then {he} saw something {color} {spots[2]}. It was {his} {thing}!""")
+        s.add(f"{he} picked it up and held it tight/o. | {he} {s.was()} very {s.happy()} again.")
+        s.lesson(hero, """you find things when you do not give up
+            | you must take care/n of your things""")
         return f"{hero} loses {his} {dear} {at(place)} and finds it {spots[2]}."
-    t.tell(f"{a(friend.kind)} named {friend} was walking by with something {color} in "
-           f"{friend.his} hand.", f"just then, {a(friend.kind)} called {friend} came up to {him}.")
-    t.say(friend, t.pick((f"I found this {thing} {spots[2]}. Is it yours?",
-                          f"Is this your {thing}? It was {spots[2]}.")), "asked",
-          told=f"{friend} had found it {spots[2]}.")
-    t.say(hero, t.pick((f"Yes, that is my {thing}!", "Yes, it is mine!")))
-    t.tell(f"{friend} gave the {dear} back to {hero}.", f"{friend} smiled and gave it back.")
-    t.tell(f"{hero} was not {t.sad()} any more. {he.title()} thanked {friend} and hugged "
-           f"{friend.him}.", f"{hero} {t.was()} {t.happy()} and thanked {friend}.")
-    t.tell("after that, they became good friends.", f"{hero} and {friend} walked home together.")
+    s.add(f"""{a(friend.kind)} named {friend} was walking by with something {color} in {friend.his}
+          hand. | just then, {a(friend.kind)} called {friend} came up to {him}.""")
+    s.say(friend, f"""I found this {thing} {spots[2]}. Is it yours?
+        | Is this your {thing}? It was {spots[2]}.""", "asked",
+          indirect=f"{friend} had found it {spots[2]}.")
+    s.say(hero, f"Yes, that is my {thing}! | Yes, it is mine!")
+    s.add(f"{friend} gave the {dear} back to {hero}. | {friend} smiled and gave it back.")
+    s.add(f"""{hero} was not {s.sad()} any more. {he.title()} thanked {friend} and hugged
+          {friend.him}. | {hero} {s.was()} {s.happy()} and thanked {friend}.""")
+    s.add(f"after that, they became good friends. | {hero} and {friend} walked home together.")
     return f"{hero} loses {his} {dear}, and {friend} finds it and gives it back."
 
 
-def weather(t: Tale) -> str:
+def weather(s: StoryState) -> str:
     """What to wear follows from the weather."""
-    hero, friend = t.cast(fable=0.15)
-    he, his, him = hero.he, hero.his, hero.him
-    kind = t.pick(tuple(lex.WEATHER))
-    sky, clothes, suffers, bad, good = lex.WEATHER[kind]
-    thing = f"{t.pick(lex.COLORS)} {t.pick(clothes)}"
-    short, listens, place = thing.split()[1], t.chance(0.4), t.outdoors()
-    begin(t, hero, traits=lex.TRAITS if listens else lex.WILD_TRAITS)
-    t.paragraph()
-    t.tell(f"one/o {kind} day, {hero} wanted to go to the {place}.",
-           f"it was a {kind} morning, and {sky}. {hero} wanted to play {at(place)}.")
-    t.say(f"{his} {t.elder}", t.pick((f"It is {kind} today. Take your {short}.",
-                                      f"Please do not go out without your {thing}.",
-                                      f"Do not forget your {short}. It is {kind} outside.")),
-          "said",
-          told=f"{his} {t.elder} told {him} to take {his} {short}.")
+    hero, friend = s.cast(fable=0.15)
+    he, his, him, elder = hero.he, hero.his, hero.him, f"{hero.his} {s.elder}"
+    kind = s.pick(tuple(words.weather))
+    sky, clothes, suffers, bad, good = words.weather[kind].split(" / ")
+    thing = f"{s.pick(words.colors)} {s.pick(clothes.split())}"
+    short, listens, place = thing.split()[1], s.chance(0.4), s.outdoors()
+    begin(s, hero, traits=words.traits if listens else words.wild_traits)
+    s.add(f"""one/o {kind} day, {hero} wanted to go to the {place}.
+        | it was a {kind} morning, and {sky}. {hero} wanted to play {at(place)}.""")
+    s.say(elder, f"""It is {kind} today. Take your {short}. | Please do not go out without your
+        {thing}. | Do not forget your {short}. It is {kind} outside.""",
+          indirect=f"{elder} told {him} to take {his} {short}.")
     if listens:
-        t.tell(f"{hero} nodded and took {his} {thing}.", f"{hero} put on {his} {thing}." if
-               short != "umbrella" else f"{hero} picked up {his} {thing}.")
-        t.tell(f"then {he} went out, and {he} {good}.", f"{at(place)}, {he} {good} all day.")
-        meet(t, hero, friend)
-        t.tell(f"{friend} had no {short}, and {friend.he} {suffers}.",
-               f"{friend} {bad} because {friend.he} had no {short}.")
-        t.say(hero, f"Come here. We can share my {short}." if short in ("umbrella", "coat")
-              else f"I am fine now. You can have my {short} for a while.",
-              told=f"{hero} let {friend} have the {short} for a while.")
-        t.tell(f"soon {friend} felt better and smiled.", f"{friend} felt much better then.")
-        lesson(t, hero, "it is wise to listen", f"{a(short)} is good on a {kind} day",
-               "a good friend helps")
+        puts_on = "picked up" if short == "umbrella" else "put on"
+        s.add(f"{hero} nodded and took {his} {thing}. | {hero} {puts_on} {his} {thing}.")
+        s.add(f"then {he} went out, and {he} {good}. | {at(place)}, {he} {good} all day.")
+        s.meet(hero, friend)
+        s.add(f"""{friend} had no {short}, and {friend.he} {suffers}.
+            | {friend} {bad} because {friend.he} had no {short}.""")
+        s.say(hero, f"Come here. We can share my {short}." if short in ("umbrella", "coat") else
+              f"I am fine now. You can have my {short} for a while.",
+              indirect=f"{hero} let {friend} have the {short} for a while.")
+        s.add(f"soon {friend} felt better and smiled. | {friend} felt much better then.")
+        s.lesson(hero, f"""it is wise to listen | {a(short)} is good on a {kind} day
+            | a good friend helps""")
         return f"{hero} takes {his} {thing} on a {kind} day and helps {friend}."
-    t.features |= {"Foreshadowing", "Conflict"}
-    t.say(hero, t.pick((f"I do not need {a(short)}!", f"No, I do not like my {short}.",
-                        f"I am big. I don't need my {short}.")), "said",
-          told=f"{hero} did not want to take {his} {short}.")
-    t.tell(f"{he} ran out of the door and left the {short} at home.",
-           f"{he} left the {thing} on the chair and went out.")
-    t.tell(f"at first, {he} had fun with {his} friend {friend}. They played a game.",
-           f"{at(place)}, {he} met {his} friend {friend}, and they began to play.")
-    t.tell(f"but soon {hero} {suffers}.", f"after a short time, {hero} {suffers}.")
-    t.tell(f"{friend} had {a(short)}, so {friend.he} {good}.",
-           f"{friend} {good}, because {friend.he} had {a(short)}.")
-    t.tell(f"{hero} ran home to {his} {t.elder}.", f"{hero} {bad} and went home.")
-    t.say(hero, t.pick(("You were right.", "I am sorry. Now I know why.")), "said")
-    t.tell(f"the next day was {kind} again, and {hero} took {his} {short}. This time {he} {good}.",
-           f"{he} took {his} {thing}, went out again, and {good}.")
-    lesson(t, hero, f"it is good to listen to {his} {t.elder}",
-           f"{a(short)} helps on a {kind} day")
+    s.features |= {"Foreshadowing", "Conflict"}
+    s.say(hero, f"""I do not need {a(short)}! | No, I do not like my {short}.
+        | I am big. I don't need my {short}.""", "said",
+          indirect=f"{hero} did not want to take {his} {short}.")
+    s.add(f"""{he} ran out of the door and left the {short} at home.
+        | {he} left the {thing} on the chair and went out.""")
+    s.add(f"""at first, {he} had fun with {his} friend {friend}. They played a game.
+        | {at(place)}, {he} met {his} friend {friend}, and they began to play.""")
+    s.add(f"but soon {hero} {suffers}. | after a short time, {hero} {suffers}.")
+    s.add(f"""{friend} had {a(short)}, so {friend.he} {good}.
+        | {friend} {good}, because {friend.he} had {a(short)}.""")
+    s.add(f"{hero} ran home to {elder}. | {hero} {bad} and went home.")
+    s.say(hero, "You were right. | I am sorry. Now I know why.")
+    s.add(f"""the next day was {kind} again, and {hero} took {his} {short}. This time {he} {good}.
+        | {he} took {his} {thing}, went out again, and {good}.""")
+    s.lesson(hero, f"it is good to listen to {elder} | {a(short)} helps on a {kind} day")
     return f"{hero} goes out on a {kind} day without {his} {short} and learns to listen."
 
 
-def watching(t: Tale) -> str:
+def watching(s: StoryState) -> str:
     """Two kinds of animals are seen and counted; some of them leave."""
-    hero, _ = t.cast()
-    he, elder = hero.he, t.elder
-    place, n, m = t.outdoors(), t.between(2, 9), t.between(2, 6)
-    water, gone = place in ("lake", "river"), t.between(1, n - 1)
-    seen = [kind for kind, (doing, _) in lex.SIGHTS.items() if water or "water" not in doing]
-    one, two = t.rng.sample(seen, 2)
-    begin(t, hero, place=place)
-    t.tell(f"{he} saw {t.count(n, one)}. They were {lex.SIGHTS[one][0]}.")
-    if t.chance():
-        count_them(t, hero, n)
-    t.tell(f"then {he} saw {t.count(m, two)}, too. They were {lex.SIGHTS[two][0]}.")
-    total = t.gain(place, n, "animal") + m
-    t.gain(place, m, "animal")
-    said = t.chance(0.6)
-    if said:
-        t.say(f"{hero.his} {elder}", "How many animals are there?")
-        t.say(hero, f"{t.capital(n)} {plural(one)} and {t.count(m, two)}. "
-              f"There are {t.number(total)} in all.", "said")
-        t.say(f"{hero.his} {elder}", t.pick(("Well/o done!", "You are so smart!",
-                                                   "Yes, that is right!")), "said")
+    hero, _ = s.cast()
+    he, elder = hero.he, f"{hero.his} {s.elder}"
+    place, n, m = s.outdoors(), s.between(2, 9), s.between(2, 6)
+    water, gone = place in ("lake", "river"), s.between(1, n - 1)
+    seen = [kind for kind, sight in words.sights.items() if water or "water" not in sight]
+    one, two = s.rng.sample(seen, 2)
+    doing, leaving = words.sights[one].split(" / ")
+    begin(s, hero, place=place)
+    s.add(f"{he} saw {s.count(n, one)}. They were {doing}.")
+    if s.chance():
+        s.count_aloud(hero, n)
+    s.add(f"then {he} saw {s.count(m, two)}, too. They were {words.sights[two].split(' / ')[0]}.")
+    total = s.gain(place, n, "animal") + m
+    s.gain(place, m, "animal")
+    if s.chance(0.6):
+        s.say(elder, "How many animals are there?")
+        s.say(hero, f"""{number_words(n).capitalize()} {plural(one)} and {s.count(m, two)}. There
+              are {s.number(total)} in all.""")
+        s.say(elder, "Well/o done! | You are so smart! | Yes, that is right!", "said")
     if n == m:
-        t.tell(f"there were as many {plural(one)} as {plural(two)}.")
+        s.add(f"there were as many {plural(one)} as {plural(two)}.")
     else:
         more, fewer = (one, two) if n > m else (two, one)
-        apart = f"{t.number(abs(n - m))} " if abs(n - m) > 1 and t.chance() else ""
-        t.tell(f"there were {apart}more {plural(more)} than {plural(fewer)}.")
-    t.paragraph()
-    t.tell("suddenly, there was a loud noise.",
-           f"then a {t.pick(lex.SIZES[:2])} dog began to bark.",
-           "a big black cloud came, and it began to rain/v.")
-    left = t.lose(place, gone, "animal") - m
-    t.tell(f"{t.number(gone)} of the {plural(one)} {lex.SIGHTS[one][1]}.")
-    t.tell(f"now there {'was' if left == 1 else 'were'} only {t.count(left, one)} left.",
-           f"{he} counted again. There {'was' if left == 1 else 'were'} {t.count(left, one)} left.")
-    t.say(hero, t.pick(("Goodbye! Come back soon!", "Bye, little friends!", "Do not be afraid!")),
-          "called")
-    t.tell(f"at home, {he} drew {a(one)} and {a(two)}.", f"{he} went home and told {hero.his} "
-           "friends all about it.", f"that night, {he} had a dream about {plural(one)}.")
+        difference = f"{s.number(abs(n - m))} " if abs(n - m) > 1 and s.chance() else ""
+        s.add(f"there were {difference}more {plural(more)} than {plural(fewer)}.")
+    s.paragraph()
+    s.add(f"""suddenly, there was a loud noise.
+        | then a {s.pick(words.sizes[:2])} dog began to bark.
+        | a big black cloud came, and it began to rain/v.""")
+    left = s.lose(place, gone, "animal") - m
+    s.add(f"{s.number(gone)} of the {plural(one)} {leaving}.")
+    s.add(f"""now there {'was' if left == 1 else 'were'} only {s.count(left, one)} left.
+        | {he} counted again. There {'was' if left == 1 else 'were'} {s.count(left, one)} left.""")
+    s.say(hero, "Goodbye! Come back soon! | Bye, little friends! | Do not be afraid!", "called")
+    s.add(f"""at home, {he} drew {a(one)} and {a(two)}.
+        | {he} went home and told {hero.his} friends all about it.
+        | that night, {he} had a dream about {plural(one)}.""")
     return f"{hero} counts {plural(one)} and {plural(two)} {at(place)}."
 
 
-def tower(t: Tale) -> str:
+def tower(s: StoryState) -> str:
     """A tower of blocks grows and falls."""
-    hero, friend = t.cast()
-    he, his, pick = hero.he, hero.his, t.pick
-    first, more = t.between(3, 8), t.between(2, 5)
-    things = pick(("block", "box", "cup", "brick"))
-    begin(t, hero)
-    t.paragraph()
-    t.tell(f"{t.once()}, {hero} built a tower of {pick(lex.COLORS)} {plural(things)}.",
-           f"{t.once()}, {hero} wanted to build the tallest tower of {plural(things)} in "
-           "the world.")
-    t.gain("tower", first, things)
-    t.tell(f"{he} put one/o {things} on top of the other and counted, \"{t.aloud(first)}!\"")
-    t.tell(f"the tower had {t.count(first, things)} now.")
-    t.tell(f"then {friend} came with {t.number(more)} more {plural(things)}.")
-    height = t.gain("tower", more, things)
-    t.tell(f"they put them on top. Now the tower had {t.count(height, things)} in all.")
-    t.tell("it was very tall.", "it was taller than a chair.", "it began to wobble a little/o.")
-    t.paragraph()
-    t.features.add("Conflict")
-    pet = f"{pick(lex.FUR_COLORS)} {pick(lex.FURRY_PETS)}"
-    falls = t.lose("tower", t.between(1, height), things)
+    hero, friend = s.cast()
+    he, his, pick = hero.he, hero.his, s.pick
+    first, more, things = s.between(3, 8), s.between(2, 5), pick(("block", "box", "cup", "brick"))
+    begin(s, hero)
+    s.add(f"""{s.once()}, {hero} built a tower of {pick(words.colors)} {plural(things)}.
+        | {s.once()}, {hero} wanted to build the tallest tower of {plural(things)} in the world.""")
+    s.gain("tower", first, things)
+    s.add(f'{he} put one/o {things} on top of the other and counted, "{s.aloud(first)}!"')
+    s.add(f"the tower had {s.count(first, things)} now.")
+    s.add(f"then {friend} came with {s.number(more)} more {plural(things)}.")
+    height = s.gain("tower", more, things)
+    s.add(f"they put them on top. Now the tower had {s.count(height, things)} in all.")
+    s.add("it was very tall. | it was taller than a chair. | it began to wobble a little/o.")
+    s.paragraph()
+    s.features.add("Conflict")
+    pet = f"{pick(words.fur_colors)} {pick(words.furry_pets)}"
+    falls = s.lose("tower", s.between(1, height), things)
     cause = pick((f"{his} {pet} ran past/o and bumped into it.", f"{friend} sneezed very hard/o.",
                   "a strong wind came in through the window."))
-    t.tell(f"but then {cause}", f"suddenly, {cause}")
+    s.add(f"but then {cause} | suddenly, {cause}")
     if falls == 0:
-        t.tell("crash/o! The whole tower fell down.",
-               f"boom/o! All the {plural(things)} fell.")
+        s.add(f"crash/o! The whole tower fell down. | boom/o! All the {plural(things)} fell.")
     else:
-        t.tell(f"crash/o! {t.capital(height - falls)} of the {plural(things)} fell down, "
-               f"and the tower had only {t.number(falls)} left.")
-    t.tell(f"{hero} {t.was()} {t.sad()}.", f"{hero} wanted to cry.")
-    t.say(friend, pick(("Do not be sad. We can build it again.", "Don't cry. Let's try again!",
-                        "Let's build a better one!")), "said",
-          told=f"{friend} wanted to try again.")
-    t.tell("they worked slowly and with care/n. This time the tower did not fall.",
-           f"they built it again, and this time it was strong. It had all "
-           f"{t.count(height, things)}.")
-    t.tell(f"{hero} and {friend} were very {t.happy()}.", "they clapped their hands and danced.")
-    lesson(t, hero, "you can always try again", "it is easier with a friend")
+        s.add(f"""crash/o! {number_words(height - falls).capitalize()} of the {plural(things)} fell
+              down, and the tower had only {s.number(falls)} left.""")
+    s.add(f"{hero} {s.was()} {s.sad()}. | {hero} wanted to cry.")
+    s.say(friend, """Do not be sad. We can build it again. | Don't cry. Let's try again!
+        | Let's build a better one!""", "said", indirect=f"{friend} wanted to try again.")
+    s.add(f"""they worked slowly and with care/n. This time the tower did not fall.
+        | they built it again, and this time it was strong. It had all
+          {s.count(height, things)}.""")
+    s.add(f"{hero} and {friend} were very {s.happy()}. | they clapped their hands and danced.")
+    s.lesson(hero, "you can always try again | it is easier with a friend")
     return f"{hero} builds a tower with {friend}; it falls, and they build it again."
 
 
-def broken(t: Tale) -> str:
-    """Something breaks; to tell or not to tell."""
-    hero, _ = t.cast()
-    he, his, elder, pick = hero.he, hero.his, t.elder, t.pick
-    thing, toy = f"{pick(lex.COLORS)} {pick(lex.BREAKABLE)}", pick(lex.SMALL_TOYS)
-    short, honest, pieces = thing.split()[1], t.chance(), t.between(2, 9)
-    begin(t, hero, traits=lex.WILD_TRAITS)
-    t.paragraph()
-    if t.chance(0.6):
-        t.features.add("Foreshadowing")
-        t.tell(f"{his} {elder} did not want {hero} to run in the house.",
-               f"{his} {elder} often told {hero} not to play in the house.")
-    t.tell(f"{t.once()}, {hero} was playing with {his} {toy} in the house.",
-           f"{t.once()}, {hero} ran through the house with {his} {toy}.")
-    t.tell(f"{he} bumped into a table, and {his} {elder}'s {thing} fell down.",
-           f"the {toy} hit {his} {elder}'s {thing}, and it fell on the floor.")
-    t.tell(f"crash/o! The {short} broke into {t.count(pieces, 'piece')}.",
-           f"now the {thing} was in {t.count(pieces, 'piece')}.")
-    t.tell(f"{hero} was scared.", f"{hero} did not know what to do.", f"{he} felt cold and hot.")
-    t.paragraph()
-    t.features.add("Conflict")
+def broken(s: StoryState) -> str:
+    """Something breaks; it is admitted at once, or after a lie."""
+    hero, _ = s.cast()
+    he, his, pick, elder = hero.he, hero.his, s.pick, f"{hero.his} {s.elder}"
+    thing, toy = f"{pick(words.colors)} {pick(words.breakable)}", pick(words.small_toys)
+    short, honest, pieces = thing.split()[1], s.chance(), s.between(2, 9)
+    begin(s, hero, traits=words.wild_traits)
+    if s.chance(0.6, "Foreshadowing"):
+        s.add(f"""{elder} did not want {hero} to run in the house.
+            | {elder} often told {hero} not to play in the house.""")
+    s.add(f"""{s.once()}, {hero} was playing with {his} {toy} in the house.
+        | {s.once()}, {hero} ran through the house with {his} {toy}.""")
+    s.add(f"""{he} bumped into a table, and {elder}'s {thing} fell down.
+        | the {toy} hit {elder}'s {thing}, and it fell on the floor.""")
+    s.add(f"""crash/o! The {short} broke into {s.count(pieces, 'piece')}.
+        | now the {thing} was in {s.count(pieces, 'piece')}.""")
+    s.add(f"{hero} was scared. | {hero} did not know what to do. | {he} felt cold and hot.")
+    s.paragraph()
+    s.features.add("Conflict")
     if honest:
-        t.tell(f"{he} wanted to hide, but then {he} went to {his} {elder}.",
-               f"{he} took a deep breath and went to find {his} {elder}.")
-        t.say(hero, f"I broke your {short}. I am very sorry.", "said",
-              told=f"{he} told {his} {elder} about the {short}.")
-        t.tell(f"{his} {elder} looked at the pieces and then at {hero}.")
-        t.say(f"{his} {elder}", pick(("Thank you for telling me the truth.",
-                                     "I am not angry, because you told me the truth.")), "said",
-              told=f"{his} {elder} was not angry.")
-        t.tell(f"they swept up the pieces with a broom. {hero} felt light and {t.happy()}.",
-               "together they put the pieces back with glue. It took a long time, but it held.")
-        lesson(t, hero, "it is best to tell the truth", "telling the truth is brave")
-        return f"{hero} breaks {a(short)} and tells {his} {elder} the truth."
-    t.tell(f"{he} hid the pieces {pick(lex.INDOOR_SPOTS)}.")
-    t.say(f"{his} {elder}", f"Where is my {short}?",
-          told=f"soon {his} {elder} came and looked for the {short}.")
-    t.say(hero, pick(("I do not know.", f"Maybe the {pick(lex.FURRY_PETS)} took it.")), "said",
-          told=f"{hero} said that {he} knew nothing about it.")
-    t.tell(f"but that night, {hero} could not sleep.", f"all day, {hero} felt bad.")
-    t.tell(f"at last, {he} went to {his} {elder} and told the truth.",
-           f"then {his} {elder} found the pieces, and {hero} had to tell the truth.")
-    t.say(f"{his} {elder}", pick((f"I am sad about the {short}, but I am more sad that you lied.",
-                                  "You must not lie/v to me.")), "said",
-          told=f"{his} {elder} was sad, because {hero} had lied.")
-    t.tell(f"{hero} said sorry and cleaned the floor.", f"{hero} cried and said sorry.")
-    lesson(t, hero, "a lie makes things worse", "it is better to tell the truth right away/o")
+        s.add(f"""{he} wanted to hide, but then {he} went to {elder}.
+            | {he} took a deep breath and went to find {elder}.""")
+        s.say(hero, f"I broke your {short}. I am very sorry.",
+              indirect=f"{he} told {elder} about the {short}.")
+        s.add(f"{elder} looked at the pieces and then at {hero}.")
+        s.say(elder, """Thank you for telling me the truth.
+            | I am not angry, because you told me the truth.""", indirect=f"{elder} was not angry.")
+        s.add(f"""they swept up the pieces with a broom. {hero} felt light and {s.happy()}.
+            | together they put the pieces back with glue. It took a long time, but it held.""")
+        s.lesson(hero, "it is best to tell the truth | telling the truth is brave")
+        return f"{hero} breaks {a(short)} and tells {elder} the truth."
+    s.add(f"{he} hid the pieces {pick(words.indoor_spots)}.")
+    s.say(elder, f"Where is my {short}?", indirect=f"soon {elder} came and looked for the {short}.")
+    s.say(hero, f"I do not know. | Maybe the {pick(words.furry_pets)} took it.",
+          indirect=f"{hero} said that {he} knew nothing about it.")
+    s.add(f"but that night, {hero} could not sleep. | all day, {hero} felt bad.")
+    s.add(f"""at last, {he} went to {elder} and told the truth.
+        | then {elder} found the pieces, and {hero} had to tell the truth.""")
+    s.say(elder, f"""I am sad about the {short}, but I am more sad that you lied.
+        | You must not lie/v to me.""", indirect=f"{elder} was sad, because {hero} had lied.")
+    s.add(f"{hero} said sorry and cleaned the floor. | {hero} cried and said sorry.")
+    s.lesson(hero, "a lie makes things worse | it is better to tell the truth right away/o")
     return f"{hero} breaks {a(short)}, lies about it and is sorry in the end."
 
 
-def night_noise(t: Tale) -> str:
+def night_noise(s: StoryState) -> str:
     """A scary noise turns out to be a small animal."""
-    hero, friend = t.cast()
-    he, his, pick = hero.he, hero.his, t.pick
+    hero, friend = s.cast()
+    he, his, pick, elder = hero.he, hero.his, s.pick, f"{hero.his} {s.elder}"
     small = pick(("bird", "cat", "frog", "hedgehog", "kitten", "mouse", "owl", "puppy", "squirrel"))
-    noise, says = pick((("scratch", "scratched"), ("knock", "knocked"), ("squeak", "squeaked")))
-    spot, times = pick(lex.INDOOR_SPOTS), t.between(2, 6)
-    begin(t, hero)
-    t.paragraph()
-    t.tell(f"one/o {pick(('dark', 'stormy', 'windy', 'cold'))} night, {hero} was in bed when {he} "
-           f"heard a {pick(('strange', 'scary', 'loud', 'funny'))} noise.",
-           f"one/o night, {hero} woke up because something made a noise {spot}.")
-    t.tell(f"something {says} {t.count(times, 'time')}.")
-    t.say(hero, pick(("Who is there?", "Is that a monster?", "What is that?")), "whispered")
-    t.tell("no one/o answered.", f"{he} pulled the blanket over {his} head.")
-    t.tell(f"{hero} was very scared.", f"{his} heart beat fast/o.")
-    t.paragraph()
-    t.features |= {"Twist"}
-    with_elder = t.chance()
-    if with_elder:
-        t.tell(f"{he} ran to {his} {t.elder}.", f"{he} called {his} {t.elder}.")
-        t.say(f"{his} {t.elder}", pick(("Let us look together.", "Come, take my hand.")), "said")
-        t.tell(f"they took a {pick(('flashlight', 'lantern'))} and looked {spot}.")
+    noise, spot = pick(("scratched", "knocked", "squeaked")), pick(words.indoor_spots)
+    times = s.between(2, 6)
+    begin(s, hero)
+    s.add(f"""one/o {pick(('dark', 'stormy', 'windy', 'cold'))} night, {hero} was in bed when {he}
+          heard a {pick(('strange', 'scary', 'loud', 'funny'))} noise.
+        | one/o night, {hero} woke up because something made a noise {spot}.""")
+    s.add(f"something {noise} {s.count(times, 'time')}.")
+    s.say(hero, "Who is there? | Is that a monster? | What is that?", "whispered")
+    s.add(f"no one/o answered. | {he} pulled the blanket over {his} head.")
+    s.add(f"{hero} was very scared. | {his} heart beat fast/o.")
+    s.paragraph()
+    s.features.add("Twist")
+    if s.chance():
+        s.add(f"{he} ran to {elder}. | {he} called {elder}.")
+        s.say(elder, "Let us look together. | Come, take my hand.")
+        s.add(f"they took a {pick(('flashlight', 'lantern'))} and looked {spot}.")
     else:
-        t.say(hero, pick(("I am brave.", "I want to know what it is.")), "said")
-        t.tell(f"{he} took a {pick(('flashlight', 'lantern'))} and looked {spot}.")
-    t.tell(f"it was not a monster at all. It was a {pick(('little', 'small', 'tiny'))} {small}!",
-           f"there sat a {pick(('wet', 'scared', 'little'))} {small} with big eyes!")
-    t.tell(f"the {small} was more afraid than {hero}.", f"the {small} was cold and hungry.")
-    t.tell(f"{hero} gave it something to eat and a warm place to sleep.",
-           f"{hero} laughed and {pick(('petted it', 'put it in a warm box'))}.")
-    if small in lex.FURRY_PETS:
-        t.tell(f"{he} kept the {small} and named it {friend}.", f"the {small} slept on {his} bed.")
+        s.say(hero, "I am brave. | I want to know what it is.")
+        s.add(f"{he} took a {pick(('flashlight', 'lantern'))} and looked {spot}.")
+    s.add(f"""it was not a monster at all. It was a {pick(('little', 'small', 'tiny'))} {small}!
+        | there sat a {pick(('wet', 'scared', 'little'))} {small} with big eyes!""")
+    s.add(f"the {small} was more afraid than {hero}. | the {small} was cold and hungry.")
+    s.add(f"""{hero} gave it something to eat and a warm place to sleep.
+        | {hero} laughed and {pick(('petted it', 'put it in a warm box'))}.""")
+    if small in words.furry_pets:
+        s.add(f"{he} kept the {small} and named it {friend}. | the {small} slept on {his} bed.")
     else:
-        t.tell(f"in the morning, {he} took the {small} outside, and it was free.",
-               f"the next day, {he} let it go in the garden.")
-    if t.chance(0.7):
-        lesson(t, hero, "things are not so scary when you look at them",
-               "it is good to be brave")
+        s.add(f"""in the morning, {he} took the {small} outside, and it was free.
+            | the next day, {he} let it go in the garden.""")
+    if s.chance(0.7):
+        s.lesson(hero, "things are not so scary when you look at them | it is good to be brave")
     return f"{hero} hears a scary noise at night, but it is only {a(small)}."
 
 
-def shopping(t: Tale) -> str:
+def shopping(s: StoryState) -> str:
     """Coins, a price, and what is left; or work to earn what is missing."""
-    hero, _ = t.cast()
-    he, his, him, pick = hero.he, hero.his, hero.him, t.pick
-    thing = f"{pick(lex.COLORS)} {pick(lex.GIFTS + lex.SMALL_TOYS)}"
-    short, price, enough = thing.split()[1], t.between(3, 12), t.chance(0.55)
-    keeper = f"{pick(('Mr', 'Mrs'))}. {pick(lex.SURNAMES)}"
+    hero, _ = s.cast()
+    he, his, him, pick, elder = hero.he, hero.his, hero.him, s.pick, f"{hero.his} {s.elder}"
+    thing = f"{pick(words.colors)} {pick(words.gifts + words.small_toys)}"
+    short, price, enough = thing.split()[1], s.between(3, 12), s.chance(0.55)
+    keeper = f"{pick(('Mr', 'Mrs'))}. {pick(words.surnames)}"
     shop = pick(("toy shop", "little shop", "corner shop", "market"))
-    had = price + t.between(1, 8) if enough else price - t.between(1, price - 1)
-    begin(t, hero)
-    t.paragraph()
-    t.gain(hero, had, "coin")
-    t.tell(f"{t.once()}, {hero} opened {his} {pick(lex.HOLDERS)} of money. {he.title()} had "
-           f"{t.count(had, 'coin')}.", f"{t.once()}, {hero} had {t.count(had, 'coin')} in {his} "
-           "pocket.")
-    t.tell(f"{he} went to the {shop} and saw {a(thing)}.", f"at the {shop}, {he} saw {a(thing)}.")
-    t.say(hero, f"How much is the {short}?", "asked")
-    t.say(keeper, f"It costs {t.count(price, 'coin')}.", "said",
-          told=f"it cost {t.count(price, 'coin')}.")
-    t.paragraph()
+    had = price + s.between(1, 8) if enough else price - s.between(1, price - 1)
+    begin(s, hero)
+    s.gain(hero, had, "coin")
+    s.add(f"""{s.once()}, {hero} opened {his} {pick(words.holders)} of money. {he.title()} had
+          {s.count(had, 'coin')}.
+        | {s.once()}, {hero} had {s.count(had, 'coin')} in {his} pocket.""")
+    s.add(f"{he} went to the {shop} and saw {a(thing)}. | at the {shop}, {he} saw {a(thing)}.")
+    s.say(hero, f"How much is the {short}?")
+    s.say(keeper, f"It costs {s.count(price, 'coin')}.",
+          indirect=f"it cost {s.count(price, 'coin')}.")
+    s.paragraph()
     if not enough:
         missing = price - had
-        t.features.add("Conflict")
-        t.tell(f"{hero} {t.was()} {t.sad()}. {he.title()} needed {t.number(missing)} more "
-               f"{'coin' if missing == 1 else 'coins'}.")
+        s.features.add("Conflict")
+        s.add(f"""{hero} {s.was()} {s.sad()}. {he.title()} needed {s.number(missing)} more
+              {plural('coin', missing)}.""")
         work = pick(("wash the windows", "sweep the floor", "carry the boxes", "water/v the plants",
                      "feed the hens", "clean/v the shelf"))
-        t.say(keeper, f"You can {work} for me. Then I will pay you.", "said",
-              told=f"but {keeper} let {him} {work} for money.")
-        t.tell(f"{hero} worked hard/o all {pick(('morning', 'afternoon', 'day'))}.")
-        t.tell(f"{keeper} gave {him} {t.number(missing)} more "
-               f"{'coin' if missing == 1 else 'coins'}.")
-        had = t.gain(hero, missing, "coin")
-        t.tell(f"now {he} had {t.count(had, 'coin')}.", f"that made {t.count(had, 'coin')} in all.")
-        t.tell("it was just enough!")
-    left = t.lose(hero, price, "coin")
-    t.tell(f"{he} gave {keeper} {t.count(price, 'coin')} and took the {short}.",
-           f"{he} gave {t.count(price, 'coin')} to {keeper}.")
-    t.tell(f"now {he} had {t.count(left, 'coin')} left." if left else f"{he} had no coins left.")
-    t.tell(f"{he} ran home with {his} {pick(('new', 'beautiful'))} {short}.",
-           f"{he} carried the {short} home with a big smile/n.")
+        s.say(keeper, f"You can {work} for me. Then I will pay you.",
+              indirect=f"but {keeper} let {him} {work} for money.")
+        s.add(f"{hero} worked hard/o all {pick(('morning', 'afternoon', 'day'))}.")
+        s.add(f"{keeper} gave {him} {s.number(missing)} more {plural('coin', missing)}.")
+        had = s.gain(hero, missing, "coin")
+        s.add(f"now {he} had {s.count(had, 'coin')}. | that made {s.count(had, 'coin')} in all.")
+        s.add("it was just enough!")
+    left = s.lose(hero, price, "coin")
+    s.add(f"""{he} gave {keeper} {s.count(price, 'coin')} and took the {short}.
+        | {he} gave {s.count(price, 'coin')} to {keeper}.""")
+    s.add(f"now {he} had {s.count(left, 'coin')} left." if left else f"{he} had no coins left.")
+    s.add(f"""{he} ran home with {his} {pick(('new', 'beautiful'))} {short}.
+        | {he} carried the {short} home with a big smile/n.""")
     if not enough:
-        lesson(t, hero, "work/n makes a thing dear", "you can get what you want if you work for it")
+        s.lesson(hero, "work/n makes a thing dear | you can get what you want if you work for it")
         return f"{hero} works to buy {a(thing)}."
-    t.tell(f"{he} gave it to {his} {t.elder}, who was very {t.happy()}.",
-           f"{his} {t.elder} liked it, too.", f"{he} put it next to {his} bed.")
+    s.add(f"""{he} gave it to {elder}, who was very {s.happy()}. | {elder} liked it, too.
+        | {he} put it next to {his} bed.""")
     return f"{hero} buys {a(thing)} with {his} coins."
 
 
-def baking(t: Tale) -> str:
+def baking(s: StoryState) -> str:
     """A batch is baked; some are eaten, some are kept, or all are gone."""
-    hero, friend = t.cast()
-    he, his, elder, pick = hero.he, hero.his, t.elder, t.pick
-    food, made, eggs = pick(lex.BAKED), t.between(6, 20), t.between(2, 4)
-    greedy = t.chance(0.35)
-    begin(t, hero, traits=lex.WILD_TRAITS if greedy else lex.TRAITS, likes=plural(food))
-    t.paragraph()
-    t.tell(f"{t.once()}, {hero} helped {his} {elder} bake {plural(food)}.",
-           f"{t.once()}, {hero} and {his} {elder} baked {plural(food)} in the kitchen.")
-    t.tell(f"they mixed flour, sugar, milk and {t.count(eggs, 'egg')}.",
-           f"{hero} put {t.count(eggs, 'egg')} and a cup of milk in a bowl.")
-    minutes = t.between(2, 8) * 5
-    t.tell(f"then they waited for {t.number(minutes)} minutes.",
-           f"the {plural(food)} had to stay in the oven for {t.number(minutes)} minutes.")
-    t.gain(hero, made, food)
-    t.tell(f"when they were done, {hero} counted them. They had {t.count(made, food)}.")
-    t.paragraph()
+    hero, friend = s.cast()
+    he, his, pick, elder = hero.he, hero.his, s.pick, f"{hero.his} {s.elder}"
+    food, made, eggs, greedy = pick(words.baked), s.between(6, 20), s.between(2, 4), s.chance(0.35)
+    begin(s, hero, traits=words.wild_traits if greedy else words.traits, likes=plural(food))
+    s.add(f"""{s.once()}, {hero} helped {elder} bake {plural(food)}.
+        | {s.once()}, {hero} and {elder} baked {plural(food)} in the kitchen.""")
+    s.add(f"""they mixed flour, sugar, milk and {s.count(eggs, 'egg')}.
+        | {hero} put {s.count(eggs, 'egg')} and a cup of milk in a bowl.""")
+    minutes = s.between(2, 8) * 5
+    s.add(f"""then they waited for {s.number(minutes)} minutes.
+        | the {plural(food)} had to stay in the oven for {s.number(minutes)} minutes.""")
+    s.gain(hero, made, food)
+    s.add(f"when they were done, {hero} counted them. They had {s.count(made, food)}.")
+    s.paragraph()
     if greedy:
-        t.features |= {"Foreshadowing", "BadEnding"}
-        t.say(f"{his} {elder}", "Do not eat too many, or your tummy will hurt.", "said",
-              told=f"{his} {elder} told {hero} not to eat too many.")
-        t.tell(f"but when {his} {elder} went out, {hero} ate one. It was so {pick(lex.TASTY)}!")
-        t.lose(hero, 1, food)
-        eaten = t.between(4, made - 1)
-        left = t.lose(hero, eaten - 1, food)
-        t.tell(f"{he} could not stop. {he.title()} ate {t.number(eaten - 1)} more.")
-        t.tell(f"of {t.number(made)} {plural(food)}, only {t.number(left)} "
-               f"{'was' if left == 1 else 'were'} left." if left else "not one/o was left.")
-        t.tell(f"soon {his} tummy hurt very much.", f"then {he} felt sick and had to lie/v down.")
-        t.say(hero, pick(("Ow! I ate too much.", "My tummy hurts!")), "cried")
-        t.tell(f"{he} had to stay in bed all day and could not play.",
-               f"{he} had no dinner and no story that night.")
-        lesson(t, hero, "it is not good to be greedy", "too much of a good thing is bad")
+        s.features |= {"Foreshadowing", "BadEnding"}
+        s.say(elder, "Do not eat too many, or your tummy will hurt.",
+              indirect=f"{elder} told {hero} not to eat too many.")
+        s.add(f"but when {elder} went out, {hero} ate one. It was so {pick(words.tasty)}!")
+        eaten = s.between(4, made - 1)
+        left = s.lose(hero, eaten, food)
+        s.add(f"{he} could not stop. {he.title()} ate {s.number(eaten - 1)} more.")
+        s.add(f"""of {s.number(made)} {plural(food)}, only {s.number(left)}
+              {'was' if left == 1 else 'were'} left.""" if left else "not one/o was left.")
+        s.add(f"soon {his} tummy hurt very much. | then {he} felt sick and had to lie/v down.")
+        s.say(hero, "Ow! I ate too much. | My tummy hurts!", "cried")
+        s.add(f"""{he} had to stay in bed all day and could not play.
+            | {he} had no dinner and no story that night.""")
+        s.lesson(hero, "it is not good to be greedy | too much of a good thing is bad")
         return f"{hero} eats too many {plural(food)} and feels sick."
-    eaten = t.between(1, 4)
-    t.tell(f"{hero} ate {t.count(eaten, food)}. {'It was' if eaten == 1 else 'They were'} "
-           f"{pick(('warm', 'hot'))} and {pick(lex.TASTY)}.")
-    left = t.lose(hero, eaten, food)
-    t.tell(f"that left {t.count(left, food)}.", f"now there {'was' if left == 1 else 'were'} "
-           f"{t.count(left, food)} left.")
-    given = t.between(1, left - 1)
-    t.tell(f"{hero} took {t.number(given)} of them to {friend}, who was sick in bed.",
-           f"{he} gave {t.number(given)} of them to {friend}, who lived next door.")
-    thanks(t, friend)
-    rest = t.give(hero, friend, given, food)
-    t.tell(f"the last {t.number(rest)} {'was' if rest == 1 else 'were'} for {his} {elder}."
-           if rest < 9 else f"that left {t.count(rest, food)} for the family.")
-    t.tell(f"{hero} {t.was()} {t.happy()}.", f"{hero} went home with a warm heart.")
-    return f"{hero} bakes {plural(food)} with {his} {elder} and shares them with {friend}."
+    eaten = s.between(1, 4)
+    s.add(f"""{hero} ate {s.count(eaten, food)}. {'It was' if eaten == 1 else 'They were'}
+          {pick(('warm', 'hot'))} and {pick(words.tasty)}.""")
+    left = s.lose(hero, eaten, food)
+    s.add(f"""that left {s.count(left, food)}.
+        | now there {'was' if left == 1 else 'were'} {s.count(left, food)} left.""")
+    given = s.between(1, left - 1)
+    s.add(f"""{hero} took {s.number(given)} of them to {friend}, who was sick in bed.
+        | {he} gave {s.number(given)} of them to {friend}, who lived next door.""")
+    s.thank(friend)
+    rest = s.give(hero, friend, given, food)
+    s.add(f"the last {s.number(rest)} {'was' if rest == 1 else 'were'} for {elder}."
+          if rest < 9 else f"that left {s.count(rest, food)} for the family.")
+    s.add(f"{hero} {s.was()} {s.happy()}. | {hero} went home with a warm heart.")
+    return f"{hero} bakes {plural(food)} with {elder} and shares them with {friend}."
 
 
-def planting(t: Tale) -> str:
+def planting(s: StoryState) -> str:
     """Seeds need water and time."""
-    hero, friend = t.cast(fable=0.2)
-    he, his, pick = hero.he, hero.his, t.pick
-    plant = pick(lex.FLOWERS + lex.VEGETABLES)
-    flower, seeds, days = plant in lex.FLOWERS, t.between(3, 9), t.between(4, 20)
-    dead = t.between(0, 2)
-    begin(t, hero, likes=plural(plant))
-    t.paragraph()
-    t.tell(f"{t.once()}, {hero} got a small bag of seeds. {he.title()} had "
-           f"{t.count(seeds, 'seed')}.",
-           f"{t.once()}, {his} {t.elder} gave {hero.him} {t.count(seeds, 'seed')}.")
-    t.gain(hero, seeds, "seed")
-    t.tell(f"{he} dug {t.count(seeds, 'hole')} and put one seed in each hole.",
-           f"{he} put all of them into the {pick(('soft', 'dark', 'wet'))} soil.")
-    t.say(hero, pick((f"Grow, little {plural(plant)}!", "Now you must drink.")), "said")
-    t.tell("the next day, there was nothing to see.", f"{he} looked every morning, but the ground "
-           "was empty.")
-    if t.chance():
-        t.features.add("Conflict")
-        t.say(f"{his} friend {friend}", pick(("Nothing will grow there.", "I think your seeds are "
-                                              "bad.")), "said",
-              told=f"{his} friend {friend} thought that nothing would grow.")
-        t.tell(f"{hero} was {t.sad()}, but {he} did not give up.")
-    t.paragraph()
-    t.tell(f"{he} watered the seeds every day and waited.", f"every day, {he} gave them water.")
-    up = t.lose(hero, dead, "seed")
-    t.tell(f"after {t.number(days)} days, {he} saw {t.number(up)} green "
-           f"{'sprout' if up == 1 else 'sprouts'}." if dead else
-           f"after {t.number(days)} days, there was a green sprout for every seed.")
+    hero, friend = s.cast(fable=0.2)
+    he, his, pick, elder = hero.he, hero.his, s.pick, f"{hero.his} {s.elder}"
+    plant = pick(words.flowers + words.vegetables)
+    flower, seeds, days = plant in words.flowers, s.between(3, 9), s.between(4, 20)
+    dead = s.between(0, 2)
+    begin(s, hero, likes=plural(plant))
+    s.add(f"""{s.once()}, {hero} got a small bag of seeds. {he.title()} had
+          {s.count(seeds, 'seed')}.
+        | {s.once()}, {elder} gave {hero.him} {s.count(seeds, 'seed')}.""")
+    s.gain(hero, seeds, "seed")
+    s.add(f"""{he} dug {s.count(seeds, 'hole')} and put one seed in each hole.
+        | {he} put all of them into the {pick(('soft', 'dark', 'wet'))} soil.""")
+    s.say(hero, f"Grow, little {plural(plant)}! | Now you must drink.", "said")
+    s.add(f"""the next day, there was nothing to see.
+        | {he} looked every morning, but the ground was empty.""")
+    if s.chance(0.5, "Conflict"):
+        s.say(f"{his} friend {friend}", "Nothing will grow there. | I think your seeds are bad.",
+              indirect=f"{his} friend {friend} thought that nothing would grow.")
+        s.add(f"{hero} was {s.sad()}, but {he} did not give up.")
+    s.paragraph()
+    s.add(f"{he} watered the seeds every day and waited. | every day, {he} gave them water.")
+    up = s.lose(hero, dead, "seed")
     if dead:
-        t.tell(f"{t.count(dead, 'seed')} did not grow, but {up} did." if t.digit_share == 1 else
-               f"{number_word(dead)} of the seeds did not grow, but {number_word(up)} did.")
-    if flower:
-        t.tell(f"in the summer, {he} had {t.count(up, f'{pick(lex.FLOWER_COLORS)} {plant}')}.")
-        t.tell(f"{he} gave one to {his} {t.elder}.", f"{plural(pick(('bee', 'butterfly')))} came "
-               "to visit them.")
+        s.add(f"after {s.number(days)} days, {he} saw {s.number(up)} green {plural('sprout', up)}.")
+        s.add(f"{s.count(dead, 'seed')} did not grow, but {up} did." if s.digit_share == 1 else
+              f"{number_words(dead)} of the seeds did not grow, but {number_words(up)} did.")
     else:
-        t.tell(f"in the summer, {he} had a basket full of {pick(lex.SIZES[:3])} {plural(plant)}.")
-        t.tell(f"{his} {t.elder} made a {pick(lex.TASTY)} soup with them.",
-               f"{he} shared them with {friend}.")
-    lesson(t, hero, "good things take time", "you must be patient",
-           "a plant needs water, sun and time")
+        s.add(f"after {s.number(days)} days, there was a green sprout for every seed.")
+    if flower:
+        s.add(f"in the summer, {he} had {s.count(up, f'{pick(words.flower_colors)} {plant}')}.")
+        s.add(f"""{he} gave one to {elder}.
+            | {plural(pick(('bee', 'butterfly')))} came to visit them.""")
+    else:
+        s.add(f"in the summer, {he} had a basket full of {pick(words.sizes[:3])} {plural(plant)}.")
+        s.add(f"""{elder} made a {pick(words.tasty)} soup with them.
+            | {he} shared them with {friend}.""")
+    s.lesson(hero, """good things take time | you must be patient
+        | a plant needs water, sun and time""")
     return f"{hero} plants seeds and waits until the {plural(plant)} grow."
 
 
-def rescue(t: Tale) -> str:
+def rescue(s: StoryState) -> str:
     """An animal in need is helped, and helps in its turn."""
-    hero, _ = t.cast(fable=0.3)
-    he, his, him, pick = hero.he, hero.his, hero.him, t.pick
-    animal = pick([kind for kind in lex.FOREST_ANIMALS if kind != hero.kind])
-    trouble, tool, helps = pick((
-        ("was stuck in a net", "teeth" if t.fable else "scissors", "cut the net"),
-        ("had a thorn in its foot", "fingers" if not t.fable else "teeth", "pulled the thorn out"),
-        ("was stuck under a heavy branch", "stick", "lifted the branch"),
-        ("had fallen into a deep hole", "rope", "pulled it out of the hole"),
-        ("was stuck in the thick mud", "branch", "pulled it out of the mud"),
-    ))
-    place = t.pick(("forest", "meadow", "field"))
-    begin(t, hero, place=place)
-    t.tell(f"{he} heard a small cry/n near a {pick(('tree', 'bush', 'rock'))}.",
-           "suddenly, there was a sad sound.")
-    t.tell(f"it was {a(f'{pick(lex.SIZES[3:])} {animal}')}. It {trouble}.")
-    if t.chance(0.7):
-        t.say(f"the {animal}", pick(("Please help me!", "Help! I cannot get out!"))
-              if "stuck" in trouble or "hole" in trouble else "Ow! Please help me!", "cried")
-    t.tell(f"{hero} felt sorry for the {animal}.", f"{hero} wanted to help at once/o.")
-    t.say(hero, pick(("Do not be afraid. I will help you.", "Hold still/o. I can help.")), "said")
-    t.tell(f"with {a(tool) if tool in ('stick', 'rope', 'branch') else f'{his} {tool}'}, {he} "
-           f"{helps}.")
-    t.tell(f"the {animal} was free." if "thorn" not in trouble else "soon the foot was better.",
-           f"the {animal} was very thankful.")
-    t.paragraph()
-    days = t.between(2, 9)
-    t.tell(f"{t.number(days)} days later/o, {hero} was lost/a in the forest. {he.title()} did not "
-           f"know the way home.", f"{t.number(days)} days later/o, it got dark in the forest, and "
-           f"{hero} could not find the way home.")
-    t.features.add("Conflict")
-    t.tell(f"then the {animal} came. It knew {him} at once/o.",
-           f"who came there? It was the {animal}!")
-    t.say(f"the {animal}", pick(("You helped me. Now I will help you.",
-                                  "Come with me, my friend.")), "said")
-    t.tell(f"it led {hero} home.", f"the {animal} showed {him} the way, and soon {he} was home.")
-    t.tell(f"{hero} and the {animal} were friends from then on.", f"{hero} thanked the {animal} "
-           "and waved.")
-    lesson(t, hero, "when you help others, they will help you", "it is good to be kind to animals"
-           if not t.fable else "it is good to be kind", "a small friend can be a big help/n")
+    hero, _ = s.cast(fable=0.3)
+    he, his, him, pick = hero.he, hero.his, hero.him, s.pick
+    animal = pick([kind for kind in words.forest_animals if kind != hero.kind])
+    trouble, tool, animal_tool, helps = pick(words.troubles).split(" / ")
+    tool = animal_tool if s.fable else tool
+    begin(s, hero, place=pick(("forest", "meadow", "field")))
+    s.add(f"""{he} heard a small cry/n near a {pick(('tree', 'bush', 'rock'))}.
+        | suddenly, there was a sad sound.""")
+    s.add(f"it was {a(f'{pick(words.sizes[3:])} {animal}')}. It {trouble}.")
+    if s.chance(0.7):
+        s.say(f"the {animal}", "Ow! Please help me!" if "thorn" in trouble else
+              "Please help me! | Help! I cannot get out!", "cried")
+    s.add(f"{hero} felt sorry for the {animal}. | {hero} wanted to help at once/o.")
+    s.say(hero, "Do not be afraid. I will help you. | Hold still/o. I can help.")
+    with_tool = a(tool) if tool in ("stick", "rope", "branch") else f"{his} {tool}"
+    s.add(f"with {with_tool}, {he} {helps}.")
+    result = "soon the foot was better" if "thorn" in trouble else f"the {animal} was free"
+    s.add(f"{result}. | the {animal} was very thankful.")
+    s.paragraph()
+    days = s.between(2, 9)
+    s.add(f"""{s.number(days)} days later/o, {hero} was lost/a in the forest. {he.title()} did not
+          know the way home.
+        | {s.number(days)} days later/o, it got dark in the forest, and {hero} could not find the
+          way home.""")
+    s.features.add("Conflict")
+    s.add(f"""then the {animal} came. It knew {him} at once/o.
+        | who came there? It was the {animal}!""")
+    s.say(f"the {animal}", "You helped me. Now I will help you. | Come with me, my friend.")
+    s.add(f"it led {hero} home. | the {animal} showed {him} the way, and soon {he} was home.")
+    s.add(f"""{hero} and the {animal} were friends from then on.
+        | {hero} thanked the {animal} and waved.""")
+    s.lesson(hero, f"""when you help others, they will help you | it is good to be
+        kind{'' if s.fable else ' to animals'} | a small friend can be a big help/n""")
     return f"{hero} helps {a(animal)} that {trouble}, and later it helps {him}."
 
 
-def birthday(t: Tale) -> str:
+def birthday(s: StoryState) -> str:
     """One year older: candles, guests and balloons."""
-    hero, friend = t.cast()
-    he, his, pick = hero.he, hero.his, t.pick
-    age, balloons = t.between(3, 8), t.between(4, 12)
-    popped, gift = t.between(1, 3), f"{pick(lex.COLORS)} {pick(lex.GIFTS + lex.SMALL_TOYS)}"
-    old = t.between(55, 90) if "grand" in t.elder.name else t.between(26, 45)
-    begin(t, hero, aged=False)
-    t.paragraph()
-    t.tell(f"yesterday, {he} was {t.number(age)} years old. Today was {his} birthday, and now {he} "
-           f"was {t.number(age + 1)}.",
-           f"it was {his} birthday. Before that day, {he} was {t.number(age)}. Now {he} was "
-           f"{t.number(age + 1)}.")
-    t.tell(f"{his} {t.elder} put {t.number(age + 1)} candles on the cake.",
-           f"there was a big cake with {t.number(age + 1)} candles.")
-    if t.chance(0.4):
-        t.say(hero, f"How old are you, {t.elder.name.title()}?", "asked")
-        t.say(f"{his} {t.elder}", f"I am {t.number(old)}. That is a lot of candles!", "said")
-    t.gain(hero, balloons, "balloon")
-    t.tell(f"in the room, there were {t.count(balloons, f'{pick(lex.COLORS)} balloon')}.")
-    t.tell(f"{friend} came and brought a gift in a box.",
-           f"{friend} came to the party with a gift in a big box.")
-    t.paragraph()
-    if t.chance(0.6):
-        t.features.add("Conflict")
-        left = t.lose(hero, popped, "balloon")
-        t.tell(f"pop/o! {t.capital(popped)} of the balloons broke, and {friend} cried.")
-        t.say(hero, f"Do not cry. We still have {t.count(left, 'balloon')} left.", "said",
-              told=f"but {hero} still had {t.count(left, 'balloon')} left.")
-    t.tell(f"then {hero} opened the gift. It was {a(gift)}!",
-           f"inside the box, there was {a(gift)}.")
-    t.say(hero, pick(("This is just what I wanted!", "I love it!", "Thank you! It is so pretty!")))
-    t.tell(f"{he} closed {his} eyes, made a wish/n and blew out all {t.number(age + 1)} candles.",
-           f"{he} blew hard/o, and all {t.number(age + 1)} candles went out.")
-    t.tell("everyone clapped and sang.", f"then they all ate cake and danced. {hero} "
-           f"{t.was()} very {t.happy()}.")
-    return f"{hero} turns {number_word(age + 1)} and has a party with {friend}."
+    hero, friend = s.cast()
+    he, his, pick, elder = hero.he, hero.his, s.pick, f"{hero.his} {s.elder}"
+    age, balloons = s.between(3, 8), s.between(4, 12)
+    popped, gift = s.between(1, 3), f"{pick(words.colors)} {pick(words.gifts + words.small_toys)}"
+    old = s.between(55, 90) if "grand" in s.elder.name else s.between(26, 45)
+    begin(s, hero, aged=False)
+    s.add(f"""yesterday, {he} was {s.number(age)} years old. Today was {his} birthday, and now {he}
+          was {s.number(age + 1)}.
+        | it was {his} birthday. Before that day, {he} was {s.number(age)}. Now {he} was
+          {s.number(age + 1)}.""")
+    s.add(f"""{elder} put {s.number(age + 1)} candles on the cake.
+        | there was a big cake with {s.number(age + 1)} candles.""")
+    if s.chance(0.4):
+        s.say(hero, f"How old are you, {s.elder.name.title()}?")
+        s.say(elder, f"I am {s.number(old)}. That is a lot of candles!", "said")
+    s.gain(hero, balloons, "balloon")
+    s.add(f"in the room, there were {s.count(balloons, f'{pick(words.colors)} balloon')}.")
+    s.add(f"""{friend} came and brought a gift in a box.
+        | {friend} came to the party with a gift in a big box.""")
+    s.paragraph()
+    if s.chance(0.6, "Conflict"):
+        left = s.lose(hero, popped, "balloon")
+        s.add(f"""pop/o! {number_words(popped).capitalize()} of the balloons broke, and {friend}
+              cried.""")
+        s.say(hero, f"Do not cry. We still have {s.count(left, 'balloon')} left.",
+              indirect=f"but {hero} still had {s.count(left, 'balloon')} left.")
+    s.add(f"then {hero} opened the gift. It was {a(gift)}! | inside the box, there was {a(gift)}.")
+    s.say(hero, "This is just what I wanted! | I love it! | Thank you! It is so pretty!")
+    s.add(f"""{he} closed {his} eyes, made a wish/n and blew out all {s.number(age + 1)} candles.
+        | {he} blew hard/o, and all {s.number(age + 1)} candles went out.""")
+    s.add(f"""everyone clapped and sang.
+        | then they all ate cake and danced. {hero} {s.was()} very {s.happy()}.""")
+    return f"{hero} turns {number_words(age + 1)} and has a party with {friend}."
 
 
-def swap(t: Tale) -> str:
+def swap(s: StoryState) -> str:
     """Two collectors trade, and both have what they want."""
-    hero, friend = t.cast(fable=0.2)
-    pick = t.pick
-    mine, yours = t.rng.sample(lex.FINDS if t.fable else lex.SWAPS, 2)
-    n, m = t.between(3, 9), t.between(3, 9)
-    k, j = t.between(1, n - 1), t.between(1, m - 1)
-    begin_pair(t, hero, friend)
-    t.paragraph()
-    t.gain(hero, n, mine)
-    t.gain(friend, m, yours)
-    t.tell(f"{hero} had {t.count(n, mine)}. {friend} had {t.count(m, yours)}.",
-           f"{hero} had {t.count(n, mine)}, and {friend} had {t.count(m, yours)}.")
-    t.tell(f"{t.once()}, they met {at(t.outdoors())}.", f"{t.once()}, they sat in the grass and "
-           f"looked at their things.")
-    t.say(hero, pick((f"I like your {plural(yours)}. Can we trade/v?",
-                      f"I have no {plural(yours)}. Do you want to swap?")),
-          told=f"{hero} liked the {plural(yours)} and wanted to trade/v.")
-    if t.chance(0.4):
-        t.features.add("Conflict")
-        t.say(friend, pick(("No, I want to keep them all.", "I am not sure.")), "said",
-              told=f"at first, {friend} did not want to trade/v.")
-        t.tell(f"{hero} was a little/o {t.sad()}.")
-        t.tell(f"but then {friend} looked at the {plural(mine)}. They were so {pick(lex.LOOKS)}.")
-    t.say(friend, f"I will give you {t.count(j, yours)} for {t.count(k, mine)}.", "said",
-          told=f"{friend} wanted to give {t.count(j, yours)} for {t.count(k, mine)}.")
-    t.say(hero, pick(("That is fair.", "Yes, let us do that.", "Good idea!")), "said",
-          told=f"{hero} said yes.")
-    t.paragraph()
-    left = t.give(hero, friend, k, mine)
-    t.tell(f"{hero} gave {friend} {t.count(k, mine)}. Now {hero} had {t.count(left, mine)} left.")
-    left = t.give(friend, hero, j, yours)
-    t.tell(f"then {friend} gave {hero} {t.count(j, yours)}. Now {friend} had "
-           f"{t.count(left, yours)} left.")
-    t.tell("both of them were happy with the trade.", f"they were both {t.happy()}.")
-    t.tell(f"they played with the {plural(mine)} and the {plural(yours)} until dinner.",
-           "they put their treasures into two little boxes.")
-    if t.chance():
-        lesson(t, pick((hero, friend)), "a fair trade is good for both", "it is good to share")
+    hero, friend = s.cast(fable=0.2)
+    mine, yours = s.rng.sample(words.finds if s.fable else words.swaps, 2)
+    n, m = s.between(3, 9), s.between(3, 9)
+    k, j = s.between(1, n - 1), s.between(1, m - 1)
+    begin_pair(s, hero, friend)
+    s.gain(hero, n, mine)
+    s.gain(friend, m, yours)
+    s.add(f"""{hero} had {s.count(n, mine)}. {friend} had {s.count(m, yours)}.
+        | {hero} had {s.count(n, mine)}, and {friend} had {s.count(m, yours)}.""")
+    s.add(f"""{s.once()}, they met {at(s.outdoors())}.
+        | {s.once()}, they sat in the grass and looked at their things.""")
+    s.say(hero, f"""I like your {plural(yours)}. Can we trade/v?
+        | I have no {plural(yours)}. Do you want to swap?""",
+          indirect=f"{hero} liked the {plural(yours)} and wanted to trade/v.")
+    if s.chance(0.4, "Conflict"):
+        s.say(friend, "No, I want to keep them all. | I am not sure.",
+              indirect=f"at first, {friend} did not want to trade/v.")
+        s.add(f"{hero} was a little/o {s.sad()}.")
+        s.add(f"""but then {friend} looked at the {plural(mine)}. They were so
+              {s.pick(words.looks)}.""")
+    s.say(friend, f"I will give you {s.count(j, yours)} for {s.count(k, mine)}.",
+          indirect=f"{friend} wanted to give {s.count(j, yours)} for {s.count(k, mine)}.")
+    s.say(hero, "That is fair. | Yes, let us do that. | Good idea!", "said",
+          indirect=f"{hero} said yes.")
+    s.paragraph()
+    left = s.give(hero, friend, k, mine)
+    s.add(f"{hero} gave {friend} {s.count(k, mine)}. Now {hero} had {s.count(left, mine)} left.")
+    left = s.give(friend, hero, j, yours)
+    s.add(f"""then {friend} gave {hero} {s.count(j, yours)}. Now {friend} had {s.count(left, yours)}
+          left.""")
+    s.add(f"both of them were happy with the trade. | they were both {s.happy()}.")
+    s.add(f"""they played with the {plural(mine)} and the {plural(yours)} until dinner.
+        | they put their treasures into two little boxes.""")
+    if s.chance():
+        s.lesson(s.pick((hero, friend)), "a fair trade is good for both | it is good to share")
     return f"{hero} and {friend} trade {plural(mine)} for {plural(yours)}."
 
 
-def new_friend(t: Tale) -> str:
+def new_friend(s: StoryState) -> str:
     """Someone is alone, and someone else asks."""
-    hero, friend = t.cast(fable=0.3)
-    he, his, him, pick = hero.he, hero.his, hero.him, t.pick
-    place = t.outdoors() if t.fable else pick(("playground", "park", "school", "beach"))
-    others, game = t.between(3, 8), pick(("tag", "hide-and-seek", "catch"))
-    begin(t, hero, place=place, traits="calm gentle kind quiet shy small smart sweet young".split())
-    t.tell(f"{t.number(others)} other {'animals' if t.fable else 'children'} were playing "
-           f"{game} there.", f"there {he} saw {t.number(others)} "
-           f"{'animals' if t.fable else 'children'}. They were playing {game}.")
-    t.tell(f"{hero} was new and did not know anyone.", f"no one/o asked {hero} to play.")
-    t.tell(f"{he} sat down {pick(lex.OUTDOOR_SPOTS)}, all alone.", f"{he} stood alone and "
-           "looked at them.")
-    t.tell(f"{he} felt {pick(('lonely', 'sad', 'very lonely'))}.")
-    t.paragraph()
-    if t.chance(0.4):
-        t.features.add("Conflict")
-        t.tell(f"one/o of them laughed at {him}.")
-        t.say(f"the {pick(('biggest', 'tallest', 'loudest'))} one/o",
-              pick(("You are too small!", "You cannot play with us!")), "said")
-    t.tell(f"then {friend}, {a(f'{pick(lex.TRAITS)} {friend.kind}')}, came up to {him}.")
-    t.say(friend, pick(("Do you want to play with us?", "Why are you alone? Come and play!",
-                        f"Hello! I am {friend}. What is your name?")),
-          told=f"{friend} asked {him} to play with them.")
-    t.say(hero, pick((f"I am {hero}. I would love to play.", f"Yes, please! My name is {hero}.")),
-          "said")
-    t.tell(f"now there were {t.number(others + 1)} of them in the game." if t.chance(0.6) else
-           f"{friend} took {his} hand, and they ran to the others.")
-    t.tell(f"{hero} ran fast/o and laughed out loud.", f"{hero} was very good at {game}.",
-           "they played until the sun went down.")
-    t.tell(f"when it was time to go, {hero} was not lonely any more.", f"{hero} and {friend} "
-           "became best friends.")
-    lesson(t, pick((friend, "everyone")), "a kind word can make a friend",
-           "it is nice to let others play")
+    hero, friend = s.cast(fable=0.3)
+    he, his, him, pick = hero.he, hero.his, hero.him, s.pick
+    place = s.outdoors() if s.fable else pick(("playground", "park", "school", "beach"))
+    others, game = s.between(3, 8), pick(("tag", "hide-and-seek", "catch"))
+    begin(s, hero, place=place, traits="calm gentle kind quiet shy small smart sweet young".split())
+    s.add(f"""{s.number(others)} other {'animals' if s.fable else 'children'} were playing {game}
+          there.
+        | there {he} saw {s.number(others)} {'animals' if s.fable else 'children'}. They were
+          playing {game}.""")
+    s.add(f"{hero} was new and did not know anyone. | no one/o asked {hero} to play.")
+    s.add(f"""{he} sat down {pick(words.outdoor_spots)}, all alone.
+        | {he} stood alone and looked at them.""")
+    s.add(f"{he} felt {pick(('lonely', 'sad', 'very lonely'))}.")
+    s.paragraph()
+    if s.chance(0.4, "Conflict"):
+        s.add(f"one/o of them laughed at {him}.")
+        s.say(f"the {pick(('biggest', 'tallest', 'loudest'))} one/o", """You are too small!
+            | You cannot play with us!""", "said")
+    s.add(f"then {friend}, {a(f'{pick(words.traits)} {friend.kind}')}, came up to {him}.")
+    s.say(friend, f"""Do you want to play with us? | Why are you alone? Come and play!
+        | Hello! I am {friend}. What is your name?""",
+          indirect=f"{friend} asked {him} to play with them.")
+    s.say(hero, f"I am {hero}. I would love to play. | Yes, please! My name is {hero}.")
+    s.add(f"now there were {s.number(others + 1)} of them in the game." if s.chance(0.6) else
+          f"{friend} took {his} hand, and they ran to the others.")
+    s.add(f"""{hero} ran fast/o and laughed out loud. | {hero} was very good at {game}.
+        | they played until the sun went down.""")
+    s.add(f"""when it was time to go, {hero} was not lonely any more.
+        | {hero} and {friend} became best friends.""")
+    s.lesson(pick((friend, "everyone")), """a kind word can make a friend
+        | it is nice to let others play""")
     return f"{hero} is lonely {at(place)} until {friend} asks {him} to play."
 
 
-def warning(t: Tale) -> str:
-    """A warning is not heard."""
-    hero, _ = t.cast()
-    he, his, him, elder, pick = hero.he, hero.his, hero.him, t.elder, t.pick
-    rule, act, result, hurt, why = pick((
-        ("Do not touch the stove.", "touched the stove", "burned his finger", "finger",
-         "a stove is hot"),
-        ("Do not climb on the wall.", "climbed on the wall", "fell down and hurt his knee", "knee",
-         "a high wall is dangerous"),
-        ("Do not run on the wet floor.", "ran over the wet floor", "slipped and hurt his arm",
-         "arm", "a wet floor is slippery"),
-        ("Do not go near the bees.", "poked the nest with a stick", "got a sting on his nose",
-         "nose", "bees must be left alone"),
-        ("Do not pull the cat's tail.", "pulled the cat's tail", "got a scratch on his hand",
-         "hand", "animals do not like to be pulled"),
-        ("Do not jump off the swing.", "jumped off the swing", "fell on his leg", "leg",
-         "it is not safe to jump from a swing"),
-        ("Do not play with the knife.", "took the knife", "cut his thumb", "thumb",
-         "a knife is sharp"),
-        ("Do not walk on the ice.", "walked on the ice", "fell through and got a wet foot", "foot",
-         "thin ice breaks"),
-    ))
-    result, bad = result.replace("his", his), t.chance(0.3)
-    begin(t, hero, traits=lex.WILD_TRAITS)
-    t.paragraph()
-    t.features |= {"Foreshadowing", "Conflict"}
-    t.tell(f"{t.once()}, {hero} was at home with {his} {elder}." if "stove" in rule or "knife" in
-           rule or "floor" in rule else f"{t.once()}, {hero} and {his} {elder} were outside."
-           if "ice" not in rule else f"one/o cold day, {hero} and {his} {elder} went to the pond.")
-    t.say(f"{his} {elder}", pick((rule, f"Be careful, {hero}. {rule}")), "said",
-          told=f"{his} {elder} told {him} not to {rule[7:-1]}.")
-    t.say(hero, pick(("Why not?", "Yes, I know.", "But it looks like fun!")))
-    t.tell(f"for a while, {hero} was good.", f"then {his} {elder} turned around.",
-           f"{hero} waited until {his} {elder} looked away.")
-    t.tell(f"{hero} did not listen. {he.title()} {act}.", f"then {he} forgot the rule and "
-           f"{act}.")
-    t.tell(f"{he} {result}.")
-    t.say(hero, pick(("Ow! It hurts!", "Ow, ow, ow!", "Oh no! Help!")), "cried")
-    t.paragraph()
-    days = t.between(2, 9)
-    t.tell(f"{his} {elder} ran to {him} and put a bandage on {his} {hurt}." if hurt != "foot" else
-           f"{his} {elder} wrapped {his} cold foot in a blanket.")
+def warning(s: StoryState) -> str:
+    """A warning is ignored."""
+    hero, _ = s.cast()
+    he, his, him, pick, elder = hero.he, hero.his, hero.him, s.pick, f"{hero.his} {s.elder}"
+    rule, act, result, hurt, why = pick(words.warnings).split(" / ")
+    result, bad = result.replace("his", his), s.chance(0.3)
+    begin(s, hero, traits=words.wild_traits)
+    s.features |= {"Foreshadowing", "Conflict"}
+    if "ice" in rule:
+        s.add(f"one/o cold day, {hero} and {elder} went to the pond.")
+    elif any(indoors in rule for indoors in ("stove", "knife", "floor")):
+        s.add(f"{s.once()}, {hero} was at home with {elder}.")
+    else:
+        s.add(f"{s.once()}, {hero} and {elder} were outside.")
+    s.say(elder, f"{rule} | Be careful, {hero}. {rule}",
+          indirect=f"{elder} told {him} not to {rule.removeprefix('Do not ')[:-1]}.")
+    s.say(hero, "Why not? | Yes, I know. | But it looks like fun!")
+    s.add(f"""for a while, {hero} was good. | then {elder} turned around.
+        | {hero} waited until {elder} looked away.""")
+    s.add(f"{hero} did not listen. {he.title()} {act}. | then {he} forgot the rule and {act}.")
+    s.add(f"{he} {result}.")
+    s.say(hero, "Ow! It hurts! | Ow, ow, ow! | Oh no! Help!", "cried")
+    s.paragraph()
+    days = s.between(2, 9)
+    s.add(f"{elder} wrapped {his} cold foot in a blanket." if hurt == "foot" else
+          f"{elder} ran to {him} and put a bandage on {his} {hurt}.")
     if bad:
-        t.features.add("BadEnding")
-        t.tell(f"they had to go to the doctor. {hero} could not play for {t.number(days)} days.",
-               f"it hurt for {t.number(days)} days, and {hero} had to stay in bed.")
+        s.features.add("BadEnding")
+        s.add(f"""they had to go to the doctor. {hero} could not play for {s.number(days)} days.
+            | it hurt for {s.number(days)} days, and {hero} had to stay in bed.""")
     else:
-        t.say(hero, pick(("I am sorry. I will listen next time.", "You told me, and I did not "
-                          "listen.")), "said",
-              told=f"{hero} said sorry.")
-        t.tell(f"{his} {elder} hugged {him}. After {t.number(days)} days, the {hurt} was fine "
-               "again.")
-    lesson(t, hero, why, f"it is wise to listen to {his} {elder}")
-    return f"{hero} does not listen to {his} {elder} and gets hurt/a."
+        s.say(hero, "I am sorry. I will listen next time. | You told me, and I did not listen.",
+              indirect=f"{hero} said sorry.")
+        s.add(f"{elder} hugged {him}. After {s.number(days)} days, the {hurt} was fine again.")
+    s.lesson(hero, f"{why} | it is wise to listen to {elder}")
+    return f"{hero} does not listen to {elder} and gets hurt/a."
 
 
-def collecting(t: Tale) -> str:
+def collecting(s: StoryState) -> str:
     """A collection grows from day to day."""
-    hero, friend = t.cast(fable=0.2)
-    he, his, pick = hero.he, hero.his, t.pick
-    thing, place = pick(lex.FINDS), t.outdoors()
-    days = [t.between(1, 6) for _ in range(t.between(2, 3))]
-    begin(t, hero, likes=plural(thing))
-    t.paragraph()
-    names = ["on Monday", "on Tuesday", "on Wednesday"]
-    total = t.gain(hero, days[0], thing)
+    hero, friend = s.cast(fable=0.2)
+    he, pick, elder = hero.he, s.pick, f"{hero.his} {s.elder}"
+    thing, place = pick(words.finds), s.outdoors()
+    days = [s.between(1, 6) for _ in range(s.between(2, 3))]
+    begin(s, hero, likes=plural(thing))
+    total = s.gain(hero, days[0], thing)
     kind = pick(("red", "white", "brown", "small", "big", "pretty"))
-    t.tell(f"{names[0]}, {he} found {t.count(days[0], f'{kind} {thing}')} {at(place)}.")
-    if days[0] > 2 and t.chance(0.4):
-        count_them(t, hero, days[0])
-    for name, more in zip(names[1:], days[1:], strict=False):
-        total = t.gain(hero, more, thing)
-        t.tell(f"{name}, {he} found {t.number(more)} more.")
-        t.tell(f"now {he} had {t.count(total, thing)} in all.",
-               f"that made {t.count(total, thing)} in all.")
-    t.tell(f"{he} kept them in {a(f'{pick(lex.COLORS)} {pick(lex.HOLDERS)}')}.", f"{he} put them "
-           f"in a row on the {pick(('shelf', 'table', 'floor'))}.")
-    t.paragraph()
-    if total > 2 and t.chance(0.6):
-        meet(t, hero, friend)
-        t.say(friend, pick((f"What nice {plural(thing)}!",
-                            "I have none. Where did you find them?")))
-        gift = t.between(1, total - 1)
-        left = t.give(hero, friend, gift, thing)
-        t.tell(f"{hero} gave {friend} {t.count(gift, thing)}.")
-        t.tell(f"then {hero} had {t.count(left, thing)} left.")
-        t.say(hero, pick(("Tomorrow we can look together.", "Let us find more together!")), "said")
-        t.tell(f"{friend} was {t.happy()}, and {hero} was {t.happy()}, too.")
+    s.add(f"on Monday, {he} found {s.count(days[0], f'{kind} {thing}')} {at(place)}.")
+    if days[0] > 2 and s.chance(0.4):
+        s.count_aloud(hero, days[0])
+    for day, more in zip(("Tuesday", "Wednesday"), days[1:]):
+        total = s.gain(hero, more, thing)
+        s.add(f"on {day}, {he} found {s.number(more)} more.")
+        s.add(f"""now {he} had {s.count(total, thing)} in all.
+            | that made {s.count(total, thing)} in all.""")
+    s.add(f"""{he} kept them in {a(f'{pick(words.colors)} {pick(words.holders)}')}.
+        | {he} put them in a row on the {pick(('shelf', 'table', 'floor'))}.""")
+    s.paragraph()
+    if total > 2 and s.chance(0.6):
+        s.meet(hero, friend)
+        s.say(friend, f"What nice {plural(thing)}! | I have none. Where did you find them?")
+        gift = s.between(1, total - 1)
+        left = s.give(hero, friend, gift, thing)
+        s.add(f"{hero} gave {friend} {s.count(gift, thing)}.")
+        s.add(f"then {hero} had {s.count(left, thing)} left.")
+        s.say(hero, "Tomorrow we can look together. | Let us find more together!", "said")
+        s.add(f"{friend} was {s.happy()}, and {hero} was {s.happy()}, too.")
     else:
-        t.tell(f"{his} {t.elder} looked at them and was very {t.happy()}.")
-        t.say(f"{his} {t.elder}", pick(("You have good eyes!", f"What a lot of {plural(thing)}!")),
-              "said")
-        t.tell(f"{he} gave the prettiest one/o to {his} {t.elder}.") if t.chance(0.4) else None
-    t.tell(f"{hero} went to sleep with a smile/n.", f"the next day, {hero} went out to "
-           "look for more.")
+        s.add(f"{elder} looked at them and was very {s.happy()}.")
+        s.say(elder, f"You have good eyes! | What a lot of {plural(thing)}!", "said")
+        if s.chance(0.4):
+            s.add(f"{he} gave the prettiest one/o to {elder}.")
+    s.add(f"{hero} went to sleep with a smile/n. | the next day, {hero} went out to look for more.")
     return f"{hero} collects {plural(thing)} and has more every day."
 
 
-def turns(t: Tale) -> str:
+def turns(s: StoryState) -> str:
     """Two want the same toy."""
-    hero, friend = t.cast()
-    pick = t.pick
-    toy = pick(tuple(lex.TOYS))
-    thing, act = f"{pick(lex.COLORS)} {toy}", lex.TOYS[toy]
-    bad, minutes = t.chance(0.3), t.between(2, 10)
-    begin_pair(t, hero, friend)
-    t.paragraph()
-    place = pick(("in the yard", "in the park", "at school", "in the garden", "at home"))
-    t.tell(f"{t.once()}, they found {a(thing)} {place}.", f"{t.once()}, they were {place}. There "
-           f"was only one {thing}.", f"{t.once()}, there was a new {thing} {place}.")
-    t.features.add("Conflict")
-    t.say(hero, f"I want to {act}/v it!" if act != "play" else "I want to play it!",
-          told=f"they both wanted to {act}/v it.")
-    t.say(friend, pick(("No, I saw it first!", "No, it is my turn!", "But I want it, too!")))
-    t.tell(f"{hero} pulled, and {friend} pulled, too.", f"they both held the {toy} and did not "
-           "let go.")
-    t.paragraph()
+    hero, friend = s.cast()
+    toy = s.pick(tuple(words.toys))
+    thing, act = f"{s.pick(words.colors)} {toy}", words.toys[toy]
+    bad, minutes = s.chance(0.3), s.between(2, 10)
+    begin_pair(s, hero, friend)
+    place = s.pick(("in the yard", "in the park", "at school", "in the garden", "at home"))
+    s.add(f"""{s.once()}, they found {a(thing)} {place}.
+        | {s.once()}, they were {place}. There was only one {thing}.
+        | {s.once()}, there was a new {thing} {place}.""")
+    s.features.add("Conflict")
+    s.say(hero, f"I want to {act}{'' if act == 'play' else '/v'} it!",
+          indirect=f"they both wanted to {act}/v it.")
+    s.say(friend, "No, I saw it first! | No, it is my turn! | But I want it, too!")
+    s.add(f"""{hero} pulled, and {friend} pulled, too.
+        | they both held the {toy} and did not let go.""")
+    s.paragraph()
     if bad:
-        t.features.add("BadEnding")
-        t.tell(f"snap/o! The {toy} broke in two pieces.", f"then the {toy} fell and broke.")
-        t.tell(f"now no one/o could {act}/v it.", "now they had nothing to play with.")
-        t.tell(f"{hero} cried, and {friend} cried, too.", f"{hero} and {friend} were very "
-               f"{t.sad()}.")
-        lesson(t, pick((hero, friend, "they")), "fighting breaks things",
-               "it is better to share than to fight")
+        s.features.add("BadEnding")
+        s.add(f"snap/o! The {toy} broke in two pieces. | then the {toy} fell and broke.")
+        s.add(f"now no one/o could {act}/v it. | now they had nothing to play with.")
+        s.add(f"{hero} cried, and {friend} cried, too. | {hero} and {friend} were very {s.sad()}.")
+        s.lesson(s.pick((hero, friend, "they")), """fighting breaks things
+            | it is better to share than to fight""")
         return f"{hero} and {friend} fight about {a(thing)}, and it breaks."
-    who = f"{pick((hero, friend))}'s {t.elder}"
-    wise = t.chance(0.6)
-    t.say(who if wise else hero, pick(("Stop! You can take turns.", "Let us take turns.") if wise
-          else ("Wait. Let us take turns.", "I am sorry. You can go first.")), "said",
-          told="then they agreed to take turns.")
-    t.tell(f"so {friend} had the {toy} for {t.number(minutes)} minutes, and then {hero} had it for "
-           f"{t.number(minutes)} minutes.",
-           f"{friend} played with it first. After {t.number(minutes)} minutes, it was "
-           f"{hero}'s turn.")
-    t.tell(f"{hero} showed {friend} how to {act}/v it best/o.", f"it was fun to {act}/v the {toy} "
-           "together.", "they laughed and had a lot of fun.")
-    lesson(t, pick((f"{hero} and {friend}", "they")), "taking turns is fair",
-           "a toy is more fun with a friend")
+    who = f"{s.pick((hero, friend))}'s {s.elder}"
+    agreed = "then they agreed to take turns."
+    if s.chance(0.6):
+        s.say(who, "Stop! You can take turns. | Let us take turns.", indirect=agreed)
+    else:
+        s.say(hero, "Wait. Let us take turns. | I am sorry. You can go first.", indirect=agreed)
+    s.add(f"""so {friend} had the {toy} for {s.number(minutes)} minutes, and then {hero} had it for
+          {s.number(minutes)} minutes.
+        | {friend} played with it first. After {s.number(minutes)} minutes, it was {hero}'s
+          turn.""")
+    s.add(f"""{hero} showed {friend} how to {act}/v it best/o.
+        | it was fun to {act}/v the {toy} together. | they laughed and had a lot of fun.""")
+    s.lesson(s.pick((f"{hero} and {friend}", "they")), """taking turns is fair
+        | a toy is more fun with a friend""")
     return f"{hero} and {friend} want the same {toy} and learn to take turns."
 
 
-def treasure(t: Tale) -> str:
-    """A map with steps, and what lies at its end."""
-    hero, friend = t.cast()
-    pick = t.pick
-    first, then, feet = t.between(2, 9) * 5, t.between(1, 8) * 5, t.between(2, 4)
-    tree, rock = pick(("tall tree", "old tree", "tree with no leaves")), pick((
-        "big rock", "gray wall", "wooden bridge", "old well/n"))
-    real = t.chance(0.6)
-    begin_pair(t, hero, friend)
-    t.paragraph()
-    t.tell(f"{t.once()}, they found an old map in "
-           f"{pick(('a box', 'a book', 'a bottle', 'the attic'))}.",
-           f"{t.once()}, {hero}'s {t.elder} gave them an old map.")
-    t.say(hero, pick(("It shows the way to a treasure!", "Look! A treasure map!")),
-          told="it was a treasure map.")
-    t.tell(f"it said to go {t.number(first)} steps from the gate to the {tree}.",
-           f"first they had to walk {t.number(first)} steps to the {tree}.")
-    t.tell(f"after that, they had to go {t.number(then)} steps to the {rock}.")
+def treasure(s: StoryState) -> str:
+    """A map with steps, and what is at its end."""
+    hero, friend = s.cast()
+    first, then, feet = s.between(2, 9) * 5, s.between(1, 8) * 5, s.between(2, 4)
+    tree = s.pick(("tall tree", "old tree", "tree with no leaves"))
+    rock = s.pick(("big rock", "gray wall", "wooden bridge", "old well/n"))
+    real = s.chance(0.6)
+    begin_pair(s, hero, friend)
+    s.add(f"""{s.once()}, they found an old map in
+          {s.pick(('a box', 'a book', 'a bottle', 'the attic'))}.
+        | {s.once()}, {hero}'s {s.elder} gave them an old map.""")
+    s.say(hero, "It shows the way to a treasure! | Look! A treasure map!",
+          indirect="it was a treasure map.")
+    s.add(f"""it said to go {s.number(first)} steps from the gate to the {tree}.
+        | first they had to walk {s.number(first)} steps to the {tree}.""")
+    s.add(f"after that, they had to go {s.number(then)} steps to the {rock}.")
     steps = first + then
-    t.tell(f"{friend} counted every step. They made {t.number(steps)} steps in all.",
-           f"that was {t.number(steps)} steps in all.")
-    t.tell(f"there they dug with {pick(('a spade', 'a shovel', 'two spoons'))} until the hole was "
-           f"{t.number(feet)} feet deep.", "there they began to dig.")
-    t.paragraph()
-    t.tell(f"at last, they hit something hard. It was {a(pick(('old', 'big', 'small')))} "
-           f"{pick(('chest', 'box', 'pot'))}!")
-    t.say(friend, pick(("Open/v it!", "Is it gold?", "We are rich!")))
-    coins = t.between(2, 8) * 2
+    s.add(f"""{friend} counted every step. They made {s.number(steps)} steps in all.
+        | that was {s.number(steps)} steps in all.""")
+    s.add(f"""there they dug with {s.pick(('a spade', 'a shovel', 'two spoons'))} until the hole was
+          {s.number(feet)} feet deep. | there they began to dig.""")
+    s.paragraph()
+    s.add(f"""at last, they hit something hard. It was {a(s.pick(('old', 'big', 'small')))}
+          {s.pick(('chest', 'box', 'pot'))}!""")
+    s.say(friend, "Open/v it! | Is it gold? | We are rich!")
+    coins = s.between(2, 8) * 2
     if real:
-        t.tell(f"inside, there were {t.count(coins, f'{pick(lex.COLORS)} ' + pick(lex.SWAPS))}.")
-        t.tell(f"{hero} took {t.number(coins // 2)}, and {friend} took {t.number(coins // 2)}. "
-               "Each of them had the same number.")
-        t.tell(f"they were so {t.happy()} that they danced around the hole.",
-               "it was the best day of the summer.")
+        gems = f"{s.pick(words.colors)} {s.pick(words.swaps)}"
+        s.add(f"inside, there were {s.count(coins, gems)}.")
+        s.add(f"""{hero} took {s.number(coins // 2)}, and {friend} took {s.number(coins // 2)}. Each
+              of them had the same number.""")
+        s.add(f"""they were so {s.happy()} that they danced around the hole.
+            | it was the best day of the summer.""")
         return f"{hero} and {friend} follow a map and find a treasure."
-    t.features.add("Twist")
-    t.tell(f"but there was no gold. Inside was a letter from {hero}'s {t.elder}." if
-           t.chance() else f"but inside was only a picture of {hero} and {friend}.")
-    t.tell('on it were the words, "The best treasure is a good friend."')
-    t.tell(f"{hero} looked at {friend} and smiled.", f"{hero} and {friend} hugged and laughed.")
-    lesson(t, "they", "a friend is better than gold", "friends are the best treasure")
+    s.features.add("Twist")
+    s.add(f"but there was no gold. Inside was a letter from {hero}'s {s.elder}." if s.chance() else
+          f"but inside was only a picture of {hero} and {friend}.")
+    s.add('on it were the words, "The best treasure is a good friend."')
+    s.add(f"{hero} looked at {friend} and smiled. | {hero} and {friend} hugged and laughed.")
+    s.lesson("they", "a friend is better than gold | friends are the best treasure")
     return f"{hero} and {friend} follow a map and find out that friends are the best treasure."
 
 
-def race(t: Tale) -> str:
+def race(s: StoryState) -> str:
     """The fast one boasts, the slow one keeps going."""
-    t.fable = True
-    fast, slow = t.animal(t.pick(("rabbit", "deer", "horse", "fox"))), t.animal(
-        t.pick(("turtle", "snail", "hedgehog", "duck")))
-    he, pick = slow.he, t.pick
-    days, wins = t.between(4, 20), t.chance(0.7)
+    pick, s.fable = s.pick, True
+    fast = s.animal(pick(("rabbit", "deer", "horse", "fox")))
+    slow = s.animal(pick(("turtle", "snail", "hedgehog", "duck")))
+    he = slow.he
+    days, wins = s.between(4, 20), s.chance(0.7)
     goal = pick(("old bridge", "big rock", "tall tree", "end of the field", "top of the hill"))
-    begin(t, slow)
-    t.paragraph()
-    t.tell(f"in the same forest lived {fast}, {a(fast.kind)}. "
-           f"{fast} was very fast.")
-    t.say(fast, pick(("No one/o is as fast as I am!", "You are so slow! Ha ha!",
-                      "I can run ten times as fast as you.")), "said",
-          told=f"{fast} laughed at {slow}, because {slow} was so slow.")
-    t.features.add("Conflict")
-    t.tell(f"{slow} was {t.sad()}, but {he} was not afraid.")
-    t.say(slow, f"Let us race/v to the {goal}.", "said",
-          told=f"{slow} wanted to race/v to the {goal}.")
-    t.tell(f"{slow} practiced for {t.number(days)} days.", f"{fast} laughed and slept, but {slow} "
-           f"practiced every day for {t.number(days)} days.")
-    t.paragraph()
-    watchers = t.between(11, 60)
-    t.tell(f"{t.number(watchers)} animals came to watch the race.")
-    t.tell('"One, two, three, go!" an owl called.', '"3, 2, 1, go!" an owl called.'
-           if t.digit_share else '"Three, two, one, go!" an owl called.')
+    begin(s, slow)
+    s.add(f"in the same forest lived {fast}, {a(fast.kind)}. {fast} was very fast.")
+    s.say(fast, """No one/o is as fast as I am! | You are so slow! Ha ha!
+        | I can run ten times as fast as you.""", "said",
+          indirect=f"{fast} laughed at {slow}, because {slow} was so slow.")
+    s.features.add("Conflict")
+    s.add(f"{slow} was {s.sad()}, but {he} was not afraid.")
+    s.say(slow, f"Let us race/v to the {goal}.", indirect=f"{slow} wanted to race/v to the {goal}.")
+    s.add(f"""{slow} practiced for {s.number(days)} days.
+        | {fast} laughed and slept, but {slow} practiced every day for {s.number(days)} days.""")
+    s.paragraph()
+    s.add(f"{s.number(s.between(11, 60))} animals came to watch the race.")
+    countdown = "3, 2, 1" if s.digit_share else "Three, two, one"
+    s.add(f'"One, two, three, go!" an owl called. | "{countdown}, go!" an owl called.')
     if wins:
-        t.features.add("Twist")
-        t.tell(f"{fast} ran ahead/o, but soon {fast.he} was bored and took a nap under a tree.",
-               f"{fast} ran so fast/o that {fast.he} got tired and lay down to rest/v.")
-        t.tell(f"{slow} went on, step by step, and did not stop.", f"{slow} kept going slowly.")
-        t.tell(f"when {fast} woke up, {slow} was already at the {goal}. {slow} was the winner!")
-        t.tell(f"{slow} was first, and {fast} was second.", "all the animals cheered.")
-        lesson(t, fast, "it is not wise to boast", "slow and steady wins the race")
+        s.features.add("Twist")
+        s.add(f"""{fast} ran ahead/o, but soon {fast.he} was bored and took a nap under a tree.
+            | {fast} ran so fast/o that {fast.he} got tired and lay down to rest/v.""")
+        s.add(f"{slow} went on, step by step, and did not stop. | {slow} kept going slowly.")
+        s.add(f"when {fast} woke up, {slow} was already at the {goal}. {slow} was the winner!")
+        s.add(f"{slow} was first, and {fast} was second. | all the animals cheered.")
+        s.lesson(fast, "it is not wise to boast | slow and steady wins the race")
         return f"{slow}, a slow {slow.kind}, wins a race against {fast}, a fast {fast.kind}."
-    t.tell(f"{fast} was first and {slow} was last, but {slow} did not give up.",
-           f"{fast} came to the {goal} first. {slow} came much later/o, but {he} did not stop.")
-    t.tell(f"when {he} came to the {goal}, all the animals cheered for {slow.him}.")
-    t.say(fast, pick(("You did not give up. I am sorry I laughed.", "You are very brave.")), "said",
-          told=f"{fast} was sorry.")
-    t.tell(f"{slow} {t.was()} {t.happy()}.", f"{fast} and {slow} became friends.")
-    lesson(t, fast, "it is not nice to laugh at others", "trying hard/o is worth more than winning")
+    s.add(f"""{fast} was first and {slow} was last, but {slow} did not give up.
+        | {fast} came to the {goal} first. {slow} came much later/o, but {he} did not stop.""")
+    s.add(f"when {he} came to the {goal}, all the animals cheered for {slow.him}.")
+    s.say(fast, "You did not give up. I am sorry I laughed. | You are very brave.",
+          indirect=f"{fast} was sorry.")
+    s.add(f"{slow} {s.was()} {s.happy()}. | {fast} and {slow} became friends.")
+    s.lesson(fast, "it is not nice to laugh at others | trying hard/o is worth more than winning")
     return f"{slow} loses a race against {fast} but does not give up."
 
 
-def find_house(t: Tale) -> str:
-    """A house number, read the wrong way round or passed one by one."""
-    hero, friend = t.cast()
-    he, his, pick = hero.he, hero.his, t.pick
-    tens, ones = t.rng.sample(range(1, 10), 2)
-    house, mixed_up = 10 * tens + ones, t.chance()
-    street = f"{pick(lex.SURNAMES)} Street"
-    thing = pick(lex.GIFTS)
-    begin(t, hero)
-    t.paragraph()
-    t.tell(f"{t.once()}, {hero} wanted to visit {his} friend {friend}. {he.title()} had {a(thing)} "
-           f"for {friend.him}.", f"{t.once()}, {hero} took {a(thing)} and went to see {friend}.")
-    t.tell(f"{friend} lived at number {t.number(house)} in {street}.",
-           f'"{friend} lives in {street}, at number {t.number(house)}," {his} {t.elder} said.')
+def find_house(s: StoryState) -> str:
+    """A house number, with its digits swapped or found by counting."""
+    hero, friend = s.cast()
+    he, his, pick, elder = hero.he, hero.his, s.pick, f"{hero.his} {s.elder}"
+    tens, ones = s.rng.sample(range(1, 10), 2)
+    house, mixed_up = 10 * tens + ones, s.chance()
+    street, thing = f"{pick(words.surnames)} Street", pick(words.gifts)
+    begin(s, hero)
+    s.add(f"""{s.once()}, {hero} wanted to visit {his} friend {friend}. {he.title()} had {a(thing)}
+          for {friend.him}. | {s.once()}, {hero} took {a(thing)} and went to see {friend}.""")
+    s.add(f"""{friend} lived at number {s.number(house)} in {street}.
+        | "{friend} lives in {street}, at number {s.number(house)}," {elder} said.""")
     if mixed_up:
         wrong = 10 * ones + tens
-        t.features.add("Conflict")
-        t.tell(f"but {hero} mixed up the numbers and went to house {t.number(wrong)}.")
+        s.features.add("Conflict")
+        s.add(f"but {hero} mixed up the numbers and went to house {s.number(wrong)}.")
         stranger = pick(("man", "woman", ""))
-        t.tell(f"an old {stranger} opened the door." if stranger else
-               "no one/o was there but a big dog.")
-        t.tell(f"{hero} was {pick(('scared', 'surprised', 'worried'))}.")
+        s.add(f"an old {stranger} opened the door." if stranger else
+              "no one/o was there but a big dog.")
+        s.add(f"{hero} was {pick(('scared', 'surprised', 'worried'))}.")
         if stranger:
-            t.say(f"the old {stranger}", f"This is number {t.number(wrong)}. You want number "
-                  f"{t.number(house)}.", "said",
-                  told=f"this was number {t.number(wrong)}, not number {t.number(house)}.")
-            t.tell(f"{hero} said thank/o you and went on.")
+            s.say(f"the old {stranger}", f"""This is number {s.number(wrong)}. You want number
+                  {s.number(house)}.""",
+                  indirect=f"this was number {s.number(wrong)}, not number {s.number(house)}.")
+            s.add(f"{hero} said thank/o you and went on.")
         else:
-            t.tell(f"{he} looked at the paper again. It said {house}, not {wrong}!"
-                   if t.digit_share else f"{he} thought again. It was {number_word(house)}, not "
-                   f"{number_word(wrong)}!")
+            s.add(f"{he} looked at the paper again. It said {house}, not {wrong}!" if s.digit_share
+                  else f"""{he} thought again. It was {number_words(house)}, not
+                  {number_words(wrong)}!""")
     else:
-        t.tell(f"{hero} walked past/o number {t.number(house - 2)} and number "
-               f"{t.number(house - 1)}.", f"first came number {t.number(house - 2)}, then number "
-               f"{t.number(house - 1)}.")
-        t.say(hero, pick((f"The next one/o must be {t.number(house)}!",
-                          f"After {t.number(house - 1)} comes {t.number(house)}!")), "said")
-        t.tell(f"there was a house with {a(pick(lex.COLORS))} door.")
-    t.paragraph()
-    t.tell(f"{he} knocked at number {t.number(house)}, and {friend} opened the door.",
-           f"at last, {he} stood in front of number {t.number(house)}. {friend} was at the window "
-           "and waved.")
-    t.say(friend, pick(("You found it!", f"Hello, {hero}! Come in!", "How nice that you came!")))
-    t.tell(f"{hero} gave {friend} the {thing}, and {friend} {t.was()} very {t.happy()}.")
-    t.tell(f"they played with {friend}'s {pick(lex.COLORS)} {pick(lex.SMALL_TOYS)} until evening.",
-           f"they ate {plural(pick(lex.TREATS))} and read a book about {plural(pick(lex.BUGS))}.")
+        s.add(f"""{hero} walked past/o number {s.number(house - 2)} and number
+              {s.number(house - 1)}.
+            | first came number {s.number(house - 2)}, then number {s.number(house - 1)}.""")
+        s.say(hero, f"""The next one/o must be {s.number(house)}!
+            | After {s.number(house - 1)} comes {s.number(house)}!""", "said")
+        s.add(f"there was a house with {a(pick(words.colors))} door.")
+    s.paragraph()
+    s.add(f"""{he} knocked at number {s.number(house)}, and {friend} opened the door.
+        | at last, {he} stood in front of number {s.number(house)}. {friend} was at the window and
+          waved.""")
+    s.say(friend, f"You found it! | Hello, {hero}! Come in! | How nice that you came!")
+    s.add(f"{hero} gave {friend} the {thing}, and {friend} {s.was()} very {s.happy()}.")
+    s.add(f"""they played with {friend}'s {pick(words.colors)} {pick(words.small_toys)} until
+          evening.
+        | they ate {plural(pick(words.treats))} and read a book about
+          {plural(pick(words.bugs))}.""")
     if mixed_up:
-        lesson(t, hero, "it is good to look twice/o")
+        s.lesson(hero, "it is good to look twice/o")
     return f"{hero} looks for {friend}'s house, number {house}."
 
 
-def fixing(t: Tale) -> str:
+def fixing(s: StoryState) -> str:
     """A problem, the wrong tool and the right one."""
-    hero, friend = t.cast()
-    he, his, him, pick = hero.he, hero.his, hero.him, t.pick
+    hero, friend = s.cast()
+    he, his, him, pick, elder = hero.he, hero.his, hero.him, s.pick, f"{hero.his} {s.elder}"
     toy = pick(("kite", "ball", "plane"))
-    thing = f"{pick(lex.COLORS)} {toy}"
-    place, trouble, wrong, right, done = pick((
-        ("in the park", f"the {toy} got stuck in a tall tree", "a stick, but it was too short",
-         "a ladder", "climbed up slowly and got it down"),
-        ("at school", f"the {toy} flew onto the roof", "a rope, but it was too weak",
-         "a long ladder", "climbed up and threw it down"),
-        (at(pick(("lake", "pond", "river"))), f"the {toy} fell into the water",
-         "a spoon, but it was too small", "a net", "caught it and pulled it out of the water"),
-        ("in the yard", f"the {toy} slipped under the shed", "a spoon, but it was too short",
-         "a broom", "pushed it out"),
-    ))
-    tries = t.between(2, 6)
-    begin(t, hero)
-    t.paragraph()
-    t.tell(f"{t.once()}, {hero} played with {his} {thing} {place}.",
-           f"{t.once()}, {hero} and {his} {t.elder} were {place}. {hero} had {his} new {thing}.")
-    t.tell(f"suddenly, {trouble}.", f"then {trouble}.")
-    t.features.add("Conflict")
-    t.say(hero, pick((f"Oh no, my {toy}!", "What can I do now?")), pick(("cried", "said")))
-    t.tell(f"{he} tried with {wrong}.", f"first, {he} used {wrong}.")
-    t.tell(f"{he} tried {t.count(tries, 'time')}, but it was no use/n.",
-           f"after trying {t.count(tries, 'time')}, {he} was {pick(('tired', 'angry', 'sad'))}.")
-    t.paragraph()
-    t.tell(f"{friend}, who lived next door, saw {him} and came over.",
-           f"just then, {his} friend {friend} came by.")
-    t.say(friend, pick((f"I think we need {right}.", f"Let's get {right}!", f"I have {right} at "
-                        "home.")), "said",
-          told=f"{friend} said that they needed {right}.")
-    t.tell(f"they got {right}. Then {hero}'s {t.elder} {done}." if "climbed" in done else
-           f"with {right}, they {done}.")
-    t.tell(f"{hero} {t.was()} so {t.happy()} to have {his} {toy} back.")
-    t.say(hero, pick((f"Thank you, {friend}! You had a good idea.", "We did it!")))
-    t.tell("they played together until it was dark.",
-           f"now {hero} and {friend} played with the {toy} together.")
-    if t.chance(0.7):
-        lesson(t, hero, "you need the right tool", "two heads are better than one/o",
-               "it is good to ask for help/n")
+    thing = f"{pick(words.colors)} {toy}"
+    problem = dict(toy=toy, water=at(pick(("lake", "pond", "river"))))
+    place, trouble, wrong, right, done = pick(words.problems).format(**problem).split(" / ")
+    tries = s.between(2, 6)
+    begin(s, hero)
+    s.add(f"""{s.once()}, {hero} played with {his} {thing} {place}.
+        | {s.once()}, {hero} and {elder} were {place}. {hero} had {his} new {thing}.""")
+    s.add(f"suddenly, {trouble}. | then {trouble}.")
+    s.features.add("Conflict")
+    s.say(hero, pick((f"Oh no, my {toy}!", "What can I do now?")), pick(("cried", "said")))
+    s.add(f"{he} tried with {wrong}. | first, {he} used {wrong}.")
+    s.add(f"""{he} tried {s.count(tries, 'time')}, but it was no use/n.
+        | after trying {s.count(tries, 'time')}, {he} was {pick(('tired', 'angry', 'sad'))}.""")
+    s.paragraph()
+    s.add(f"""{friend}, who lived next door, saw {him} and came over.
+        | just then, {his} friend {friend} came by.""")
+    s.say(friend, f"""I think we need {right}. | Let's get {right}!
+        | I have {right} at home.""", "said", indirect=f"{friend} said that they needed {right}.")
+    s.add(f"they got {right}. Then {hero}'s {s.elder} {done}." if "climbed" in done else
+          f"with {right}, they {done}.")
+    s.add(f"{hero} {s.was()} so {s.happy()} to have {his} {toy} back.")
+    s.say(hero, f"Thank you, {friend}! You had a good idea. | We did it!")
+    s.add(f"""they played together until it was dark.
+        | now {hero} and {friend} played with the {toy} together.""")
+    if s.chance(0.7):
+        s.lesson(hero, """you need the right tool | two heads are better than one/o
+            | it is good to ask for help/n""")
     return f"{hero} is in trouble with {his} {thing}, and {friend} has an idea."
 
 
-def bedtime(t: Tale) -> str:
+def bedtime(s: StoryState) -> str:
     """Someone cannot sleep and counts."""
-    hero, _ = t.cast(fable=0.2)
-    he, his, pick = hero.he, hero.his, t.pick
+    hero, _ = s.cast(fable=0.2)
+    he, his, pick, elder = hero.he, hero.his, s.pick, f"{hero.his} {s.elder}"
     counted = pick(("star", "sheep", "cloud", "star"))
-    n, toy = t.between(11, 60), pick(lex.SMALL_TOYS)
-    begin(t, hero)
-    t.paragraph()
-    t.tell(f"one/o night, {hero} could not sleep. "
-           f"{pick(('The wind was loud.', 'It was too hot.'))}",
-           f"it was late, but {hero} was not sleepy at all.",
-           f"one/o night, {hero} lay in bed and was wide/o awake.")
-    t.say(hero, f"{t.elder.name.title()}, I cannot sleep.", "said",
-          told=f"{he} called {his} {t.elder}.")
-    t.tell(f"{his} {t.elder} came and sat down on the bed.", f"{his} {t.elder} brought "
-           f"{hero.him} a cup of warm milk.")
-    if not t.fable and t.chance(0.6):
-        t.features.add("Conflict")
-        t.tell(f"{hero} wanted {his} {pick(lex.COLORS)} {toy}, but it was gone.")
-        t.tell(f"they looked and looked. At last, they found it "
-               f"{pick(lex.INDOOR_SPOTS)}.")
-    t.say(f"{his} {t.elder}", f"Close your eyes and think of {plural(counted)}. Then count them."
-          if counted == "sheep" else f"Look out of the window and count the {plural(counted)}."
-          if counted == "star" else f"Think of white {plural(counted)} and count them.", "said",
-          told=f"{his} {t.elder} told {hero.him} to count {plural(counted)}.")
-    t.paragraph()
-    t.tell(f'{hero} began to count. "{t.aloud(pick((3, 4, 5)))}..."',
-           f'"{t.aloud(pick((3, 4, 5)))}," {hero} whispered.')
-    t.tell(f"when {he} came to {t.number(n)}, {he} yawned.", f"after {t.count(n, counted)}, {his} "
-           "eyes were heavy.")
-    last = str(n + 1) if t.chance(t.digit_share) else t.capital(n + 1)
-    t.tell(f'"{last}..." {he} said very slowly, and then {he} slept.')
-    t.tell(f"{he} had a dream about {a(pick(lex.COLORS))} {pick(lex.ZOO_ANIMALS)} that could fly.",
-           f"all night, {he} dreamed of {plural(pick(lex.BUGS))} and {plural(pick(lex.FLOWERS))}.")
-    t.tell(f"in the morning, {he} was {t.happy()} and ready to play.", f"{his} {t.elder} kissed "
-           f"{hero.him} and turned off the light/n.")
+    n, toy = s.between(11, 60), pick(words.small_toys)
+    begin(s, hero)
+    s.add(f"""one/o night, {hero} could not sleep. {pick(('The wind was loud.', 'It was too hot.'))}
+        | it was late, but {hero} was not sleepy at all.
+        | one/o night, {hero} lay in bed and was wide/o awake.""")
+    s.say(hero, f"{s.elder.name.title()}, I cannot sleep.", indirect=f"{he} called {elder}.")
+    s.add(f"{elder} came and sat down on the bed. | {elder} brought {hero.him} a cup of warm milk.")
+    if not s.fable and s.chance(0.6, "Conflict"):
+        s.add(f"{hero} wanted {his} {pick(words.colors)} {toy}, but it was gone.")
+        s.add(f"they looked and looked. At last, they found it {pick(words.indoor_spots)}.")
+    s.say(elder, words.sleep_advice[counted],
+          indirect=f"{elder} told {hero.him} to count {plural(counted)}.")
+    s.paragraph()
+    s.add(f"""{hero} began to count. "{s.aloud(pick((3, 4, 5)))}..."
+        | "{s.aloud(pick((3, 4, 5)))}," {hero} whispered.""")
+    s.add(f"""when {he} came to {s.number(n)}, {he} yawned.
+        | after {s.count(n, counted)}, {his} eyes were heavy.""")
+    last = str(n + 1) if s.chance(s.digit_share) else number_words(n + 1).capitalize()
+    s.add(f'"{last}..." {he} said very slowly, and then {he} slept.')
+    s.add(f"""{he} had a dream about {a(pick(words.colors))} {pick(words.zoo_animals)} that could
+          fly.
+        | all night, {he} dreamed of {plural(pick(words.bugs))} and
+          {plural(pick(words.flowers))}.""")
+    s.add(f"""in the morning, {he} was {s.happy()} and ready to play.
+        | {elder} kissed {hero.him} and turned off the light/n.""")
     return f"{hero} cannot sleep and counts {plural(counted)}."
 
 
-def pets(t: Tale) -> str:
-    """A day with pets, told in the present."""
-    hero, friend = t.cast()
-    he, his, pick = hero.he, hero.his, t.pick
-    pet = pick(lex.PETS)
-    one, two = t.rng.sample(lex.FUR_COLORS, 2)
-    n, m = t.between(1, 4), t.between(1, 4)
-    treats = t.between(1, 3)
-    food = {"cat": "fish", "kitten": "fish", "dog": "bone", "puppy": "bone", "rabbit": "carrot",
-            "pony": "apple", "parrot": "nut", "hamster": "seed", "turtle": "leaf"}[pet]
-    total = t.gain(hero, n + m, pet)
-    t.tell(f"{hero} is {a(pick(lex.TRAITS))} {hero.kind}. {he.title()} is "
-           f"{t.number(t.between(4, 8))} years old and lives in "
-           f"{a(pick(lex.PLACE_LOOKS))} {pick(lex.HOMES)}.",
-           f"{hero} lives in {a(pick(lex.PLACE_LOOKS))} {pick(lex.HOMES)} with {his} {t.elder}. "
-           f"{he.title()} likes to {hobby(t, his)}.")
-    t.tell(f"{he} has {t.count(total, pet)}.", f"{hero} has {t.count(total, pet)} and loves them "
-           "all.")
-    t.tell(f"{t.number(n)} {'is' if n == 1 else 'are'} {one}, and {t.number(m)} "
-           f"{'is' if m == 1 else 'are'} {two}.")
+def pets(s: StoryState) -> str:
+    """A day with pets, in the present tense."""
+    hero, friend = s.cast()
+    he, his, pick, elder = hero.he, hero.his, s.pick, f"{hero.his} {s.elder}"
+    pet = pick(words.pets)
+    one, two = s.rng.sample(words.fur_colors, 2)
+    n, m, treats = s.between(1, 4), s.between(1, 4), s.between(1, 3)
+    food, total = words.pet_food[pet], s.gain(hero, n + m, pet)
+    s.add(f"""{hero} is {a(pick(words.traits))} {hero.kind}. {he.title()} is
+          {s.number(s.between(4, 8))} years old and lives in {a(pick(words.place_looks))}
+          {pick(words.homes)}.
+        | {hero} lives in {a(pick(words.place_looks))} {pick(words.homes)} with {elder}.
+          {he.title()} likes to {hobby(s, his)}.""")
+    s.add(f"{he} has {s.count(total, pet)}. | {hero} has {s.count(total, pet)} and loves them all.")
+    s.add(f"""{s.number(n)} {'is' if n == 1 else 'are'} {one}, and {s.number(m)}
+          {'is' if m == 1 else 'are'} {two}.""")
     if n != m and min(n, m) > 1:
         more, fewer = (one, two) if n > m else (two, one)
-        t.tell(f"so {he} has more {more} {plural(pet)} than {fewer} {plural(pet)}.")
-    t.paragraph()
-    t.tell(f"every {pick(('morning', 'evening'))}, {hero} feeds {his} {plural(pet)}. "
-           f"Each {pet} gets {t.count(treats, food)}, so {he} needs "
-           f"{t.count(total * treats, food)}.")
-    t.tell(f"the {one} {pet if n == 1 else plural(pet)} always "
-           f"{verb_form('eat', 's') if n == 1 else 'eat'} first.")
-    t.paragraph()
-    if t.chance(0.6):
-        t.features.add("Conflict")
-        t.tell(f"today {he} counts the {plural(pet)}, and there are only {t.number(total - 1)}."
-               if total > 2 else f"today {he} sees only one {pet}.")
-        t.say(hero, pick((f"Oh no! One {pet} is not here!", f"Where is my {one} {pet}?"
-                          if n == 1 else f"Where is the last {pet}?")),
-              "cries")
-        t.tell(f"{he} looks everywhere. Then {friend} comes to the door with something in "
-               f"{friend.his} arms. It is the {pet}!")
-        t.say(friend, "It was in our garden.", "says")
-        t.tell(f"{hero} hugs {friend}. Now all {t.number(total)} are at home again." if total > 2
-               else f"{hero} hugs {friend}. Now both are at home again.")
+        s.add(f"so {he} has more {more} {plural(pet)} than {fewer} {plural(pet)}.")
+    s.paragraph()
+    s.add(f"""every {pick(('morning', 'evening'))}, {hero} feeds {his} {plural(pet)}. Each {pet}
+          gets {s.count(treats, food)}, so {he} needs {s.count(total * treats, food)}.""")
+    s.add(f"the {one} {plural(pet, n)} always {'eats' if n == 1 else 'eat'} first.")
+    s.paragraph()
+    if s.chance(0.6, "Conflict"):
+        s.add(f"today {he} counts the {plural(pet)}, and there are only {s.number(total - 1)}."
+              if total > 2 else f"today {he} sees only one {pet}.")
+        which = f"my {one} {pet}" if n == 1 else f"the last {pet}"
+        s.say(hero, f"Oh no! One {pet} is not here! | Where is {which}?", "cries")
+        s.add(f"""{he} looks everywhere. Then {friend} comes to the door with something in
+              {friend.his} arms. It is the {pet}!""")
+        s.say(friend, "It was in our garden.", "says")
+        s.add(f"{hero} hugs {friend}. Now all {s.number(total)} are at home again." if total > 2
+              else f"{hero} hugs {friend}. Now both are at home again.")
     else:
-        t.tell(f"today {friend} comes to visit with {t.number(1)} more {pet}. Now there "
-               f"are {t.count(total + 1, pet)} in the house.")
-        t.say(hero, pick(("They like each other!", "Look, they are friends!")), "says")
-        t.tell(f"when {friend} goes home, {hero} has {t.count(total, pet)} again.")
-    t.tell(f"in the evening, {he} is tired and {pick(('happy', 'glad'))}.",
-           f"{hero} falls asleep with a smile/n on {his} face.")
+        s.add(f"""today {friend} comes to visit with {s.number(1)} more {pet}. Now there are
+              {s.count(total + 1, pet)} in the house.""")
+        s.say(hero, "They like each other! | Look, they are friends!", "says")
+        s.add(f"when {friend} goes home, {hero} has {s.count(total, pet)} again.")
+    s.add(f"""in the evening, {he} is tired and {pick(('happy', 'glad'))}.
+        | {hero} falls asleep with a smile/n on {his} face.""")
     return f"{hero} takes care of {his} {plural(pet)}."
 
 
-def worker(t: Tale) -> str:
-    """A day at work, told in the present: made, sold, left."""
-    child, pick = t.child(), t.pick
-    she = t.chance()
-    boss = Person(f"{'Mrs' if she else 'Mr'}. {pick(lex.SURNAMES)}", "woman" if she else "man", she)
-    he, his = boss.he, boss.his
+def worker(s: StoryState) -> str:
+    """A day at work, in the present tense: made, sold, left."""
+    child, pick = s.child(), s.pick
+    title, kind, he = ("Mrs", "woman", "she") if s.chance() else ("Mr", "man", "he")
+    boss = Person(f"{title}. {pick(words.surnames)}", kind, *PRONOUNS[he])
+    his = boss.his
     job, thing, made = pick((
-        ("baker", "loaf", "bakes"), ("baker", pick(lex.BAKED), "bakes"),
-        ("farmer", pick(lex.VEGETABLES), "picks"), ("farmer", pick(lex.FRUIT), "picks"),
-        ("gardener", pick(lex.FLOWERS), "cuts"),
+        ("baker", "loaf", "bakes"), ("baker", pick(words.baked), "bakes"),
+        ("farmer", pick(words.vegetables), "picks"), ("farmer", pick(words.fruit), "picks"),
+        ("gardener", pick(words.flowers), "cuts"),
         ("candy maker", pick(("candy", "lollipop")), "makes"),
-        ("toy maker", pick(lex.SMALL_TOYS), "makes"),
+        ("toy maker", pick(words.small_toys), "makes"),
     ))
-    many, hour = t.between(10, 40), t.between(4, 8)
-    sold = t.between(3, many - 2)
-    t.gain(boss, many, thing)
-    t.tell(f"{boss} is {a(pick(lex.TRAITS))} {job} who lives in {a(pick(lex.PLACE_LOOKS))} "
-           f"{pick(('town', 'village', 'house'))}.", f"in {a(pick(lex.PLACE_LOOKS))} "
-           f"{pick(('town', 'village'))} lives {boss}, {a(pick(lex.TRAITS))} {job}.")
-    t.tell(f"every day, {he} gets up at {t.number(hour)} and drinks a cup of "
-           f"{pick(('tea', 'milk', 'coffee'))}. Then {he} {made} {t.count(many, thing)}.",
-           f"{he} has {a(pick(lex.FUR_COLORS))} {pick(lex.FURRY_PETS)} and {a(pick(lex.COLORS))} "
-           f"{pick(('hat', 'coat', 'cart'))}. Today {he} {made} {t.count(many, thing)}.")
-    t.tell(f"{he} takes them to the market in {a(pick(lex.SIZES[:3]))} {pick(('cart', 'basket'))}.")
-    t.paragraph()
-    left = t.lose(boss, sold, thing)
-    t.tell(f"many people come. {boss} sells {t.number(sold)} of them, so {he} has "
-           f"{t.count(left, thing)} left.")
-    t.tell(f"then {child.name}, {a(pick(lex.TRAITS))} {child.kind}, comes to {his} table.",
-           f"in the afternoon, {a(child.kind)} named {child} walks by.")
-    if t.chance(0.65):
-        t.features.add("Conflict")
-        t.tell(f"{child} looks {t.sad()}.")
-        t.say(child, f"I want {a(thing)} for my {t.elder}, but I have no money.", "says",
-              told=f"{child.he} wants {a(thing)}, but {child.he} has no money.")
-        t.tell(f"{boss} thinks for a moment. Then {he} gives {child} {t.count(1, thing)}.")
-        left = t.lose(boss, 1, thing)
-        t.say(child, pick(("Thank you so much!", "You are so kind!")), "says")
+    many, hour = s.between(10, 40), s.between(4, 8)
+    sold = s.between(3, many - 2)
+    s.gain(boss, many, thing)
+    s.add(f"""{boss} is {a(pick(words.traits))} {job} who lives in {a(pick(words.place_looks))}
+          {pick(('town', 'village', 'house'))}.
+        | in {a(pick(words.place_looks))} {pick(('town', 'village'))} lives {boss},
+          {a(pick(words.traits))} {job}.""")
+    s.add(f"""every day, {he} gets up at {s.number(hour)} and drinks a cup of
+          {pick(('tea', 'milk', 'coffee'))}. Then {he} {made} {s.count(many, thing)}.
+        | {he} has {a(pick(words.fur_colors))} {pick(words.furry_pets)} and {a(pick(words.colors))}
+          {pick(('hat', 'coat', 'cart'))}. Today {he} {made} {s.count(many, thing)}.""")
+    s.add(f"""{he} takes them to the market in {a(pick(words.sizes[:3]))}
+          {pick(('cart', 'basket'))}.""")
+    s.paragraph()
+    left = s.lose(boss, sold, thing)
+    s.add(f"""many people come. {boss} sells {s.number(sold)} of them, so {he} has
+          {s.count(left, thing)} left.""")
+    s.add(f"""then {child.name}, {a(pick(words.traits))} {child.kind}, comes to {his} table.
+        | in the afternoon, {a(child.kind)} named {child} walks by.""")
+    if s.chance(0.65, "Conflict"):
+        s.add(f"{child} looks {s.sad()}.")
+        s.say(child, f"I want {a(thing)} for my {s.elder}, but I have no money.", "says",
+              indirect=f"{child.he} wants {a(thing)}, but {child.he} has no money.")
+        s.add(f"{boss} thinks for a moment. Then {he} gives {child} {s.count(1, thing)}.")
+        left = s.lose(boss, 1, thing)
+        s.say(child, "Thank you so much! | You are so kind!", "says")
     else:
-        left = t.lose(boss, 2, thing)
-        t.say(child, f"May I have {t.count(2, thing)}, please?", "asks",
-              told=f"{child} wants {t.count(2, thing)}.")
-        t.tell(f"{child} pays for them and smiles.")
-    t.tell(f"in the evening, {boss} counts. There {'is' if left == 1 else 'are'} "
-           f"{t.count(left, thing)} left." if left else
-           f"in the evening, {boss} has no {plural(thing)} left.")
-    t.tell(f"{he} goes home and is {t.happy()}.", f"{he} sings a song on the way home.")
+        left = s.lose(boss, 2, thing)
+        s.say(child, f"May I have {s.count(2, thing)}, please?", "asks",
+              indirect=f"{child} wants {s.count(2, thing)}.")
+        s.add(f"{child} pays for them and smiles.")
+    s.add(f"""in the evening, {boss} counts. There {'is' if left == 1 else 'are'}
+          {s.count(left, thing)} left.""" if left else
+          f"in the evening, {boss} has no {plural(thing)} left.")
+    s.add(f"{he} goes home and is {s.happy()}. | {he} sings a song on the way home.")
     return f"{boss}, {a(job)}, sells {plural(thing)} and is kind to {child}."
 
 
-PLOTS: tuple[Callable[[Tale], str], ...] = (
+PLOTS: tuple[Callable[[StoryState], str], ...] = (
     sharing, lost, weather, watching, tower, broken, night_noise, shopping, baking, planting,
     rescue, birthday, swap, new_friend, warning, collecting, turns, treasure, race, find_house,
     fixing, bedtime, pets, worker,

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from minislm.config import TrainConfig
-from minislm.dataset import Batches, Example, TokenDataset
+from minislm.dataset import Batches, TokenDataset
 from minislm.evaluation import text_loss
 from minislm.fast.backward import FastLossAndGrad
 from minislm.fast.optimizer import FastMuon
@@ -24,7 +24,7 @@ _SMOOTHING = 0.8  # weight of the past in the loss that decides when to stop
 
 
 def train_in_memory(
-    model: Transformer, tokenizer: Tokenizer, stories: TokenDataset, examples: Sequence[Example],
+    model: Transformer, tokenizer: Tokenizer, stories: TokenDataset, examples: Sequence,
     config: TrainConfig, steps: int, until: float = 0.0, loss_on: str = "completion",
 ) -> tuple[int, float]:  # fmt: skip
     """Train in place for `steps` steps, or until the smoothed loss is below `until`.
@@ -70,8 +70,7 @@ def fine_tune_on_pairs(
     steps: int, until: float = 0.01, loss_on: str = "completion",
 ) -> tuple[int, float]:  # fmt: skip
     """Fine-tune in place on pairs, all of which fit the context: see `train_in_memory`."""
-    examples = [Example(*encode_pair(tokenizer, pair)) for pair in train]
-    stories = TokenDataset.from_ids([])
+    stories, examples = TokenDataset.from_ids([]), [encode_pair(tokenizer, p) for p in train]
     return train_in_memory(model, tokenizer, stories, examples, config, steps, until, loss_on)
 
 

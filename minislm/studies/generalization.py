@@ -2,7 +2,7 @@
 
 Every variant and seed learns 70 pairs of a task and is evaluated on them, on the 30 pairs held out,
 and on the training pairs with a perturbed prompt. All answers are kept. The report counts those
-that a heuristic would give, and draws conclusions by a stated rule.
+that a heuristic would give, and has conclusions by a stated rule.
 """
 
 from __future__ import annotations

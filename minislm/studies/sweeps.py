@@ -20,13 +20,13 @@ from torch.nn import functional as F
 from minislm.config import ModelConfig, SampleConfig, TrainConfig
 from minislm.evaluation import exact_match
 from minislm.fast.sampler import FastSampler
+from minislm.interpret.activations import class_of_characters
 from minislm.model import Transformer
 from minislm.reporting.intervals import of_mean
 from minislm.reporting.plots import bars, dots, lines
 from minislm.reporting.tables import markdown_table
-from minislm.scoring.grading import cut
-from minislm.scoring.ngrams import Library
-from minislm.scoring.rules import measure
+from minislm.scoring.ngrams import NgramIndex
+from minislm.scoring.rules import measure, split_beginning
 from minislm.stories.generate import Story, generate
 from minislm.stories.lexicon import WORD_CLASSES, classify
 from minislm.studies.config import StudyConfig
@@ -190,17 +190,18 @@ def train_on_data(settings: Settings, seed: int, steps: int, folder: Path) -> di
     held_out = story_texts("numbers", 1_000_000, HELD_OUT)
     model = random_weights("two blocks", seed, tokenizer)
     result = train_on_stories(model, tokenizer, stories, held_out, config, steps)
-    beginnings = [cut(story.text)[0] for story in generate(CONTINUATIONS, 1_000_000)]
+    beginnings = [split_beginning(story.text)[0] for story in generate(CONTINUATIONS, 1_000_000)]
     sampling = SampleConfig(max_new_tokens=300, temperature=0.7)
     texts = FastSampler(model, tokenizer).generate(beginnings, sampling, range(CONTINUATIONS))
-    library = Library(stories)
-    scores = [measure(begin, text, library.copied(text)) for begin, text in zip(beginnings, texts)]
+    index = NgramIndex(stories)
+    scores = [measure(begin, text, index.rouge_2(text)) for begin, text in zip(beginnings, texts)]
     result |= {name: float(np.mean([getattr(each, name) for each in scores])) for name in SCORES}
     config = replace(config, **FINE_TUNING)
     for task in TASKS:
         tuned, most = copy.deepcopy(model), min(TUNING_STEPS, 3 * steps)
         fine_tune_on_pairs(tuned, tokenizer, pairs(task, "train"), config, most)
-        result[task] = exact_match(FastSampler(tuned, tokenizer), [task])[task].rate("test")
+        correct, questions = exact_match(FastSampler(tuned, tokenizer), [task])[task].test
+        result[task] = correct / questions
     return result | {"transfer": sum(result[task] for task in TASKS) / len(TASKS)}
 
 
@@ -264,7 +265,7 @@ def encode(text: Text, tokenizer: Tokenizer) -> tuple[list[int], np.ndarray]:
     """The tokens of a text and its end of text, and the place in WORD_CLASSES of each: the class of
     the word that its last character is in, so that the losses of all classes add up."""
     whole = tokenizer.backend.encode("".join(part for part, _ in text), add_special_tokens=False)
-    classes = [WORD_CLASSES.index(name) for part, name in text for _ in part]  # of each character
+    classes = class_of_characters(text)
     found = [classes[end - 1] for _, end in whole.offsets]
     return whole.ids + [tokenizer.eot_id], np.array([*found, WORD_CLASSES.index("other")])
 

@@ -14,8 +14,10 @@ import torch
 from helpers import ROOT, TINY, train_in
 
 from minislm import checkpoint
+from minislm.cli.run_folder import lock_run
 from minislm.pretrained.load import load
 from minislm.runtime.errors import UserError
+from minislm.training import Trainer
 
 RUN = [*TINY, "--stories", 40, "--samples", 0, "--tasks", "copy", "--evals", 6]
 
@@ -47,7 +49,7 @@ def assert_same(one, other):
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")]
 )
-def test_a_full_disk_is_one_line_and_the_run_goes_on_later(run_script, monkeypatch, whole, error):
+def test_a_full_disk_is_one_line_and_the_run_can_be_resumed(run_script, monkeypatch, whole, error):
     real, calls = torch.save, []
 
     def full(value, path, **more):
@@ -68,15 +70,13 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(run_script, monkeypat
 
 
 @pytest.mark.parametrize("words", ["DefaultCPUAllocator: can't allocate memory", None])
-def test_full_memory_is_one_line_and_the_run_goes_on(run_script, monkeypatch, words):
-    from minislm.training import Trainer
-
+def test_full_memory_is_one_line_and_the_run_can_be_resumed(run_script, monkeypatch, words):
     step = Trainer._step
 
-    def short(self, stream):
+    def short(self, batches):
         if self.progress.step == 9:
             raise RuntimeError(words) if words else MemoryError()
-        step(self, stream)
+        step(self, batches)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", short)
@@ -86,9 +86,7 @@ def test_full_memory_is_one_line_and_the_run_goes_on(run_script, monkeypatch, wo
 
 
 def test_another_error_is_not_taken_for_full_memory(run_script, monkeypatch):
-    from minislm.training import Trainer
-
-    def broken(self, stream):
+    def broken(self, batches):
         raise RuntimeError("shapes do not fit")
 
     monkeypatch.setattr(Trainer, "_step", broken)
@@ -98,21 +96,21 @@ def test_another_error_is_not_taken_for_full_memory(run_script, monkeypatch):
 
 def test_two_runs_in_one_folder(run_script):
     run_script("train.py", *RUN, "--steps", 3, "--out", "taken")
-    with checkpoint.hold(Path("taken")):
+    with lock_run(Path("taken")):
         done = run_script("train.py", "--resume", "--out", "taken", "--steps", 6)
         assert done.code == 2 and "another process trains in taken" in done.err
     assert run_script("train.py", "--resume", "--out", "taken", "--steps", 6).code == 0
 
 
-def test_what_a_killed_run_left_half_written_is_cleared_away(tmp_path):
+def test_files_left_by_an_interrupted_run_are_removed(tmp_path):
     (tmp_path / ".train_state.pt.123.tmp").write_bytes(b"half")
     (tmp_path / "states").mkdir()
     (tmp_path / "states" / ".step-00000001.pt.123.tmp").write_bytes(b"half")
-    with checkpoint.hold(tmp_path):
+    with lock_run(tmp_path):
         assert not [path for path in tmp_path.rglob("*.tmp")]
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(UserError, match="cannot write to"), checkpoint.hold(file / "run"):
+    with pytest.raises(UserError, match="cannot write to"), lock_run(file / "run"):
         pass
 
 
@@ -125,7 +123,7 @@ def test_the_last_states_are_kept_and_a_damaged_one_names_the_one_before(run_scr
     damaged.unlink()  # the other name of the same bytes stays whole
     damaged.write_bytes(b"damaged")
     done = run_script("train.py", "--resume", "--out", "kept")
-    assert done.code == 2 and "copy kept/states/step-00000012.pt over it" in done.err
+    assert done.code == 2 and "copy the last file of kept/states over it" in done.err
     damaged.write_bytes(Path("kept/states/step-00000008.pt").read_bytes())
     assert run_script("train.py", "--resume", "--out", "kept").code == 0
     assert_same("kept", whole)
@@ -139,7 +137,7 @@ KILLED = [*map(str, TINY), "--stories", "40", "--samples", "0", "--tasks", "copy
 
 
 def readable(run: Path) -> int:
-    """Every checkpoint of a run that was killed can be read; the step it would go on from."""
+    """Every checkpoint of a run that was killed can be read; the step it would resume from."""
     for state in (run / "states").glob("step-*.pt"):
         assert torch.load(state, weights_only=True)["step"] > 0
     if (run / "config.json").exists():
@@ -150,14 +148,14 @@ def readable(run: Path) -> int:
     return checkpoint.load_state(run)["step"] if (run / "train_state.pt").exists() else 0
 
 
-def kill_and_go_on(folder: Path, asked: list[str], kills: int, seed: int) -> list[int]:
-    """Kill a run `kills` times, each time at a random moment after it has begun, go on, and let it
-    end; the steps it went on from."""
+def kill_and_resume(folder: Path, flags: list[str], kills: int, seed: int) -> list[int]:
+    """Kill a run `kills` times, each time at a random moment after it has begun, resume it, and
+    let it end; the steps it was resumed from."""
     rng, run, found = random.Random(seed), folder / "killed", []
     while len(found) < kills:
         begun = (run / "train_state.pt").exists()
-        flags = ["--resume", "--out", str(run)] if begun else [*asked, "--out", str(run)]
-        process = start(folder, *flags)
+        command = ["--resume", "--out", str(run)] if begun else [*flags, "--out", str(run)]
+        process = start(folder, *command)
         while process.poll() is None and not (run / "run.json").exists():
             time.sleep(0.01)
         # Moments are spread over the start of a process and its first seconds of training.
@@ -175,23 +173,23 @@ def kill_and_go_on(folder: Path, asked: list[str], kills: int, seed: int) -> lis
         process.wait()
         found.append(readable(run))
     if readable(run) < STEPS:
-        flags = ["--resume"] if (run / "train_state.pt").exists() else asked
-        process = start(folder, *flags, "--out", str(run))
-        _, told = process.communicate()
-        assert process.returncode == 0, told
+        command = ["--resume"] if (run / "train_state.pt").exists() else flags
+        process = start(folder, *command, "--out", str(run))
+        _, err = process.communicate()
+        assert process.returncode == 0, err
     return found
 
 
 def killed_as_often_as(kills: int, folder: Path, valid: Path) -> None:
-    asked = [*KILLED, "--valid", str(valid)]
-    whole = start(folder, *asked, "--out", str(folder / "whole"))
-    _, told = whole.communicate()
-    assert whole.returncode == 0, told
+    flags = [*KILLED, "--valid", str(valid)]
+    whole = start(folder, *flags, "--out", str(folder / "whole"))
+    _, err = whole.communicate()
+    assert whole.returncode == 0, err
     done, number = 0, 0
     while done < kills:  # one run is over before it was killed a hundred times: then another
         inside = folder / str(number)
         inside.mkdir()
-        found = kill_and_go_on(inside, asked, kills - done, seed=number)
+        found = kill_and_resume(inside, flags, kills - done, seed=number)
         assert found == sorted(found)  # nothing that was saved is lost
         assert_same(inside / "killed", folder / "whole")
         done, number = done + len(found), number + 1

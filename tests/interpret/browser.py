@@ -23,7 +23,7 @@ def find() -> str | None:
 
 
 class Browser:
-    """One page in one browser; `errors` collects what its console and its scripts complain of."""
+    """One page in one browser; `errors` has those of its console, its scripts and its network."""
 
     def __init__(self, url: str, width: int = 1280, height: int = 900, dark: bool = False):
         self.folder = tempfile.mkdtemp()
@@ -67,7 +67,7 @@ class Browser:
         raise RuntimeError("the browser does not start")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and return its answer; what comes before it is looked through."""
+        """Send a command and return its answer; events before it are checked for errors."""
         self.number += 1
         self._send(json.dumps({"id": self.number, "method": method, "params": parameters}))
         while True:
@@ -78,15 +78,15 @@ class Browser:
             self._note(message)
 
     def _note(self, message: dict[str, Any]) -> None:
-        kind, told = message.get("method"), message.get("params", {})
+        kind, event = message.get("method"), message.get("params", {})
         if kind == "Runtime.exceptionThrown":
-            self.errors.append(json.dumps(told["exceptionDetails"]))
-        if kind == "Log.entryAdded" and told["entry"]["level"] == "error":
-            self.errors.append(told["entry"]["text"])
-        if kind == "Runtime.consoleAPICalled" and told["type"] == "error":
-            self.errors.append(json.dumps(told["args"]))
-        if kind == "Network.requestWillBeSent" and told["request"]["url"].startswith("http"):
-            self.errors.append("asked the network for " + told["request"]["url"])
+            self.errors.append(json.dumps(event["exceptionDetails"]))
+        if kind == "Log.entryAdded" and event["entry"]["level"] == "error":
+            self.errors.append(event["entry"]["text"])
+        if kind == "Runtime.consoleAPICalled" and event["type"] == "error":
+            self.errors.append(json.dumps(event["args"]))
+        if kind == "Network.requestWillBeSent" and event["request"]["url"].startswith("http"):
+            self.errors.append("a network request: " + event["request"]["url"])
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""
@@ -100,7 +100,7 @@ class Browser:
                       windowsVirtualKeyCode={"Tab": 9}.get(name, 0))  # fmt: skip
 
     def point(self, selector: str, x: float = 0.5, y: float = 0.5, click: bool = False) -> None:
-        """Move the mouse over an element, x and y being shares of its width and height."""
+        """Move the mouse over an element, x and y in fractions of its width and height."""
         box = self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); "
             "e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect(); "
@@ -148,6 +148,6 @@ class Browser:
         while len(data) < size:
             part = self.socket.recv(min(1 << 16, size - len(data)))
             if not part:
-                raise ConnectionError("the browser has gone")
+                raise ConnectionError("the browser closed the connection")
             data += part
         return bytes(data)

@@ -1,4 +1,4 @@
-"""Looking inside, against transformers, brute force and what attention must be; and switching off."""
+"""Attention, losses, neurons and ablation, compared with transformers and with plain loops."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,20 @@ import torch
 from helpers import random_model
 
 from minislm.config import PRESETS
-from minislm.interpret import activations as interpret
-from minislm.interpret.ablation import Part, heads, parse, switched_off
-from minislm.interpret.activations import classes_of, excite, pieces_of, read, sort_heads
-from minislm.pretrained.load import save_model
+from minislm.interpret import activations
+from minislm.interpret.ablation import Component, ablated, all_heads, parse
+from minislm.interpret.activations import (
+    activations_of,
+    analyze,
+    attention_of,
+    classes_of,
+    classify_heads,
+    encode,
+    mean_loss,
+    neuron_peaks,
+    token_texts,
+)
+from minislm.pretrained.save import save
 from minislm.runtime.errors import UserError
 from minislm.sampler import Sampler
 from minislm.stories.lexicon import WORD_CLASSES
@@ -18,57 +28,88 @@ TEXT = "Once upon a time, there was a little dog named Max. He had three red bal
 
 
 @pytest.mark.parametrize("preset", ["one-block", "gpt2", "gpt-neo"])
-def test_maps_are_those_of_transformers(preset, tokenizer, tmp_path):
+def test_attention_weights_are_those_of_transformers(preset, tokenizer, tmp_path):
     transformers = pytest.importorskip("transformers")
-    knobs = dict(PRESETS[preset]) | {"windows": (0, 5)} if preset == "gpt-neo" else PRESETS[preset]
-    model = random_model(**{**knobs, "n_layer": 2, "vocab_size": tokenizer.vocab_size})
-    save_model(tmp_path, model, tokenizer)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(
+    shape = PRESETS[preset] | ({"windows": (0, 5)} if preset == "gpt-neo" else {})
+    model = random_model(**shape | {"n_layer": 2, "vocab_size": tokenizer.vocab_size})
+    save(tmp_path, model, tokenizer)
+    reference = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, attn_implementation="eager"
     )
-    text, maps = read(model, tokenizer, TEXT)
+    ids, _ = encode(model, tokenizer, TEXT)
+    maps = analyze(model, tokenizer, TEXT).attention_LHTT
     with torch.no_grad():
-        expected = theirs.eval()(torch.tensor([text.ids]), output_attentions=True).attentions
-    assert maps.shape == (2, 4, len(text.ids), len(text.ids))
+        expected = reference.eval()(torch.tensor([ids]), output_attentions=True).attentions
+    assert maps.shape == (2, model.config.n_head, len(ids), len(ids))
     assert torch.allclose(maps, torch.stack(expected)[:, 0].float(), atol=1e-5)
     assert torch.allclose(maps.sum(-1), torch.ones(maps.shape[:3]), atol=1e-5)
     assert not maps.triu(1).any()
 
 
-def test_a_text_costs_what_its_tokens_cost(tokenizer):
+def test_losses_and_alternatives_are_those_of_the_logits(tokenizer):
     model = random_model(vocab_size=tokenizer.vocab_size)
-    text, _ = read(model, tokenizer, TEXT)
-    assert "".join(text.pieces) == TEXT and np.isnan(text.losses[0])
-    logprobs = model(torch.tensor([text.ids]))[0].log_softmax(-1)
-    for t in range(1, len(text.ids)):
-        assert text.losses[t] == pytest.approx(-logprobs[t - 1, text.ids[t]].item(), rel=1e-4)
-        word, probability = text.alternatives[t][0]
-        assert probability == pytest.approx(logprobs[t - 1].max().exp().item(), rel=1e-4)
-        assert word == tokenizer.decode([int(logprobs[t - 1].argmax())])
-    assert interpret.mean_loss(model, tokenizer, [TEXT]) > 0
-    long, maps = read(model, tokenizer, TEXT * 20)
-    assert len(long.ids) == maps.shape[-1] == model.config.context
+    ids, _ = encode(model, tokenizer, TEXT)
+    text = analyze(model, tokenizer, TEXT)
+    assert "".join(text.tokens) == TEXT and np.isnan(text.losses[0])
+    assert ids[0] == tokenizer.eot_id and text.alternatives[0] == []
+    logprobs = model(torch.tensor([ids]))[0].log_softmax(-1)
+    for t in range(1, len(ids)):
+        assert text.losses[t] == pytest.approx(-logprobs[t - 1, ids[t]].item(), rel=1e-4)
+        best = logprobs[t - 1].topk(5)
+        assert [word for word, _ in text.alternatives[t]] == [
+            tokenizer.decode([i]) or "(end)" for i in best.indices.tolist()
+        ]
+        probabilities = [p for _, p in text.alternatives[t]]
+        assert probabilities == pytest.approx(best.values.exp().tolist(), rel=1e-4)
+
+
+def test_a_long_text_is_truncated_to_the_context(tokenizer):
+    model = random_model(vocab_size=tokenizer.vocab_size)
+    text = analyze(model, tokenizer, TEXT * 20)
+    assert len(text.tokens) == len(text.losses) == text.attention_LHTT.shape[-1]
+    assert len(text.tokens) == model.config.context
+
+
+def test_a_model_is_as_before_after_it_was_analyzed():
+    model = random_model()
+    attention_of(model, [1, 2, 3])
+    activations_of(model, [1, 2, 3])
+    with pytest.raises(ValueError, match="exceed the context"):
+        attention_of(model, [1] * 129)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_tokens_of_one_character_have_its_text_once(tokenizer):
+    ids = tokenizer.encode("a 🐶!")
+    texts = token_texts(tokenizer, ids)
+    assert len(texts) == len(ids) and "".join(texts) == "a 🐶!" and "" in texts
+    assert token_texts(tokenizer, ids[:-2])[-1].endswith("\ufffd")  # an incomplete character
+    assert token_texts(tokenizer, []) == []
 
 
 def test_every_token_has_a_class(tokenizer):
-    pieces = pieces_of(tokenizer, tokenizer.encode(TEXT))
-    found = classes_of(pieces)
-    spelt = {name: "" for name in WORD_CLASSES}
-    for piece, c in zip(pieces, found):
-        spelt[WORD_CLASSES[c]] += piece
-    assert spelt["number"].split() == ["three"] and spelt["adjective"].split() == ["little", "red"]
-    assert "dog" in spelt["noun"] and "Max" in spelt["noun"] and "was" in spelt["verb"]
+    tokens = token_texts(tokenizer, tokenizer.encode(TEXT))
+    of_class = {name: "" for name in WORD_CLASSES}
+    for token, c in zip(tokens, classes_of(tokens)):
+        of_class[WORD_CLASSES[c]] += token
+    assert of_class["number"].split() == ["three"]
+    assert of_class["adjective"].split() == ["little", "red"]
+    assert "dog" in of_class["noun"] and "Max" in of_class["noun"] and "was" in of_class["verb"]
+    assert classes_of(["", "dog", ""]).tolist() == [4, 0, 4]  # a token without text is "other"
 
 
 @pytest.mark.parametrize("preset", ["one-block", "gpt2"])
-def test_without_any_head_a_model_is_one_without_attention(preset, tokenizer):
-    knobs = {**PRESETS[preset], "n_layer": 2, "vocab_size": tokenizer.vocab_size}
-    model = random_model(**knobs)
+def test_with_all_heads_ablated_the_attention_adds_only_its_bias(preset, tokenizer):
+    shape = PRESETS[preset] | {"n_layer": 2, "vocab_size": tokenizer.vocab_size}
+    model = random_model(**shape)
+    for block in model.blocks:
+        if block.attention.out.bias is not None:
+            torch.nn.init.normal_(block.attention.out.bias)
     tokens = torch.tensor([tokenizer.encode(TEXT)])
     whole = model(tokens)
-    with switched_off(model, heads(model)):
+    with ablated(model, all_heads(model)):
         without = model(tokens)
-    assert torch.equal(model(tokens), whole)  # all is put back
+    assert torch.equal(model(tokens), whole)  # the weights are restored
     bias = [block.attention.out.bias for block in model.blocks]
     hooks = [
         block.attention.register_forward_hook(
@@ -82,80 +123,134 @@ def test_without_any_head_a_model_is_one_without_attention(preset, tokenizer):
         hook.remove()
 
 
-def test_a_part_is_switched_off_in_loss_and_sampler_and_put_back_after_an_error(tokenizer):
+def test_ablating_one_head_leaves_the_others(tokenizer):
+    model = random_model()
+    before = model.blocks[1].attention.out.weight.clone()
+    with ablated(model, [Component("head", 1, 2)]):
+        changed = (model.blocks[1].attention.out.weight != before).any(0).nonzero().flatten()
+    assert changed.tolist() == list(range(32, 48))  # 4 heads of width 16
+
+
+def test_ablation_changes_loss_and_sampler_and_is_undone_after_an_error(tokenizer):
     model = random_model(vocab_size=tokenizer.vocab_size)
     sampler, ids = Sampler(model, tokenizer), [[5, 6, 7]]
     before = sampler.generate_ids(ids, max_new_tokens=20, temperature=0.0, stop=False)
-    some = [Part("head", 0, h) for h in range(4)] + [Part("neuron", 1, 3), Part("neuron", 1, 3)]
-    with pytest.raises(RuntimeError), switched_off(model, some):
+    loss = mean_loss(model, tokenizer, [TEXT])
+    neuron = Component("neuron", 1, 3)
+    some = [Component("head", 0, h) for h in range(4)] + [neuron, neuron]
+    with pytest.raises(RuntimeError), ablated(model, some):
         assert not model.blocks[1].mlp.down.weight[:, 3].any()
         assert sampler.generate_ids(ids, max_new_tokens=20, temperature=0.0, stop=False) != before
+        assert mean_loss(model, tokenizer, [TEXT]) != loss
         raise RuntimeError
     assert model.blocks[1].mlp.down.weight[:, 3].any()
     assert sampler.generate_ids(ids, max_new_tokens=20, temperature=0.0, stop=False) == before
 
 
-def test_parts_are_read_and_refused(tokenizer):
-    assert parse("head:0.3, neuron:1.17") == [Part("head", 0, 3), Part("neuron", 1, 17)]
-    for wrong in ("head", "heads:0.1", "head:0", "head:0.x", ""):
+def test_components_are_parsed_and_refused():
+    assert parse("head:0.3, neuron:1.17") == [Component("head", 0, 3), Component("neuron", 1, 17)]
+    for wrong in ("head", "heads:0.1", "head:0", "head:0.x", "", "head:0.²", "head:0.1,"):
         with pytest.raises(UserError, match="--off takes"):
             parse(wrong)
     model = random_model()
-    for part in (Part("head", 2, 0), Part("head", 0, 4), Part("neuron", 0, 10**6)):
+    for wrong in (
+        Component("head", 2, 0),
+        Component("head", 0, 4),
+        Component("neuron", 0, 10**6),
+    ):
         with (
             pytest.raises(UserError, match="the model has blocks 0 to 1"),
-            switched_off(model, [part]),
+            ablated(model, [wrong]),
         ):
             pass
 
 
-def test_heads_are_sorted_by_what_they_do(tokenizer, stories):
-    """A head made to look at the token before itself, and one that looks at itself."""
+def test_heads_are_classified_by_what_they_attend_to(tokenizer, stories, monkeypatch):
+    """Of four heads three get attention by hand: to the previous token, to itself, and to nouns."""
     model = random_model(vocab_size=tokenizer.vocab_size, n_layer=1, context=64)
-    real = interpret.attention_weights
+    stories = [story[:150] for story in stories[:3]]
+    nouns = iter([
+        torch.from_numpy(classes_of(encode(model, tokenizer, story)[1]) == 0) for story in stories
+    ])  # fmt: skip
+    real = activations.attention_weights
 
-    def planted(q, k, mask, scale):
+    def by_hand(q, k, mask, scale):
         maps = real(q, k, mask, scale)
         T = maps.shape[-1]
         maps[:, 0] = torch.eye(T).roll(-1, 1).tril()
         maps[:, 0, 0, 0] = 1
         maps[:, 1] = torch.eye(T)
+        visible = next(nouns).expand(T, T).tril().float()
+        maps[:, 3] = torch.where(visible.any(1, keepdim=True), visible, torch.eye(T)[0])
+        maps[:, 3] /= maps[:, 3].sum(-1, keepdim=True)
         return maps
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interpret, "attention_weights", planted)
-        found = sort_heads(model, tokenizer, [story[:150] for story in stories[:3]])
-    assert [(h.kind, h.distance) for h in found[:2]] == [("distance", 1), ("distance", 0)]
-    assert found[0].at_distance == pytest.approx(1, abs=1e-5)
-    whole = interpret.mean_loss(model, tokenizer, [story[:150] for story in stories[:3]])
-    with switched_off(model, [Part("head", 0, 2)]):
-        without = interpret.mean_loss(model, tokenizer, [story[:150] for story in stories[:3]])
-    assert found[2].cost == pytest.approx(without - whole, abs=1e-6)
+    monkeypatch.setattr(activations, "attention_weights", by_hand)
+    found = classify_heads(model, tokenizer, stories)
+    assert [(h.layer, h.index) for h in found] == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    assert [(found[h].kind, found[h].target) for h in (0, 1, 3)] == [
+        ("distance", "previous token"), ("distance", "itself"), ("semantic", "nouns")
+    ]  # fmt: skip
+    assert found[0].weight == pytest.approx(1, abs=1e-5)
+    whole = mean_loss(model, tokenizer, stories)
+    with ablated(model, [Component("head", 0, 2)]):
+        without = mean_loss(model, tokenizer, stories)
+    assert found[2].loss_increase == pytest.approx(without - whole, abs=1e-6)
 
 
-def test_an_even_look_is_no_look_at_meaning():
-    classes = np.array([4, 0, 1, 0, 4])  # two nouns among five tokens
-    even = (torch.ones(5, 5).tril() / torch.arange(1, 6)[:, None])[None, None]
-    assert interpret._by_class(even, classes).abs().max() < 1e-6
-    at_second = torch.zeros(1, 1, 5, 5)
-    at_second[..., 0, 0] = at_second[..., 1:, 1] = 1  # all rows but the first read the first noun
-    due = (0 + 1 / 2 + 1 / 3 + 2 / 4 + 2 / 5) / 5
-    assert interpret._by_class(at_second, classes)[0, 0, 0] == pytest.approx(4 / 5 - due)
-
-
-def test_what_excites_a_neuron_is_what_a_loop_over_all_tokens_finds(tokenizer, stories):
+def test_mean_loss_is_the_loss_per_token_of_all_stories(tokenizer, stories):
     model = random_model(vocab_size=tokenizer.vocab_size)
-    some = stories[:6]
-    found = excite(model, tokenizer, some, most=3)
-    layer, neuron = 1, 7
-    best = []
-    for story in some:
-        ids = ([tokenizer.eot_id] + tokenizer.encode(story))[: model.config.context]
-        with interpret._activations(model) as seen, torch.no_grad():
+    losses = [analyze(model, tokenizer, story[:100]).losses[1:] for story in stories[:3]]
+    ends = []  # the end of text after a story has a loss too
+    for story in stories[:3]:
+        ids, _ = encode(model, tokenizer, story[:100])
+        logprobs = model(torch.tensor([ids]))[0, -1].log_softmax(-1)
+        ends.append(-logprobs[tokenizer.eot_id].item())
+    expected = np.concatenate([*losses, ends]).mean()
+    found = mean_loss(model, tokenizer, [story[:100] for story in stories[:3]])
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_uniform_attention_has_no_weight_on_a_class():
+    classes = np.array([4, 0, 1, 0, 4])  # two nouns among five tokens
+    uniform = (torch.ones(5, 5).tril() / torch.arange(1, 6)[:, None])[None, None]
+    assert activations.weight_by_class(uniform, classes).abs().max() < 1e-6
+    at_second = torch.zeros(1, 1, 5, 5)
+    at_second[..., 0, 0] = at_second[..., 1:, 1] = 1  # rows 1 to 4 attend to the first noun
+    expected = 4 / 5 - (0 + 1 / 2 + 1 / 3 + 2 / 4 + 2 / 5) / 5
+    assert activations.weight_by_class(at_second, classes)[0, 0, 0] == pytest.approx(expected)
+
+
+def test_weight_by_distance_counts_the_queries_that_reach_it():
+    maps = torch.rand(2, 3, 6, 6).tril()
+    found = activations.weight_by_distance(maps)
+    assert found.shape == (2, 3, activations.DISTANCES) and not found[..., 6:].any()
+    for d in range(6):
+        expected = sum(maps[1, 2, t, t - d] for t in range(d, 6)) / (6 - d)
+        assert found[1, 2, d] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_neuron_peaks_are_what_a_loop_over_all_tokens_finds(tokenizer, stories):
+    model = random_model(vocab_size=tokenizer.vocab_size)
+    found = neuron_peaks(model, tokenizer, stories[:6], most=3)
+    assert len(found) == 2 and len(found[0]) == model.config.mlp_hidden
+    layer, neuron, best = 1, 7, []
+    inputs = []
+    model.blocks[layer].mlp.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    for story in stories[:6]:
+        ids, tokens = encode(model, tokenizer, story)
+        with torch.no_grad():
             model(torch.tensor([ids]))
-        values = seen[layer][0, :, neuron]
+            values = model.blocks[layer].mlp.activate(inputs[-1])[0, :, neuron]
+        assert torch.allclose(activations_of(model, ids)[layer, :, neuron], values, atol=1e-5)
         t = int(values.argmax())
         best.append((values[t].item(), tokenizer.decode([ids[t]]) if t else "(start)"))
     best = sorted(best, reverse=True)[:3]
-    assert [p.value for p in found[layer][neuron]] == pytest.approx([v for v, _ in best], rel=1e-4)
-    assert [p.token for p in found[layer][neuron]] == [token for _, token in best]
+    peaks = found[layer][neuron]
+    assert [p.activation for p in peaks] == pytest.approx([v for v, _ in best], rel=1e-4)
+    assert [p.token for p in peaks] == [token for _, token in best]
+    context = "".join((peaks[0].before, peaks[0].token.replace("(start)", ""), peaks[0].after))
+    assert any(context in story for story in stories[:6])
+    tokens = {peak.token for layer in found for neuron in layer for peak in neuron}
+    assert "(start)" in tokens and "" not in tokens
+    assert len(neuron_peaks(model, tokenizer, stories[:2], most=3)[0][0]) == 2  # one of each story

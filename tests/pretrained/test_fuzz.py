@@ -2,44 +2,47 @@
 
 A short form runs with all tests, the full 10,000 in two minutes by:
 
-    pytest -m slow tests/test_fuzz.py
+    pytest -m slow tests/pretrained/test_fuzz.py
 """
 
-import copy
+from __future__ import annotations
+
 import faulthandler
 import io
 import json
-import math
 import os
 import pickle
 import random
 import resource
-import struct
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers import random_model
+from pretrained.damage import in_bytes, in_json, in_safetensors, in_text, in_zip
+from pretrained.llama2c_files import write_llama2c
 from safetensors.torch import load_file
-from test_pretrained import write_tokenizer_bin
 
 from minislm import checkpoint
-from minislm.cli.config import DataConfig
+from minislm.cli.config import DataConfig, RunConfig
 from minislm.cli.run_settings import Settings
 from minislm.config import PRESETS, TrainConfig
 from minislm.corpus.clean import Counts, clean_stories
 from minislm.corpus.prepare import prepare
 from minislm.corpus.read import read_stories
-from minislm.pretrained.load import load, save_model
+from minislm.pretrained.load import load
+from minislm.pretrained.save import save
+from minislm.pretrained.tokenizers import load_tokenizer
 from minislm.runtime.errors import UserError
-from minislm.tasks import TASKS
-from minislm.tokenizer import END_OF_TEXT, Tokenizer
+from minislm.tasks import END_OF_TEXT, TASKS
+from minislm.tokenizer import Tokenizer
 
 SHORT, FULL = 300, 10_000
 LONGEST = 10  # seconds of work, for any input
@@ -51,7 +54,7 @@ MOST_MEMORY = 300 << 20  # bytes that opening any input may add to the peak
 
 @dataclass
 class Target:
-    """A file to damage: its sound contents, and how it is opened and what comes out is checked."""
+    """A file to damage: its sound contents, and how it is opened and the result is checked."""
 
     file: Path
     seeds: list[bytes]
@@ -59,18 +62,18 @@ class Target:
     damage: Callable[[bytes, random.Random], bytes]
 
 
-def speaks(tokenizer: Tokenizer) -> None:
-    """What `Tokenizer.load` gave can be used."""
+def check_tokenizer(tokenizer: Tokenizer) -> None:
+    """A loaded tokenizer can be used."""
     ids = tokenizer.encode("Once upon a time, 12 dogs \u00e9\U0001f600\n")
     assert all(0 <= token < tokenizer.vocab_size for token in ids)
     assert isinstance(tokenizer.decode(ids), str)
 
 
 @torch.no_grad()
-def thinks(source: Path) -> None:
-    """What `load` gave can be used."""
+def check_model(source: Path) -> None:
+    """A model can be loaded and used."""
     model, tokenizer = load(source)
-    speaks(tokenizer)
+    check_tokenizer(tokenizer)
     assert tokenizer.vocab_size <= model.config.vocab_size
     tokens = torch.arange(min(5, model.config.context))[None] % model.config.vocab_size
     assert model(tokens).shape == (*tokens.shape, model.config.vocab_size)
@@ -86,162 +89,12 @@ class Touch:
         return os.mkdir, (str(self.marker),)
 
 
-# --- How it is damaged ----------------------------------------------------------------------------
-
-NUMBERS = [0, 1, 2, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**64 - 1]
-
-
-def in_bytes(data: bytes, draw: random.Random) -> bytes:
-    """One to four of: bits flipped, cut, lengthened, a part doubled, lost or overwritten."""
-    changed = bytearray(data)
-    for _ in range(draw.randint(1, 4)):
-        size = len(changed)
-        # Half of the damage strikes the beginning, where headers are.
-        at = draw.randrange(min(size, draw.choice([64, 512, size or 1])) or 1)
-        part = draw.choice([1, 2, 4, 8, 30, 1000])
-        kind = draw.randrange(8)
-        if kind <= 1 and size:
-            changed[at] ^= 1 << draw.randrange(8)
-        elif kind == 2:
-            del changed[draw.choice([0, 1, 7, 8, size // 10, size // 2, size - 1, at]) :]
-        elif kind == 3:
-            changed += draw.randbytes(part)
-        elif kind == 4:
-            changed[at:at] = changed[at : at + part]
-        elif kind == 5:
-            del changed[at : at + part]
-        elif kind == 6:
-            changed[at : at + part] = draw.randbytes(part)
-        else:
-            number = draw.choice(NUMBERS).to_bytes(8, "little")[: draw.choice([1, 2, 4, 8])]
-            changed[at - at % 4 : at - at % 4 + len(number)] = number
-    return bytes(changed)
-
-
-VALUES = [None, True, False, "", "x", -1, 0, 1, 2, 7, 10**6, 10**9, 2**31, 2**63, 10**30, 0.5, -0.0,
-          1e-300, 1e308, math.nan, math.inf, [], {}, [[]], [1, 2], {"a": 1}, "\ud800", "\0",
-          "../../x", "<|endoftext|>", "x" * 5000, "relu", "llama", "gpt2", "minislm"]  # fmt: skip
-
-
-def in_json(data: bytes, draw: random.Random) -> bytes:
-    """One to three values, keys or items replaced, lost, doubled or nested; else `in_bytes`."""
-    if draw.random() < 0.2:
-        return in_bytes(data, draw)
-    whole = json.loads(data)
-    for _ in range(draw.randint(1, 3)):
-        holder, key = draw.choice(list(places(whole)) or [(None, None)])
-        if holder is None:
-            return json.dumps(draw.choice(VALUES)).encode()
-        kind = draw.randrange(8)
-        if kind == 0:
-            del holder[key]
-        elif kind == 1 and isinstance(holder, dict):
-            holder[draw.choice(["", "x", "model_type", key + "s", key.upper()])] = holder.pop(key)
-        elif kind == 2 and isinstance(holder, list):
-            holder += [holder[key]] * draw.choice([1, 3, 100])
-        elif kind == 3:
-            holder[key] = draw.choice(list(places(whole)))[0]
-            whole = json.loads(without_circles(whole))
-        elif kind == 4 and type(holder[key]) in (int, float):
-            number = holder[key]
-            holder[key] = draw.choice([number + 1, -number, number * 10**6, str(number)])
-        else:
-            holder[key] = copy.deepcopy(draw.choice(VALUES))
-    text = json.dumps(whole)
-    if draw.random() < 0.03:
-        depth = draw.choice([100, 2000, 100_000])
-        text = text.replace("null", "[" * depth + "]" * depth) + "[" * depth
-    return text.encode()
-
-
-def without_circles(value: Any) -> str:
-    try:
-        return json.dumps(value)
-    except (ValueError, RecursionError):
-        return "{}"
-
-
-def places(value: Any) -> list[tuple[Any, Any]]:
-    """Every (holder, key) in a JSON value, the upper ones more often than their number."""
-    found, level = [], [value]
-    while level and len(found) < 3000:
-        here = [
-            (each, key)
-            for each in level
-            if isinstance(each, (dict, list))
-            for key in (list(each) if isinstance(each, dict) else range(len(each)))
-        ]
-        found += here * max(1, 20 // (len(here) or 1))
-        level = [holder[key] for holder, key in here]
-    return found
-
-
-def in_safetensors(data: bytes, draw: random.Random) -> bytes:
-    """The header as JSON, its declared length, or any byte."""
-    if draw.random() < 0.3:
-        return in_bytes(data, draw)
-    length = struct.unpack("<Q", data[:8])[0]
-    header = in_json(data[8 : 8 + length], draw)
-    declared = len(header) if draw.random() < 0.9 else draw.choice(NUMBERS)
-    return struct.pack("<Q", declared) + header + data[8 + length :]
-
-
-def in_zip(data: bytes, draw: random.Random) -> bytes:
-    """A part of what torch.save wrote: the pickle more often than the numbers; or any byte."""
-    if draw.random() < 0.4 or not data.startswith(b"PK"):
-        return in_bytes(data, draw)
-    made = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(made, "w") as new:
-        if max(part.file_size for part in old.infolist()) > 1 << 24:
-            return in_bytes(data, draw)  # the bomb
-        names = old.namelist()
-        struck = next(n for n in names if n.endswith("data.pkl"))
-        struck = struck if draw.random() < 0.8 else draw.choice(names)
-        for name in names:
-            content = old.read(name)
-            if name == struck:
-                if draw.random() < 0.1:
-                    continue
-                content = in_bytes(content, draw)
-                name = name if draw.random() < 0.95 else "../" + name
-            squeezed = zipfile.ZIP_DEFLATED if draw.random() < 0.05 else zipfile.ZIP_STORED
-            new.writestr(name, content, squeezed)
-    return made.getvalue()
-
-
-def in_text(data: bytes, draw: random.Random) -> bytes:
-    """What corpora suffer from: other encodings, NULs, endless lines, lost or lone separators."""
-    separator = END_OF_TEXT.encode()
-    kind = draw.randrange(14)
-    if kind == 0:
-        return data.replace(separator, draw.choice([b"", b"\n", separator[:-1], separator * 3]))
-    if kind == 1:
-        return separator.join([draw.choice([b"", b"\n", b" "])] * draw.choice([2, 1000]))
-    if kind == 2:
-        return data.decode().encode(draw.choice(["utf-16", "utf-16-be", "utf-32", "utf-8-sig"]))
-    if kind == 3:
-        return data.replace(b"\n", draw.choice([b"", b"\r", b"\r\n", b"\n\n\n\n", b"\0"]))
-    if kind <= 8:  # a character, or two, again and again
-        odd = ["x", " ", "\n", "a\u0301", "\u0301\u0323", "\u200b", "\ufffd", "\U0001f600", "<",
-               "\u00e2\u20ac", "\u00c3", "1", "\u1100\u1161", "\t", "\ufeff", "\v",
-               END_OF_TEXT[:-1]]  # fmt: skip
-        run = "".join(draw.sample(odd, draw.choice([1, 1, 2])))
-        run = run * draw.choice([10, 5_000, 120_000 // len(run), 300_000 // len(run)])
-        at = draw.randrange(len(data) + 1)
-        return data[:at] + run.encode() + data[at:]
-    if kind == 9:
-        at = draw.randrange(len(data) + 1)
-        bad = [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xe2\x82", b"\0", b"\xf4\x90\x80\x80"]
-        return data[:at] + draw.choice(bad) + data[at:]
-    return in_bytes(data, draw)
-
-
 # --- The targets ----------------------------------------------------------------------------------
 
 
 def model_folder(folder: Path, tokenizer: Tokenizer, preset: str, as_bin: bool = False) -> Path:
-    knobs = PRESETS[preset] | dict(n_layer=2, width=32, n_head=4, context=64)
-    save_model(folder, random_model(vocab_size=tokenizer.vocab_size, **knobs), tokenizer)
+    options = PRESETS[preset] | dict(n_layer=2, width=32, n_head=4, context=64)
+    save(folder, random_model(vocab_size=tokenizer.vocab_size, **options), tokenizer)
     if as_bin:
         tensors = load_file(folder / "model.safetensors")
         torch.save(tensors, folder / "pytorch_model.bin")
@@ -249,14 +102,14 @@ def model_folder(folder: Path, tokenizer: Tokenizer, preset: str, as_bin: bool =
     return folder
 
 
-def with_old_and_hostile(file: Path, content: Any, marker: Path) -> list[bytes]:
-    """What torch.save makes of `content`, now and formerly; with code in it; with a bomb."""
+def with_old_and_malicious(file: Path, content: Any, marker: Path) -> list[bytes]:
+    """Files of torch.save in the present and the old format; with code; a zip bomb; a pickle."""
     sound = file.read_bytes()
-    evil = content | {"evil": Touch(marker)}
+    malicious = content | {"code": Touch(marker)}
     made = [io.BytesIO() for _ in range(4)]
     torch.save(content, made[0], _use_new_zipfile_serialization=False)
-    torch.save(evil, made[1])
-    torch.save(evil, made[2], _use_new_zipfile_serialization=False)
+    torch.save(malicious, made[1])
+    torch.save(malicious, made[2], _use_new_zipfile_serialization=False)
     bomb = iter([bytes(1 << 29)])  # inflates to half a gigabyte
     with zipfile.ZipFile(io.BytesIO(sound)) as old:
         with zipfile.ZipFile(made[3], "w", zipfile.ZIP_DEFLATED, compresslevel=1) as new:
@@ -264,19 +117,6 @@ def with_old_and_hostile(file: Path, content: Any, marker: Path) -> list[bytes]:
                 data = next(bomb, b"") if "/data/" in name else old.read(name)
                 new.writestr(name, data)
     return [sound, sound, *(each.getvalue() for each in made), pickle.dumps(Touch(marker))]
-
-
-def llama2c_files(folder: Path) -> None:
-    words = ["the", " the", " cat", "at", " c", "s", "."]
-    write_tokenizer_bin(folder / "tokenizer.bin", words)
-    C, F, L, H, K, T = 24, 40, 2, 6, 2, 64
-    V = 259 + len(set("".join(words)) | {" "}) + sum(len(w) > 1 for w in words)
-    floats = V * C + L * (2 * C + 2 * C * C + 2 * C * (C // H * K) + 3 * C * F) + C
-    numbers = np.random.default_rng(0).normal(size=floats + T * (C // H)).astype("<f4")
-    head = struct.pack("<7i", C, F, L, H, K, V, T)
-    (folder / "v0.bin").write_bytes(head + numbers.tobytes())
-    head = struct.pack("<Ii7iB", 0x616B3432, 1, C, F, L, H, K, V, T, 1).ljust(256, b"\0")
-    (folder / "v1.bin").write_bytes(head + numbers[:floats].tobytes())
 
 
 @pytest.fixture(scope="module")
@@ -295,43 +135,48 @@ def targets(tmp_path_factory, tokenizer, stories, marker) -> dict[str, Target]:
     add_corpus(add, new("corpus"), tokenizer, stories)
     for preset in ("one-block", "gpt2", "gpt-neo"):
         folder = model_folder(new(preset), tokenizer, preset)
-        add(f"config.json of {preset}", folder / "config.json", lambda f=folder: thinks(f), in_json)
+        add(
+            f"config.json of {preset}",
+            folder / "config.json",
+            lambda f=folder: check_model(f),
+            in_json,
+        )
     own = new("own")
-    save_model(own, random_model(vocab_size=400, norm="layernorm", windows=(0, 9)), tokenizer)
-    add("config.json of minislm", own / "config.json", lambda: thinks(own), in_json)
+    save(own, random_model(vocab_size=400, norm="layernorm", windows=(0, 9)), tokenizer)
+    add("config.json of minislm", own / "config.json", lambda: check_model(own), in_json)
 
     folder = model_folder(new("tokenizer"), tokenizer, "one-block")
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        add(name, folder / name, lambda: thinks(folder), in_json)
+        add(name, folder / name, lambda: check_model(folder), in_json)
     pair = new("vocab")
     vocab = json.loads((folder / "tokenizer.json").read_text())["model"]
     (pair / "vocab.json").write_text(json.dumps(vocab["vocab"]))
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in vocab["merges"]]
     (pair / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
-    add("vocab.json", pair / "vocab.json", lambda: speaks(Tokenizer.load(pair)), in_json)
-    add("merges.txt", pair / "merges.txt", lambda: speaks(Tokenizer.load(pair)), in_bytes)
+    add("vocab.json", pair / "vocab.json", lambda: check_tokenizer(load_tokenizer(pair)), in_json)
+    add("merges.txt", pair / "merges.txt", lambda: check_tokenizer(load_tokenizer(pair)), in_bytes)
 
     weights = model_folder(new("weights"), tokenizer, "one-block")
     file = weights / "model.safetensors"
-    add("model.safetensors", file, lambda: thinks(weights), in_safetensors)
+    add("model.safetensors", file, lambda: check_model(weights), in_safetensors)
     pickled = model_folder(new("pickled"), tokenizer, "gpt2", as_bin=True)
     file = pickled / "pytorch_model.bin"
     content = torch.load(file, weights_only=True)
-    seeds = with_old_and_hostile(file, content, marker)
-    add("pytorch_model.bin", file, lambda: thinks(pickled), in_zip, *seeds)
+    seeds = with_old_and_malicious(file, content, marker)
+    add("pytorch_model.bin", file, lambda: check_model(pickled), in_zip, *seeds)
     shards = model_folder(new("shards"), tokenizer, "one-block")
     names = load_file(shards / "model.safetensors")
     (shards / "model.safetensors").rename(shards / "one.safetensors")
     index = shards / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": dict.fromkeys(names, "one.safetensors")}))
-    add("index.json", index, lambda: thinks(shards), in_json)
+    add("index.json", index, lambda: check_model(shards), in_json)
 
     add_run(add, new("run"), marker)
-    llama2c_files(bins := new("llama2c"))
+    write_llama2c(bins := new("llama2c"))
     for name in ("v0.bin", "v1.bin"):
-        add(f"llama2.c {name}", bins / name, lambda n=name: thinks(bins / n), in_bytes)
+        add(f"llama2.c {name}", bins / name, lambda n=name: check_model(bins / n), in_bytes)
     file = bins / "tokenizer.bin"
-    add("llama2.c tokenizer", file, lambda: thinks(bins / "v0.bin"), in_bytes)
+    add("llama2.c tokenizer", file, lambda: check_model(bins / "v0.bin"), in_bytes)
     return found
 
 
@@ -339,40 +184,40 @@ def add_corpus(add: Callable, folder: Path, tokenizer: Tokenizer, stories: list[
     """A text, and the files of its token file."""
     text, cache = folder / "text.txt", folder / "cache"
 
-    def prepares() -> None:
-        tally = Counts()
+    def check_text() -> None:
+        counts = Counts()
         made = prepare(text, tokenizer, cache)
-        wanted = list(clean_stories(read_stories(text, tally), tally))
-        assert made.tally == str(tally) and len(made) == len(wanted)
-        for i, story in enumerate(wanted):
+        expected = list(clean_stories(read_stories(text, counts), counts))
+        assert made.counts == str(counts) and len(made) == len(expected)
+        for i, story in enumerate(expected):
             assert tokenizer.decode(made.document(i)[:-1].tolist()) == story
         for file in sorted(made.path.parent.rglob("*"), reverse=True):
             file.unlink() if file.is_file() else file.rmdir()
 
     sound = f"\n{END_OF_TEXT}\n".join(stories[:20]) + f"\n{END_OF_TEXT}\n"
     text.write_text(sound)
-    add("corpus", text, prepares, in_text)
+    add("corpus", text, check_text, in_text)
     other = folder / "other.txt"
     other.write_text(sound)
     made = prepare(other, tokenizer, folder / "made")
     tokens = made.tokens.tolist()
-    for name in ("meta.json", "starts.npy", "tokens.bin"):
 
-        def is_made_again() -> None:
-            again = prepare(other, tokenizer, folder / "made")
-            assert (again.tokens.tolist(), again.bytes) == (tokens, made.bytes)
-            assert np.array_equal(again.starts, made.starts) and again.tally == made.tally
+    def check_prepared() -> None:  # a damaged file is made again
+        again = prepare(other, tokenizer, folder / "made")
+        assert (again.tokens.tolist(), again.bytes) == (tokens, made.bytes)
+        assert np.array_equal(again.starts, made.starts) and again.counts == made.counts
 
-        damage = in_json if name == "meta.json" else in_bytes
-        add(name, made.path / name, is_made_again, damage)
+    index = next(each for each in made.path.iterdir() if each.suffix in (".json", ".npz"))
+    add("corpus index", index, check_prepared, in_json if index.suffix == ".json" else in_bytes)
+    add("tokens.bin", made.path / "tokens.bin", check_prepared, in_bytes)
 
 
 def add_run(add: Callable, run: Path, marker: Path) -> None:
     """The settings and the training state of a run."""
-    settings = Settings(random_model().config, DataConfig(), TrainConfig())
+    settings = Settings(random_model().config, DataConfig(), TrainConfig(), RunConfig())
     (run / "run.json").write_text(json.dumps(settings.as_dict() | {"tasks": ["copy"]}))
 
-    def reads() -> None:
+    def check_settings() -> None:
         for config in vars(Settings.read(run)).values():
             defaults = asdict(type(config)())
             for name, value in asdict(config).items():
@@ -380,16 +225,16 @@ def add_run(add: Callable, run: Path, marker: Path) -> None:
                 assert type(value) is kind or None in (value, defaults[name]) or kind is float, name
         assert set(Settings.tasks(run)) <= set(TASKS)
 
-    add("run.json", run / "run.json", reads, in_json)
+    add("run.json", run / "run.json", check_settings, in_json)
     state = {"step": 3, "model": random_model().state_dict(), "random": torch.get_rng_state()}
     checkpoint.save_state(run, state)
     file = run / checkpoint.STATE
-    seeds = with_old_and_hostile(file, state, marker)
+    seeds = with_old_and_malicious(file, state, marker)
     add("train_state.pt", file, lambda: checkpoint.load_state(run), in_zip, *seeds)
 
 
 NAMES = [
-    "corpus", "meta.json", "starts.npy", "tokens.bin",
+    "corpus", "corpus index", "tokens.bin",
     "config.json of one-block", "config.json of gpt2", "config.json of gpt-neo",
     "config.json of minislm", "tokenizer.json", "tokenizer_config.json", "vocab.json",
     "merges.txt", "model.safetensors", "pytorch_model.bin", "index.json", "run.json",
@@ -429,8 +274,8 @@ def attack(name: str, target: Target, count: int, marker: Path) -> None:
     assert outcome(target, sound) == ""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for seed in range(count):
-        draw = random.Random(f"{name} {seed}")
-        data = target.damage(draw.choice(target.seeds), draw) if seed else target.seeds[-1]
+        rng = random.Random(f"{name} {seed}")
+        data = target.damage(rng.choice(target.seeds), rng) if seed else target.seeds[-1]
         if problem := outcome(target, data):
             problems.append(f"{name} {seed}: {problem}")
         assert not marker.exists(), f"{name} {seed} ran code"
@@ -439,14 +284,6 @@ def attack(name: str, target: Target, count: int, marker: Path) -> None:
         problems.append(f"{name}: the peak of memory grew by {grown >> 10} MB")
     assert outcome(target, sound) == ""
     assert not problems, "\n".join([f"{len(problems)} of {count}", *problems[:40]])
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -461,15 +298,15 @@ def test_many_damaged_files(name, targets, marker):
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "train_state.pt"])
-def test_a_flipped_bit_among_the_numbers_is_seen(name, targets):
+def test_a_flipped_bit_among_the_values_is_found(name, targets):
     file, sound = targets[name].file, targets[name].seeds[0]
-    draw = random.Random(0)
+    rng = random.Random(0)
     with zipfile.ZipFile(io.BytesIO(sound)) as parts:
         inside = [p for p in parts.infolist() if "/data/" in p.filename and p.file_size > 2000]
     for _ in range(30):
-        part = draw.choice(inside)
+        part = rng.choice(inside)
         data = bytearray(sound)
-        data[data.index(part.filename.encode()) + 200 + draw.randrange(1000)] ^= 4
+        data[data.index(part.filename.encode()) + 200 + rng.randrange(1000)] ^= 4
         file.write_bytes(data)
         with pytest.raises(UserError, match=f"{name} is damaged"):
             targets[name].open()
@@ -509,7 +346,7 @@ def test_a_message_is_one_line_that_a_terminal_can_show():
 @pytest.mark.parametrize("name", ["corpus", "config.json of gpt2", "tokenizer.json", "merges.txt",
                                   "model.safetensors", "pytorch_model.bin", "train_state.pt",
                                   "llama2.c v0.bin"])  # fmt: skip
-def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(name, targets):
+def test_a_pipe_in_place_of_a_file_does_not_block(name, targets):
     file = targets[name].file
     sound = file.read_bytes()
     file.unlink()

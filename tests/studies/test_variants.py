@@ -32,11 +32,11 @@ def test_no_pair_of_d_test_occurs_in_the_pre_training_text():
     for text in (story.text for seed in range(2) for story in generate(800, seed, numbers=1.0)):
         assert not any(prompt in text for prompt in prompts)
         numbers |= set(map(int, re.findall(r"\d+", text)))
-    wordings = (
-        "after house {n} came", "in house {n},", "what is after {n}", "{n} was (odd|even)",
-        "{n} is (odd|even)", r"is {n}\?", r"say {n}\?", "showed it {n}", "mirror, {n} was",
-        "wrote {n}", "saw {n} on", "sign said {n}", "said {w},", r'said, "{n}\.', r"box was {n}\.",
-        "write {n} too",
+    wordings = (  # regular expressions; [x] is x, in words of stories that code should not use
+        "after hous[e] {n} came", "in hous[e] {n},", "what is after {n}", "{n} was (odd|even)",
+        "{n} is (odd|even)", r"is {n}\?", r"sa[y] {n}\?", "showed it {n}", "mirror, {n} was",
+        "wrote {n}", "saw {n} on", "sign sai[d] {n}", "sai[d] {w},", r'sai[d], "{n}\.',
+        r"box was {n}\.", "write {n} too",
     )  # fmt: skip
     everything = "\n".join(s.text for s in generate(2500, 0, numbers=1.0)).lower()
     for wording in wordings:

@@ -1,4 +1,4 @@
-"""Damaged and hostile model files: refused in one line that names file and tensor, never run."""
+"""Damaged and malicious model files: refused in one line that names file and tensor, never run."""
 
 import json
 import os
@@ -8,12 +8,13 @@ import struct
 import pytest
 import torch
 from helpers import random_model
+from pretrained.models import LLAMA3_ROPE, refused
 from safetensors.torch import load_file, save_file
-from test_pretrained import one_thread, small_llama2c, write_tokenizer_bin  # noqa: F401
 
 from minislm.config import PRESETS
-from minislm.pretrained.load import load, save_model
-from minislm.runtime.errors import CheckpointError, UserError
+from minislm.pretrained.load import load
+from minislm.pretrained.save import save
+from minislm.runtime.errors import UserError
 
 FIRST_NORM = "model.layers.0.input_layernorm.weight"
 
@@ -21,20 +22,8 @@ FIRST_NORM = "model.layers.0.input_layernorm.weight"
 @pytest.fixture
 def folder(tmp_path, tokenizer):
     """A sound model folder of the Llama family."""
-    save_model(tmp_path / "model", random_model(vocab_size=400, n_layer=2), tokenizer)
+    save(tmp_path / "model", random_model(vocab_size=400, n_layer=2), tokenizer)
     return tmp_path / "model"
-
-
-def refused(source, *words: str, error: type = CheckpointError) -> str:
-    """Load it, and see that the refusal is one line that says all the words."""
-    with pytest.raises(error) as caught:
-        load(source)
-    message = str(caught.value)
-    for word in words:
-        assert word in message, message
-    assert "weights_only" not in message
-    assert len(message.splitlines()) == 1, message
-    return message
 
 
 def change_config(folder, remove: str | None = None, **values) -> None:
@@ -66,18 +55,24 @@ def as_bin(folder) -> None:
         (dict(hidden_size="64"), ["hidden_size", "'64'"]),
         (dict(hidden_size=64.5), ["hidden_size", "64.5"]),
         (dict(num_hidden_layers=True), ["num_hidden_layers"]),
-        (dict(num_hidden_layers=0), ["describes no model"]),
-        (dict(num_hidden_layers=10**9), ["num_hidden_layers", "at most"]),
-        (dict(num_attention_heads=-4), ["describes no model"]),
-        (dict(num_key_value_heads=3), ["describes no model"]),
+        (dict(num_hidden_layers=0), ["num_hidden_layers", "from 1 to 1024"]),
+        (dict(num_hidden_layers=10**9), ["num_hidden_layers", "from 1 to 1024"]),
+        (dict(num_attention_heads=-4), ["num_attention_heads"]),
+        (dict(num_key_value_heads=3), ["key/value heads"]),
         (dict(rms_norm_eps=float("nan")), ["rms_norm_eps"]),
+        (dict(rms_norm_eps=-1e-5), ["rms_norm_eps"]),
+        (dict(rope_theta=0.5), ["rope_theta"]),
+        (dict(head_dim=15), ["even head width"]),
+        (dict(attention_dropout=1.0), ["dropout"]),
         (dict(vocab_size=0), ["vocab_size"]),
-        (dict(max_position_embeddings=10**9), ["max_position_embeddings", "at most"]),
+        (dict(max_position_embeddings=10**9), ["max_position_embeddings"]),
         (dict(max_position_embeddings=10**400), ["max_position_embeddings"]),
         (dict(rope_scaling={"rope_type": "yarn", "factor": 2.0}), ["yarn", "linear"]),
         (dict(rope_scaling={"type": "dynamic", "factor": 2.0}), ["dynamic"]),
         (dict(rope_scaling={"rope_type": "linear"}), ["factor is missing"]),
-        (dict(rope_scaling={"rope_type": "linear", "factor": 0}), ["makes no sense"]),
+        (dict(rope_scaling={"rope_type": "linear", "factor": 0}), ["factor is 0"]),
+        (dict(rope_scaling=LLAMA3_ROPE | {"high_freq_factor": 1.0}), ["high_freq_factor"]),
+        (dict(rope_scaling={"rope_type": ["linear"]}), ["linear"]),
         (dict(rope_scaling="linear"), ["rope_scaling"]),
         (dict(rope_parameters={"partial_rotary_factor": 0.5}), ["partial_rotary_factor"]),
         (dict(quantization_config={"bits": 4}), ["quantized"]),
@@ -115,8 +110,9 @@ def test_a_config_that_is_no_json_object(text, folder):
     ],
 )
 def test_other_families_too(preset, values, words, tmp_path, tokenizer):
-    knobs = PRESETS[preset] | dict(windows=(0, 9) if preset == "gpt-neo" else (0,))
-    save_model(tmp_path, random_model(vocab_size=400, **(knobs | dict(n_layer=2))), tokenizer)
+    windows = (0, 9) if preset == "gpt-neo" else (0,)
+    options = PRESETS[preset] | dict(windows=windows, n_layer=2)
+    save(tmp_path, random_model(vocab_size=400, **options), tokenizer)
     change_config(tmp_path, **values)
     refused(tmp_path, "config.json", *words)
 
@@ -126,17 +122,17 @@ def test_other_families_too(preset, values, words, tmp_path, tokenizer):
 
 @pytest.mark.parametrize("to_bin", [False, True])
 def test_a_missing_an_extra_and_a_wrongly_shaped_tensor(to_bin, folder):
-    def save(change) -> None:
+    def write(change) -> None:
         change_tensors(folder, change)
         if to_bin:
             as_bin(folder)
 
     sound = load_file(folder / "model.safetensors")
     file = "pytorch_model.bin" if to_bin else "model.safetensors"
-    save(lambda t: t.pop(FIRST_NORM))
+    write(lambda t: t.pop(FIRST_NORM))
     refused(folder, file, FIRST_NORM, "missing")
     for change, words in [
-        (lambda t: t.update(surprise=torch.zeros(2)), ["surprise", "no place"]),
+        (lambda t: t.update(surprise=torch.zeros(2)), ["surprise", "unexpected"]),
         (lambda t: t.update({"model.layers.2.mlp.up_proj.weight": torch.zeros(2)}), ["layers.2"]),
         (lambda t: t.update({FIRST_NORM: torch.zeros(65)}), [FIRST_NORM, "[65]", "[64]"]),
         (lambda t: t.update({FIRST_NORM: torch.zeros(64, 1)}), [FIRST_NORM]),
@@ -144,7 +140,7 @@ def test_a_missing_an_extra_and_a_wrongly_shaped_tensor(to_bin, folder):
         (lambda t: t.update({"lm_head.weight": torch.zeros(400, 64)}), ["lm_head.weight", "tied"]),
     ]:
         save_file(dict(sound), folder / "model.safetensors")
-        save(change)
+        write(change)
         refused(folder, file, *words)
 
 
@@ -152,19 +148,19 @@ def test_a_config_with_other_numbers_than_the_file_names_the_tensor(folder):
     change_config(folder, num_hidden_layers=3)
     refused(folder, "model.safetensors", "model.layers.2.input_layernorm.weight", "missing")
     change_config(folder, num_hidden_layers=1)
-    refused(folder, "model.safetensors", "model.layers.1.", "no place")
+    refused(folder, "model.safetensors", "model.layers.1.", "unexpected")
     change_config(folder, num_hidden_layers=2, tie_word_embeddings=False)
     refused(folder, "model.safetensors", "lm_head.weight", "missing")
 
 
-def test_a_lying_config_takes_no_memory(folder):
+def test_a_wrong_config_takes_no_memory(folder):
     for width in (10**9, 10**10):
         change_config(folder, hidden_size=width, remove="head_dim")
         refused(folder, "model.embed_tokens.weight", "[400, 64]", f"[400, {width}]")
     change_config(folder, hidden_size=64, intermediate_size=10**7)
     refused(folder, "model.layers.0.mlp.gate_proj.weight", "[10000000, 64]")
     change_config(folder, intermediate_size=10**9)
-    refused(folder, "intermediate_size", "at most")
+    refused(folder, "intermediate_size", "from 0 to")
 
 
 def test_a_tied_head_may_be_stored_where_it_is_equal(folder):
@@ -174,11 +170,11 @@ def test_a_tied_head_may_be_stored_where_it_is_equal(folder):
     assert load(folder)[0].n_parameters() == sound.n_parameters()
 
 
-def test_nan_is_told_and_loads(folder, capsys):
-    def spoil(tensors):
+def test_nan_loads_with_a_warning(folder, capsys):
+    def corrupt(tensors):
         tensors[FIRST_NORM][3] = torch.nan
 
-    change_tensors(folder, spoil)
+    change_tensors(folder, corrupt)
     model, _ = load(folder)
     warning = capsys.readouterr().err
     assert warning.startswith("warning: ") and warning.count("\n") == 1
@@ -187,7 +183,7 @@ def test_nan_is_told_and_loads(folder, capsys):
 
 
 def test_a_vocabulary_larger_than_the_embedding(tmp_path, tokenizer):
-    save_model(tmp_path, random_model(vocab_size=tokenizer.vocab_size - 1), tokenizer)
+    save(tmp_path, random_model(vocab_size=tokenizer.vocab_size - 1), tokenizer)
     refused(tmp_path, "model.safetensors", "model.embed_tokens.weight", str(tokenizer.vocab_size))
 
 
@@ -237,7 +233,7 @@ def change_header(file, change) -> None:
 
 
 @pytest.mark.parametrize(
-    "lie",
+    "wrong",
     [
         {"data_offsets": [0, 10**12]},
         {"data_offsets": [8, 4]},
@@ -249,11 +245,11 @@ def change_header(file, change) -> None:
         {"dtype": "PICKLE"},
     ],
 )
-def test_a_safetensors_header_that_lies(lie, folder):
+def test_a_wrong_safetensors_header(wrong, folder):
     file = folder / "model.safetensors"
-    change_header(file, lambda header: header[FIRST_NORM].update(lie))
+    change_header(file, lambda header: header[FIRST_NORM].update(wrong))
     message = refused(folder, str(file))
-    if "data_offsets" not in lie and lie.get("dtype") != "PICKLE":
+    if "data_offsets" not in wrong and wrong.get("dtype") != "PICKLE":
         assert FIRST_NORM in message
 
 
@@ -291,8 +287,8 @@ def test_code_in_a_pickle_is_never_run(zipped, folder, tmp_path):
     marker, file = tmp_path / "marker", folder / "pytorch_model.bin"
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    evil = tensors | {"evil": Touch(marker)}
-    torch.save(evil, file, _use_new_zipfile_serialization=zipped)
+    malicious = tensors | {"code": Touch(marker)}
+    torch.save(malicious, file, _use_new_zipfile_serialization=zipped)
     refused(folder, str(file), "code")
     assert not marker.exists()
     file.write_bytes(pickle.dumps(Touch(marker)))
@@ -306,7 +302,7 @@ def test_a_bin_that_holds_no_tensors_or_fewer_numbers(folder):
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     file = folder / "pytorch_model.bin"
-    spread = torch.zeros(1).expand(tensors[FIRST_NORM].shape)  # 64 numbers in the room of one
+    spread = torch.zeros(1).expand(tensors[FIRST_NORM].shape)  # 64 numbers in the memory of one
     for contents in ([1], {"a": 3}, {3: torch.zeros(1)}, {"a": torch.eye(2).to_sparse()}):
         torch.save(contents, file)
         refused(folder, str(file))
@@ -328,49 +324,3 @@ def test_a_weight_file_instead_of_its_folder(folder):
 def test_an_unknown_dtype(folder):
     with pytest.raises(UserError, match="bfloat16"):
         load(folder, dtype="int8")
-
-
-# --- llama2.c -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: data[:-4],
-        lambda data: data + bytes(4),
-        lambda data: data[:20],
-        lambda data: b"",
-        lambda data: bytes(100),
-        lambda data: struct.pack("<7i", *[2**31 - 1] * 7) + data[28:],
-        lambda data: struct.pack("<7i", 24, 40, 2, 6, 4, -300, 64) + data[28:],
-        lambda data: struct.pack("<7i", 24, 40, -2, 6, 2, -300, 64) + data[28:],
-        lambda data: struct.pack("<7i", 25, 40, 2, 6, 2, -300, 64) + data[28:],
-        lambda data: struct.pack("<Ii", 0x616B3432, 2) + data[8:],
-        lambda data: b"PK\3\4" + data[4:],
-        lambda data: b"<html>" + data[6:],
-    ],
-)
-def test_a_llama2c_file_that_makes_no_sense(damage, small_llama2c):  # noqa: F811
-    small_llama2c.write_bytes(damage(small_llama2c.read_bytes()))
-    refused(small_llama2c, str(small_llama2c))
-
-
-def test_a_llama2c_tokenizer_that_does_not_fit(small_llama2c):  # noqa: F811
-    file = small_llama2c.with_name("tokenizer.bin")
-    sound = file.read_bytes()
-    for data in (
-        sound[:-1],
-        sound + b"\0",
-        b"",
-        sound[:4] + struct.pack("<fi", 0.0, -1) + sound[12:],
-        sound[:4] + struct.pack("<fi", 0.0, 2**31 - 1) + sound[12:],
-        sound.replace(b"<0x41>", b"<0x42>"),
-        sound.replace(b" cat", b"\xffcat"),
-        sound.replace(b" cat", b" the"),
-    ):
-        file.write_bytes(data)
-        refused(small_llama2c, str(file))
-    file.unlink()
-    refused(small_llama2c, str(small_llama2c), "tokenizer.bin")
-    write_tokenizer_bin(file, ["ab"])
-    refused(small_llama2c, str(file))

@@ -1,0 +1,127 @@
+"""Every plot is a PNG file with the given values; without matplotlib, what to install."""
+
+import json
+import math
+import sys
+
+import pytest
+
+from minislm.reporting import plots
+from minislm.reporting.intervals import of_rates
+from minislm.runtime.errors import UserError
+
+PNG = b"\x89PNG\r\n\x1a\n"
+POINTS = [("base", 0.5, 0.4, 0.6), ("wider", 0.4, -math.inf, math.inf)]  # one seed: no interval
+SERIES = {
+    "ours": [of_rates([0], [3]), None],  # a rate of 0, whose interval begins at 0
+    "baseline": [(0.5, 0.4, 0.6), (0.4, -math.inf, math.inf)],
+    "not measured": [None, None],
+}
+CURVES = {"a": [(1, 0.5, 0.4, 0.6), (10, 0.6, 0.5, 0.7)], "b": [(1, 0.2, -math.inf, math.inf)]}
+RATES = [(engine, dtype, mode, batch, 1000.0 * batch)
+         for engine, dtype in (("minislm", "float32"), ("minislm", "int8"), ("unknown", "bfloat16"))
+         for mode in ("greedy", "top-k 50") for batch in (1, 8)]  # fmt: skip
+METRICS = [{"tokens": 1e6 * n, "train_loss": 3.0 / n, "valid_loss": 3.1 / n} for n in (1, 2, 3)]
+
+
+def dots(path):
+    return plots.dots(POINTS, "bits per byte", path, line=0.5)
+
+
+def bars(path):
+    return plots.bars(["copy", "parity"], SERIES, "right", path)
+
+
+def lines(path):
+    return plots.lines(CURVES, "tokens", "bits per byte", path, True)
+
+
+@pytest.fixture
+def without_matplotlib(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+
+
+@pytest.mark.parametrize("plot", [dots, bars, lines])
+def test_a_plot_of_a_study_is_a_file_and_its_markdown(plot, tmp_path):
+    assert plot(tmp_path / "plot.png") == "![plot](plot.png)\n"
+    assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
+    assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]  # no temporary file is left
+
+
+@pytest.mark.parametrize("plot", [dots, bars, lines])
+def test_without_matplotlib_a_study_says_what_to_install(plot, tmp_path, without_matplotlib):
+    text = plot(tmp_path / "plot.png")
+    assert "pip install -e '.[plot]'" in text and "![" not in text
+    assert not any(tmp_path.iterdir())
+
+
+def drawn(plot, monkeypatch, tmp_path):
+    """The axes that a plot function saves."""
+    figures, save = [], plots.save
+    monkeypatch.setattr(plots, "save", lambda fig, path: (figures.append(fig), save(fig, path))[1])
+    plot(tmp_path / "plot.png")
+    return figures[0].axes
+
+
+def test_dots_have_their_values_and_intervals(monkeypatch, tmp_path):
+    (axes,) = drawn(dots, monkeypatch, tmp_path)
+    xs = [line.get_xdata() for line in axes.lines]
+    assert list(xs[0]) == [0.4, 0.6] and list(xs[1]) == [0.5] and list(xs[3]) == [0.4]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["base", "wider"]
+    low, high = axes.get_xlim()
+    assert 0.3 < low and high < 0.7  # an unbounded interval does not stretch the axis
+
+
+def test_bars_have_their_values_and_no_bar_where_none_was_measured(monkeypatch, tmp_path):
+    (axes,) = drawn(bars, monkeypatch, tmp_path)
+    heights = [bar.get_height() for bar in axes.patches]
+    assert heights[0] == 0 and heights[2:4] == [0.5, 0.4]
+    assert all(math.isnan(heights[k]) for k in (1, 4, 5))
+    assert axes.patches[2].get_x() > axes.patches[0].get_x()  # the series stand side by side
+
+
+def test_lines_have_their_values_and_a_logarithmic_axis(monkeypatch, tmp_path):
+    (axes,) = drawn(lines, monkeypatch, tmp_path)
+    assert axes.get_xscale() == "log" and list(axes.lines[0].get_ydata()) == [0.5, 0.6]
+    assert axes.lines[0].get_color() == plots._COLORS[0] != axes.lines[1].get_color()
+
+
+def write_metrics(run):
+    text = "".join(json.dumps(record) + "\n" for record in METRICS)
+    (run / "metrics.jsonl").write_text(text)
+
+
+def test_the_losses_of_a_run(tmp_path, monkeypatch):
+    assert plots.plot_losses(tmp_path) is None  # not evaluated yet
+    write_metrics(tmp_path)
+    (axes,) = drawn(lambda _: plots.plot_losses(tmp_path), monkeypatch, tmp_path)
+    assert list(axes.lines[1].get_xdata()) == [1, 2, 3]
+    assert list(axes.lines[1].get_ydata()) == [3.1 / n for n in (1, 2, 3)]
+    assert plots.plot_losses(tmp_path) == tmp_path / "loss.png"
+    assert (tmp_path / "loss.png").read_bytes().startswith(PNG)
+
+
+def test_no_losses_are_plotted_without_matplotlib(tmp_path, without_matplotlib):
+    write_metrics(tmp_path)
+    assert plots.plot_losses(tmp_path) is None and not (tmp_path / "loss.png").exists()
+
+
+def test_the_throughput_chart_has_a_panel_per_mode_and_batch_size(monkeypatch, tmp_path):
+    panels = drawn(lambda path: plots.throughput_chart(RATES, "a CPU", path), monkeypatch, tmp_path)
+    titles = [axes.get_title() for axes in panels]
+    assert titles == [f"batch {b}, {m}" for m in ("greedy", "top-k 50") for b in (1, 8)]
+    assert [[bar.get_height() for bar in axes.patches] for axes in panels] == [
+        [1000] * 3, [8000] * 3, [1000] * 3, [8000] * 3
+    ]  # fmt: skip
+    assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
+
+
+def test_the_throughput_chart_needs_matplotlib(tmp_path, without_matplotlib):
+    with pytest.raises(UserError, match="needs matplotlib: pip install"):
+        plots.throughput_chart(RATES, "a CPU", tmp_path / "plot.png")
+
+
+def test_a_plot_that_cannot_be_written_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        dots(tmp_path / "file" / "plot.png")

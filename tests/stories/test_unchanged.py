@@ -1,0 +1,33 @@
+"""The stories of a seed stay the same to the letter, because models and studies compare by them."""
+
+import hashlib
+
+import pytest
+
+from minislm.stories.generate import generate
+
+CASES = {
+    "plain": (
+        dict(count=300, seed=5),
+        "35b2fa2578f1769ccd62e992bae91df2004be37e043ee49ec47e30f939ef7297",
+    ),
+    "numbers": (
+        dict(count=100, seed=9, numbers=0.7),
+        "2f76f3f25e04caad382a92bf4b800590c97e084bd550e70901e1cd21084b621e",
+    ),
+    "corrupted": (
+        dict(count=50, seed=3, agreement_errors=1.0, shuffled=0.5, duplicates=0.5),
+        "953952f00151c9e741aa88e67d81c1d8a7c30623f68fb3a16ca2829f5d323dad",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_texts_headers_and_word_classes_are_unchanged(case):
+    options, expected = CASES[case]
+    digest = hashlib.sha256()
+    for s in generate(**options):
+        classes = [(word.lemma, word.word_class) for word in s.words]
+        fields = (s.instruct, s.text, s.header, s.features, s.required, s.summary, classes)
+        digest.update(repr(fields).encode())
+    assert digest.hexdigest() == expected
