@@ -148,13 +148,13 @@ class Answer:
     finished: bool
 
 
-def answers(sampler: Sampler, asked: Sequence[Pair]) -> list[Answer]:
+def answers(sampler: Sampler, questions: Sequence[Pair]) -> list[Answer]:
     """The greedy answer of a model to each prompt, up to the first end of text.
 
-    A model may say a little more than the longest right answer, so one that does not stop is seen.
+    It may be one token longer than the longest right answer, so that one without an end shows.
     """
     tokenizer = sampler.tokenizer
-    encoded = [encode_pair(tokenizer, pair) for pair in asked]
+    encoded = [encode_pair(tokenizer, pair) for pair in questions]
     longest = max((len(completion) for _, completion in encoded), default=0)
     settings = SampleConfig(max_new_tokens=longest + 1, temperature=0.0)
     found = []
@@ -179,9 +179,9 @@ def exact_match(sampler: Sampler, tasks: Iterable[str]) -> dict[str, TaskScore]:
     """Right answers on D_train and D_test of every task: finished, and equal to the letter."""
     scores = {}
     for task in tasks:
-        asked, too_long = fits(sampler.tokenizer, pairs(task), sampler.model.config.context)
+        fitting, too_long = fits(sampler.tokenizer, pairs(task), sampler.model.config.context)
         counts = {"train": [0, 0], "test": [0, 0]}
-        for pair, answer in zip(asked, answers(sampler, asked)):
+        for pair, answer in zip(fitting, answers(sampler, fitting)):
             counts[pair.split][0] += answer == Answer(pair.answer, finished=True)
             counts[pair.split][1] += 1
         left_out = tuple(pair.i for pair in too_long)

@@ -246,7 +246,7 @@ class Sampler:
         self, id_lists: Sequence[Sequence[int]], settings: SampleConfig,
         seeds: Sequence[int] | None = None,
     ) -> list[Continuation]:  # fmt: skip
-        """The new tokens of each prompt, with their log-probabilities if the settings say so."""
+        """The new tokens of each prompt, with their log-probabilities if the settings have `logprobs`."""
         found, length = self._start(id_lists, settings, seeds)
         self._run(deque(found), settings, length)
         return found

@@ -1,4 +1,4 @@
-"""The synthetic dataset: pairs (x_i, y_i), i = 1..100, that tell a rule from a shallow heuristic.
+"""The synthetic dataset: pairs (x_i, y_i), i = 1..100, that separate a rule from a shallow heuristic.
 
     D_train = {i : i mod 10 not in {1, 3, 7}}    70 pairs
     D_test  = {i : i mod 10     in {1, 3, 7}}    30 pairs

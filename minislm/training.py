@@ -178,7 +178,7 @@ class Trainer:
         return value
 
     def _synchronize(self, seconds: float) -> None:
-        """One clock, that of the first process, and a stop for all where one was asked to stop."""
+        """One clock, that of the first process, and a stop for all where one is to stop."""
         seconds, stopped = self.group.all_reduce([seconds * self.group.is_main, self.stopped])
         self.progress.seconds += seconds
         self.stopped = stopped > 0

@@ -36,7 +36,7 @@ def one_epoch(batches: Batches):
         found.append((inputs, targets))
 
 
-def test_every_token_is_a_target_once_per_epoch_and_examples_as_often_as_asked():
+def test_every_token_is_a_target_once_per_epoch_and_examples_as_often_as_wanted():
     targets_of = Counter()
     for _, targets in one_epoch(make()):
         targets_of.update(targets[targets > 0].tolist())
@@ -89,7 +89,7 @@ def test_rows_start_from_the_end_of_text_in_every_other_epoch():
 
 
 @pytest.mark.parametrize("loss_on, learned", [("completion", [90_003]), ("all", [90_002, 90_003])])
-def test_a_prompt_has_a_loss_only_if_asked(loss_on, learned):
+def test_a_prompt_has_a_loss_only_if_wanted(loss_on, learned):
     batches = make(loss_on=loss_on)
     _, targets = batches.row(len(batches.document) - 2, False)
     assert targets[(targets != IGNORED) & (targets != EOT)].tolist() == learned

@@ -99,13 +99,13 @@ class Fixed(torch.nn.Module):
 
 def test_an_answer_must_be_equal_and_finished(digits):
     first, second, third = pair("copy", 12), pair("copy", 14), pair("copy", 15)
-    said = {}
+    known = {}
     for each in (first, second, third):
         prompt, completion = encode_pair(digits, each)
-        said[tuple(prompt)] = completion
-    said[tuple(encode_pair(digits, second)[0])] = digits.encode(" 14")  # then " 144..."
-    said[tuple(encode_pair(digits, third)[0])] = [*digits.encode(" 16"), digits.eot_id]
-    sampler = Sampler(Fixed(said, digits.vocab_size, 64), digits)
+        known[tuple(prompt)] = completion
+    known[tuple(encode_pair(digits, second)[0])] = digits.encode(" 14")  # then " 144..."
+    known[tuple(encode_pair(digits, third)[0])] = [*digits.encode(" 16"), digits.eot_id]
+    sampler = Sampler(Fixed(known, digits.vocab_size, 64), digits)
     found = answers(sampler, [first, second, third])
     assert found[0] == Answer(" 12", True) and found[2] == Answer(" 16", True)
     assert not found[1].finished and found[1].text.startswith(" 144")

@@ -82,7 +82,7 @@ def test_a_fused_matrix_is_orthogonalised_part_by_part():
         assert values.quantile(0.2) > 0.4 and values.max() < 1.4, rows
 
 
-def test_momentum_is_the_one_asked_for():
+def test_momentum_is_that_of_the_config():
     muon = make_optimizers(random_model(), TrainConfig(momentum=0.7))[0]
     assert {group["momentum"] for group in muon.param_groups} == {0.7}
     with pytest.raises(UserError, match="--momentum"):

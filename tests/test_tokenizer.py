@@ -53,7 +53,7 @@ def test_training_is_deterministic_and_has_the_true_size(single):
     assert again.backend.to_str() == single.backend.to_str()
     assert single.eot_id == 0
     assert single.vocab_size == single.backend.get_vocab_size() <= 500
-    assert Tokenizer.train(["abab abab"], 5000).vocab_size < 300  # fewer merges than asked for
+    assert Tokenizer.train(["abab abab"], 5000).vocab_size < 300  # fewer merges than wanted
 
 
 def test_what_cannot_be_trained_is_refused():
@@ -70,8 +70,8 @@ def test_long_words_are_cut_for_training_only():
     tokenizer = Tokenizer.train(["ab" * 5000, " " * 5000, "x" * 200], 400)
     assert max(map(len, tokenizer.backend.get_vocab())) == 64
     assert len(tokenizer.encode("x" * 200)) < 8
-    pieces = tokenizer.backend.pre_tokenizer.pre_tokenize_str("x" * 200)
-    assert len(pieces) == 1
+    words = tokenizer.backend.pre_tokenizer.pre_tokenize_str("x" * 200)
+    assert len(words) == 1
 
 
 def test_end_of_text_is_never_learned_as_words():

@@ -167,8 +167,8 @@ def test_minutes_bound_a_run(run_script):
 
 
 def test_a_preset_brings_its_rates_and_a_flag_comes_first():
-    asked = argparse.Namespace(preset="two-blocks")
-    assert settings_from(asked).train.matrix_rate == PRESET_TRAINING["two-blocks"]["matrix_rate"]
-    asked.matrix_rate = 0.5
-    assert settings_from(asked).train.matrix_rate == 0.5
+    flags = argparse.Namespace(preset="two-blocks")
+    assert settings_from(flags).train.matrix_rate == PRESET_TRAINING["two-blocks"]["matrix_rate"]
+    flags.matrix_rate = 0.5
+    assert settings_from(flags).train.matrix_rate == 0.5
     assert settings_from(argparse.Namespace()).train == TrainConfig(minutes=3.5)

@@ -31,7 +31,7 @@ class FastLossAndGrad:
 
     Args:
         compiled: compile the blocks when they first run, for any shape of batch (for a GPU). All
-            blocks are one piece of code.
+            blocks share the code.
     """
 
     def __init__(self, model: Transformer, compiled: bool = False):
@@ -63,7 +63,7 @@ class FastLossAndGrad:
         (B, T), workers = inputs_BT.shape, 1
         if inputs_BT.device.type != "cpu":
             return workers, [(inputs_BT, targets_BT)]
-        if not self.twin.config.dropout:  # threads would draw random numbers in any order
+        if not self.twin.config.dropout:  # threads would take random numbers in any order
             workers = max(1, min(torch.get_num_threads(), B * T // _TOKENS, B))
         parts = min(B, workers * -(-B * T // (_TOKENS * workers)))
         return workers, list(zip(inputs_BT.tensor_split(parts), targets_BT.tensor_split(parts)))

@@ -29,7 +29,7 @@ from minislm.runtime.errors import UserError, log
 from minislm.runtime.files import atomic_write
 from minislm.sampling import TokenSampler
 
-_BLOCKS = 2  # blocks in one piece of code; a longer one is optimized less
+_BLOCKS = 2  # blocks compiled together; more are optimized less
 _SETTINGS = {
     "aot_inductor.package_constants_in_so": False,
     "cpp.enable_floating_point_contract_flag": "fast",  # a product and its addition in one
@@ -45,7 +45,7 @@ _FIND_BYTES = {"cpp.march": "native -ftree-loop-vectorize"}
 @torch.no_grad()
 def compile_steps(rows: int, model: Transformer, sample: TokenSampler) -> Callable[..., Tensor]:
     """`Steps` of up to `rows` rows with a model made for them, compiled; same inputs, same output,
-    for any multiple of the steps that one piece of code makes.
+    for any multiple of the steps compiled together.
 
     The cache must have `rows` rows; those without a token are overwritten, so they must be free.
 
@@ -54,17 +54,16 @@ def compile_steps(rows: int, model: Transformer, sample: TokenSampler) -> Callab
     """
     count = max(1, _BLOCKS // model.config.n_layer)
     steps = Steps(Step(model, sample)).eval()
-    most, any_size = model.config.context, torch.export.Dim.AUTO
+    length, like = min(model.config.context, 96), model.embedding.weight
     # It will be given parts of a longer cache.
-    cache = FastKVCache.empty(model.config, rows, min(most, 96), like=model.embedding.weight)
-    cache = cache.view(slice(rows), cache.length // 2)
+    cache = FastKVCache.empty(model.config, rows, length, like=like).view(slice(rows), length // 2)
     tokens_B, pos_B = torch.zeros(2, rows, dtype=torch.int64)
     example = (tokens_B, pos_B, cache.k_LBKSD, cache.v_LBKSD, torch.zeros(rows, count))
-    shapes = {"k_LBKSD": {3: any_size}, "v_LBKSD": {3: any_size}}
-    fixed = dict.fromkeys(("tokens_B", "pos_B", "u_Bn"))
+    shapes = dict.fromkeys(("k_LBKSD", "v_LBKSD"), {3: torch.export.Dim.AUTO})
+    shapes |= dict.fromkeys(("tokens_B", "pos_B", "u_Bn"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about itself
-        program = torch.export.export(steps, example, dynamic_shapes=fixed | shapes)
+        program = torch.export.export(steps, example, dynamic_shapes=shapes)
         for name, tensor in program.state_dict.items():
             if tensor.is_mkldnn:  # a library's own layout, which the compiler cannot read
                 program.state_dict[name] = torch.empty(tensor.shape)
@@ -101,17 +100,14 @@ def _load(program: torch.export.ExportedProgram, rows: int):
             return torch._inductor.aoti_load_package(str(path))
         except RuntimeError:
             path.unlink(missing_ok=True)
-    begin = time.perf_counter()
+    begin, make = time.perf_counter(), torch._inductor.aoti_compile_and_package
     with tempfile.TemporaryDirectory() as folder:
-        made = os.path.join(folder, "steps.pt2")
+        made = f"{folder}/steps.pt2"
         try:
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=made, inductor_configs=_settings()
-            )
+            make(program, package_path=made, inductor_configs=_settings())
         except torch._inductor.exc.InvalidCxxCompiler as error:
-            raise UserError(
-                "--compile needs a C++ compiler; install g++ or clang++, or leave it out"
-            ) from error
+            advice = "install g++ or clang++, or leave it out"
+            raise UserError(f"--compile needs a C++ compiler; {advice}") from error
         atomic_write(path, Path(made).read_bytes())
     seconds = time.perf_counter() - begin
     log(f"steps of {rows} rows compiled in {seconds:.0f} s, stored in {path.parent}")
@@ -137,9 +133,7 @@ def _settings() -> dict[str, bool | str]:
 def _folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(base) / "minislm"
-    folder.mkdir(
-        mode=0o700, parents=True, exist_ok=True
-    )  # its files are executed: nobody else may write here
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its files are executed
     return folder
 
 
@@ -150,14 +144,6 @@ def _fingerprint(program: torch.export.ExportedProgram) -> str:
         known = re.search(r"(?m)^(flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text())
         flags = known.group(2) if known else flags
     operations = re.sub(r"#.*", "", str(program))  # without the places in the source code
-    threads = torch.get_num_threads()
-    parts = (
-        operations,
-        _SETTINGS,
-        _FIND_BYTES,
-        torch.__version__,
-        threads,
-        platform.machine(),
-        flags,
-    )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
+    versions = (torch.__version__, torch.get_num_threads(), platform.machine(), flags)
+    parts = repr((operations, _SETTINGS, _FIND_BYTES, versions))
+    return hashlib.sha256(parts.encode()).hexdigest()[:20]

@@ -81,11 +81,8 @@ class _Graph:
 
 
 class Capture:
-    """`capture(work)` captures what `work` does on the GPU; a call of the result does it again, into
-    the same tensor.
-
-    The graphs of one Capture share their memory: one runs at a time, and its result is copied before
-    the next.
+    """`capture(work)` makes a CUDA graph of `work`; a call of the result runs it again, into the
+    same tensor. Its graphs share their memory: one runs at a time, and its result is copied.
     """
 
     def __init__(self) -> None:

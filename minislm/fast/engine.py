@@ -1,16 +1,16 @@
-"""The fast engine: batched prefill, several steps per call, on a CPU traced or compiled, on a GPU as
-CUDA graphs.
+"""The fast engine: batched prefill; several steps per call, traced, compiled or as CUDA graphs.
 
-A `PreparedModel` is a model made ready for a machine; several engines in several threads share one.
-A `FastEngine` has a cache.
+Engines in several threads, each with a cache of its own, share one `PreparedModel`.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -148,17 +148,10 @@ class FastEngine:
         first: dict[tuple[int, ...], int] = {}
         source = [first.setdefault(tuple(prompt), n) for n, prompt in enumerate(prompts)]
         order = sorted(first.values(), key=lambda n: len(prompts[n]))
-        logits, begin = [], 0
-        while begin < len(order):
-            end, tokens = begin + 1, len(prompts[order[begin]])
-            while end < len(order):
-                longest = len(prompts[order[end]])
-                if (tokens + longest) * 4 < longest * (end + 1 - begin) * 3:
-                    break
-                tokens, end = tokens + longest, end + 1
-            group = order[begin:end]
+        logits = []
+        for _, alike in groupby(order, lambda n: int(math.log(len(prompts[n]), 4 / 3))):
+            group = list(alike)
             logits.append(self._read([rows[n] for n in group], [prompts[n] for n in group]))
-            begin = end
         copies = [n for n in range(len(prompts)) if source[n] != n]
         if copies:
             self.cache.copy_rows(

@@ -1,13 +1,13 @@
 """Linear layers for decoding on a CPU: weights in the layout and precision that is read fastest.
 
-    PrepackedLinear    float32 or bfloat16 in oneDNN's layout
-    TransposedLinear   float32, one row
-    Int8Linear         8-bit integers in oneDNN's layout
+    PrepackedLinear      float32 or bfloat16 in oneDNN's layout
+    TransposedLinear     float32, one row
+    Int8Linear           8-bit integers in oneDNN's layout
 for compiled steps, by the number of rows:
-    TiledLinear        float32 or bfloat16, few rows: loops that read every weight once
-    Int8LoopLinear     8-bit integers, few rows: the same
-    TurnedLinear       bfloat16, many rows: a product of the library
-    MKLLinear          float32, many rows: a product of the library, in MKL's layout
+    TiledLinear          float32 or bfloat16, few rows: loops that read every weight once
+    Int8LoopLinear       8-bit integers, few rows: the same
+    WeightFirstLinear    bfloat16, many rows: a product of the library
+    MKLLinear            float32, many rows: a product of the library, in MKL's layout
 
 O is the number of outputs, I of inputs, R of rows.
 """
@@ -18,7 +18,7 @@ import copy
 import statistics
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,6 @@ FEW = 16  # rows of compiled steps whose sums stay in registers
 _TILE = 16  # outputs: as many float32 numbers as a register of AVX-512 holds
 _PARALLEL_SUMS = 4  # of a tile, so that none waits for its last addition
 _SLOWER = 1.15  # times as slow: what is saved elsewhere would be lost in the products
-_TRIALS = 11
 
 # These two operators can be traced from TorchScript only. In the second, a scale of 1/127 and a
 # zero point of 128 turn bytes into numbers from -1 to 1: the form oneDNN has its fast kernels for.
@@ -73,8 +72,8 @@ class PrepackedLinear(_FrozenLinear):
 
     def __init__(self, linear: nn.Linear, rows: int):
         super().__init__(linear)
-        weight = linear.weight.detach().contiguous()
-        self.register_buffer("weight", torch.ops.mkldnn._reorder_linear_weight(weight, rows))
+        weight_OI = linear.weight.detach().contiguous()
+        self.register_buffer("weight", torch.ops.mkldnn._reorder_linear_weight(weight_OI, rows))
 
     def forward(self, x: Tensor) -> Tensor:
         return _operators().linear(x, self.weight, self.bias)
@@ -88,9 +87,9 @@ class TransposedLinear(_FrozenLinear):
         self.register_buffer("weight_IO", linear.weight.detach().t().contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
-        x_RI, out = x.flatten(0, -2), self.weight_IO.shape[1]
+        x_RI = x.flatten(0, -2)
         y = x_RI @ self.weight_IO if self.bias is None else self.bias.addmm(x_RI, self.weight_IO)
-        return y.view(x.shape[:-1] + (out,))
+        return y.view(*x.shape[:-1], -1)
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,7 +181,7 @@ class Int8LoopLinear(_FrozenLinear):
         return self.add_bias(y).to(x.dtype).view(x.shape[:-1] + (len(weight),))
 
 
-class TurnedLinear(_FrozenLinear):
+class WeightFirstLinear(_FrozenLinear):
     """Many rows in bfloat16, as (W x^T)^T + b: the matrix library changes the layout of the right
     factor in every product, and the rows are fewer than the weights."""
 
@@ -212,16 +211,11 @@ class MKLLinear(_FrozenLinear):
 
 
 def with_linear(
-    model: Transformer,
-    precision: str,
-    make: Callable[[nn.Linear], nn.Module],
+    model: Transformer, precision: str, make: Callable[[nn.Linear], nn.Module],
     attention: type[Attention] = SingleQueryAttention,
-) -> Transformer:
-    """A copy of the model for decoding, with `make(linear)` for every linear layer.
-
-    Everything but the linear layers is shared where the dtype stays the same. "int8" keeps the rest
-    in bfloat16.
-    """
+) -> Transformer:  # fmt: skip
+    """A copy of the model for decoding, with `make(linear)` for every linear layer; the rest is
+    shared where the dtype stays the same. "int8" keeps the rest in bfloat16."""
     dtype = torch.float32 if precision == "float32" else torch.bfloat16
     twin = copy_with(model, {Attention: attention}, frozen=True).eval()
     if model.embedding.weight.dtype != dtype:
@@ -287,12 +281,13 @@ def for_compiled_steps(
 
 def _library_linear(linear: nn.Linear, precision: str, rows: int) -> nn.Module:
     if precision == "bfloat16":
-        return TurnedLinear(linear)
+        return WeightFirstLinear(linear)
     return MKLLinear(linear, rows) if torch.backends.mkl.is_available() else linear
 
 
 @torch.inference_mode()
-def _times_as_slow(linear: nn.Module, other: nn.Module, x: Tensor) -> float:
-    """How long the first takes relative to the second; in turns, so that a busy machine slows both."""
-    trials = [[best_seconds(lambda: f(x), 1) for f in (linear, other)] for _ in range(_TRIALS)]
+def _times_as_slow(one: nn.Module, other: nn.Module, x: Tensor) -> float:
+    """How long the first takes relative to the second; in turns: a busy machine slows both."""
+    works = [partial(one, x), partial(other, x)]
+    trials = [[best_seconds(work, 1) for work in works] for _ in range(11)]
     return statistics.median(first / second for first, second in trials)

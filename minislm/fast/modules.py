@@ -5,8 +5,8 @@
     BlockedAttention       training on a CPU in bfloat16
     FusedRMSNorm           training: one operation, which a trace cannot contain
 
-`copy_with` puts them into a copy of a model. N is B K; G is H // K: the query heads that share a key
-head are the rows of one product.
+`copy_with` puts them into a copy of a model. N is B K; G is H // K: the query heads that share a
+key head are the rows of one product.
 """
 
 from __future__ import annotations

@@ -40,14 +40,9 @@ class FastSampler(Sampler):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        tokenizer: Tokenizer | None = None,
-        batch_size: int = 64,
-        *,
-        precision: str | None = None,
-        compiled: bool = False,
-    ):
+        self, model: nn.Module, tokenizer: Tokenizer | None = None, batch_size: int = 64, *,
+        precision: str | None = None, compiled: bool = False,
+    ):  # fmt: skip
         super().__init__(model, tokenizer, batch_size)
         self.precision, self.compiled = precision, compiled
         if compiled and not self._compilable():

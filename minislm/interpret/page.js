@@ -99,7 +99,7 @@ function mapColor(weight) {
 const mapColors = Array.from({ length: 256 }, (_, k) => mapColor(k / 255));
 
 // One pixel per token pair, or the largest weight of the pairs that share a pixel.
-function drawMap(canvas, head, size) {
+function renderMap(canvas, head, size) {
   const cells = Math.min(T, size), scale = cells / T;
   canvas.width = canvas.height = cells;
   const context = canvas.getContext("2d"), image = context.createImageData(cells, cells);
@@ -117,7 +117,7 @@ function drawMap(canvas, head, size) {
 
 function showMap() {
   const canvas = $("map");
-  drawMap(canvas, heads[state.head], 1024);
+  renderMap(canvas, heads[state.head], 1024);
   const context = canvas.getContext("2d"), scale = canvas.width / T;
   context.fillStyle = "rgba(255, 255, 255, 0.16)";
   context.fillRect(0, Math.floor(state.token * scale), canvas.width, Math.max(1, Math.ceil(scale)));
@@ -219,10 +219,10 @@ for (const [kind, title] of [["distance", "Distance-based"], ["semantic", "Seman
   }
   $("heads").append(make("h3", `${title}: ${group.length}`), grid);
 }
-// A small map is drawn when it is scrolled into view, so that a page of a hundred heads opens fast.
+// A small map is rendered when it is scrolled into view, so that a page of a hundred heads opens fast.
 const observer = new IntersectionObserver((entries) => {
   for (const { target } of entries.filter((entry) => entry.isIntersecting)) {
-    drawMap(target.querySelector("canvas"), heads[target.dataset.head], 96);
+    renderMap(target.querySelector("canvas"), heads[target.dataset.head], 96);
     observer.unobserve(target);
   }
 });

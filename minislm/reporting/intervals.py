@@ -52,7 +52,7 @@ def of_rates(successes: Sequence[int], trials: Sequence[int]) -> tuple[float, fl
     return float(np.mean(rates)), max(0.0, low), min(1.0, high)
 
 
-def bootstrap(values: Sequence[float], draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean, from `draws` resamples (Efron 1979)."""
-    resamples = np.random.default_rng(seed).choice(np.asarray(values, float), (draws, len(values)))
-    return tuple(np.quantile(resamples.mean(1), (0.025, 0.975)).tolist())
+def bootstrap(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """The percentile bootstrap interval of the mean, from so many resamples (Efron 1979)."""
+    chosen = np.random.default_rng(seed).choice(np.asarray(values, float), (resamples, len(values)))
+    return tuple(np.quantile(chosen.mean(1), (0.025, 0.975)).tolist())

@@ -29,7 +29,7 @@ KEY_VARIABLE = "MINISLM_JUDGE_KEY"
 _TASK = """\
 A student was given the beginning of a story and had to finish it. The sign *** stands between the \
 given part and the student's. Think about the student's part only: is the language right, does it \
-go on from the beginning (also where that stops in the middle of a sentence), is it imaginative, \
+continue the beginning (also where that stops in the middle of a sentence), is it imaginative, \
 does the plot make sense?
 
 {prompt}***{text}

@@ -132,7 +132,7 @@ def errors(prompt: str, text: str) -> list[set[str]]:
     completes = bool(prompt.strip()) and prompt.rstrip()[-1:] not in '.!?"'
     for number, sentence in enumerate(parts):
         tokens = words(sentence)
-        after_quote = number > 0 and parts[number - 1][-1] in "\"'”"  # "Stop!" said Tom.
+        after_quote = number > 0 and parts[number - 1][-1] in "\"'”"  # "Stop!" cried Tom.
         lower = sentence.lstrip("\"'“” -*")[:1].islower()
         repeated = {a for a, b in zip(tokens, tokens[1:]) if a == b} - _LISTS["may repeat"]
         articles = _ARTICLE.findall(sentence)

@@ -139,9 +139,9 @@ def _swap_names(prompt: str, text: str, rng: random.Random) -> str:
     """Every occurrence of a name becomes a random name that the story does not have."""
     present, known = {*rules.names(prompt), *rules.names(text)}, {*words.boys, *words.girls}
     others = [name for name in (*words.boys, *words.girls) if name not in present]
-    pieces = text.split(" ")
-    for k, piece in enumerate(pieces):
-        name = piece.strip('.,!?"').removesuffix("'s")
+    parts = text.split(" ")
+    for k, part in enumerate(parts):
+        name = part.strip('.,!?"').removesuffix("'s")
         if name in known:
-            pieces[k] = piece.replace(name, rng.choice(others))
-    return " ".join(pieces)
+            parts[k] = part.replace(name, rng.choice(others))
+    return " ".join(parts)

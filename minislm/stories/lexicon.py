@@ -138,7 +138,7 @@ def _verb_entries(verbs: Iterable[str]) -> Iterator[tuple[str, str, str, str]]:
 
 @lru_cache(maxsize=1 << 16)
 def look_up(surface: str, word_class: str = "") -> tuple[str, str, str]:
-    """(class, lemma, form) of one word as written; `word_class` settles an ambiguous one."""
+    """(class, lemma, form) of one word as written; `word_class` decides an ambiguous one."""
     if surface.isdigit():
         return "number", surface, ""
     bare = surface[:-2] if surface.endswith("'s") and surface.lower() not in CLITICS else surface

@@ -76,10 +76,10 @@ def test_a_tiled_layer_is_the_layer(inputs, out, rows, bias, dtype):
 
 @pytest.mark.parametrize("bias", [False, True])
 @torch.inference_mode()
-def test_a_turned_layer_is_the_layer(bias):
+def test_a_weight_first_layer_is_the_layer(bias):
     layer = nn.Linear(30, 17, bias=bias, dtype=torch.bfloat16)
     x = torch.randn(5, 1, 30, dtype=torch.bfloat16)
-    torch.testing.assert_close(linear.TurnedLinear(layer)(x), layer(x), atol=0.02, rtol=0.02)
+    torch.testing.assert_close(linear.WeightFirstLinear(layer)(x), layer(x), atol=0.02, rtol=0.02)
 
 
 @MKL
@@ -131,9 +131,9 @@ def test_slower_compiled_steps_are_not_used(monkeypatch):
 
     assert compiled(64, "int8", 0.1) is None
     assert compiled(64, "float32", 2.0) is None
-    assert compiled(64, "bfloat16", 2.0, linear.TurnedLinear) is None
-    kept = compiled(64, "bfloat16", 1.1, linear.TurnedLinear)
-    assert type(kept.head) is type(kept.blocks[0].mlp.up) is linear.TurnedLinear
+    assert compiled(64, "bfloat16", 2.0, linear.WeightFirstLinear) is None
+    kept = compiled(64, "bfloat16", 1.1, linear.WeightFirstLinear)
+    assert type(kept.head) is type(kept.blocks[0].mlp.up) is linear.WeightFirstLinear
     assert type(compiled(64, "float32", 1.1).head) is mkl
     assert compiled(4, "float32", 2.0) is not None  # without the library's products
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)

@@ -49,13 +49,13 @@ def test_a_plot_of_a_study_is_a_file_and_its_markdown(plot, tmp_path):
 
 
 @pytest.mark.parametrize("plot", [dots, bars, lines])
-def test_without_matplotlib_a_study_says_what_to_install(plot, tmp_path, without_matplotlib):
+def test_without_matplotlib_a_study_names_what_to_install(plot, tmp_path, without_matplotlib):
     text = plot(tmp_path / "plot.png")
     assert "pip install -e '.[plot]'" in text and "![" not in text
     assert not any(tmp_path.iterdir())
 
 
-def drawn(plot, monkeypatch, tmp_path):
+def axes_of(plot, monkeypatch, tmp_path):
     """The axes that a plot function saves."""
     figures, save = [], plots.save
     monkeypatch.setattr(plots, "save", lambda fig, path: (figures.append(fig), save(fig, path))[1])
@@ -64,7 +64,7 @@ def drawn(plot, monkeypatch, tmp_path):
 
 
 def test_dots_have_their_values_and_intervals(monkeypatch, tmp_path):
-    (axes,) = drawn(dots, monkeypatch, tmp_path)
+    (axes,) = axes_of(dots, monkeypatch, tmp_path)
     xs = [line.get_xdata() for line in axes.lines]
     assert list(xs[0]) == [0.4, 0.6] and list(xs[1]) == [0.5] and list(xs[3]) == [0.4]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["base", "wider"]
@@ -73,7 +73,7 @@ def test_dots_have_their_values_and_intervals(monkeypatch, tmp_path):
 
 
 def test_bars_have_their_values_and_no_bar_where_none_was_measured(monkeypatch, tmp_path):
-    (axes,) = drawn(bars, monkeypatch, tmp_path)
+    (axes,) = axes_of(bars, monkeypatch, tmp_path)
     heights = [bar.get_height() for bar in axes.patches]
     assert heights[0] == 0 and heights[2:4] == [0.5, 0.4]
     assert all(math.isnan(heights[k]) for k in (1, 4, 5))
@@ -81,7 +81,7 @@ def test_bars_have_their_values_and_no_bar_where_none_was_measured(monkeypatch, 
 
 
 def test_lines_have_their_values_and_a_logarithmic_axis(monkeypatch, tmp_path):
-    (axes,) = drawn(lines, monkeypatch, tmp_path)
+    (axes,) = axes_of(lines, monkeypatch, tmp_path)
     assert axes.get_xscale() == "log" and list(axes.lines[0].get_ydata()) == [0.5, 0.6]
     assert axes.lines[0].get_color() == plots._COLORS[0] != axes.lines[1].get_color()
 
@@ -94,7 +94,7 @@ def write_metrics(run):
 def test_the_losses_of_a_run(tmp_path, monkeypatch):
     assert plots.plot_losses(tmp_path) is None  # not evaluated yet
     write_metrics(tmp_path)
-    (axes,) = drawn(lambda _: plots.plot_losses(tmp_path), monkeypatch, tmp_path)
+    (axes,) = axes_of(lambda _: plots.plot_losses(tmp_path), monkeypatch, tmp_path)
     assert list(axes.lines[1].get_xdata()) == [1, 2, 3]
     assert list(axes.lines[1].get_ydata()) == [3.1 / n for n in (1, 2, 3)]
     assert plots.plot_losses(tmp_path) == tmp_path / "loss.png"
@@ -107,7 +107,7 @@ def test_no_losses_are_plotted_without_matplotlib(tmp_path, without_matplotlib):
 
 
 def test_the_throughput_chart_has_a_panel_per_mode_and_batch_size(monkeypatch, tmp_path):
-    panels = drawn(lambda path: plots.throughput_chart(RATES, "a CPU", path), monkeypatch, tmp_path)
+    panels = axes_of(lambda path: plots.throughput_chart(RATES, "a CPU", path), monkeypatch, tmp_path)
     titles = [axes.get_title() for axes in panels]
     assert titles == [f"batch {b}, {m}" for m in ("greedy", "top-k 50") for b in (1, 8)]
     assert [[bar.get_height() for bar in axes.patches] for axes in panels] == [

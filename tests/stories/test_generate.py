@@ -348,8 +348,8 @@ def test_impossible_settings_are_refused_at_once(wrong):
 def test_classify_agrees_with_the_stories():
     same = total = 0
     for story in STORIES[:500]:
-        pieces = classify(story.text)
-        assert [piece for piece, _ in pieces] == [w.before + w.text for w in story.words]
-        same += sum(c == w.word_class for (_, c), w in zip(pieces, story.words, strict=True))
-        total += len(pieces)
+        parts = classify(story.text)
+        assert [part for part, _ in parts] == [w.before + w.text for w in story.words]
+        same += sum(c == w.word_class for (_, c), w in zip(parts, story.words, strict=True))
+        total += len(parts)
     assert same / total > 0.97
