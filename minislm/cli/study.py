@@ -1,4 +1,4 @@
-"""The studies by name: each is a plan, a way to do one job of it, and a report."""
+"""eval.py --study: the studies by name."""
 
 from __future__ import annotations
 
@@ -10,47 +10,32 @@ from dataclasses import replace
 from minislm.cli.config import DataConfig
 from minislm.cli.run_settings import task_names
 from minislm.runtime.errors import UserError, log
-from minislm.studies import (
-    data_scaling,
-    generalization,
-    generalization_report,
-    hyperparameters,
-    word_classes,
-)
+from minislm.studies import generalization, sweeps
 from minislm.studies.config import StudyConfig
-from minislm.studies.runner import Study, run
+from minislm.studies.runner import run_study
 
-STUDIES = {
-    "generalization": Study(generalization.plan, generalization.work, generalization_report.report),
-    "word-classes": Study(word_classes.plan, word_classes.work, word_classes.report),
-    "data": Study(data_scaling.plan, data_scaling.work, data_scaling.report),
-    "hyperparameters": Study(hyperparameters.plan, hyperparameters.work, hyperparameters.report),
-}
+STUDIES = {"generalization": generalization.STUDY} | sweeps.STUDIES
 
 
 def study(config: StudyConfig, tasks: str, models: Sequence[str]) -> None:
-    """Run a study, or what is left of it, and print its report.
+    """Run a study, or the trials that it lacks, and print its report.
 
     Args:
-        tasks: as --tasks has them; "auto": those that the study is about.
-        models: asked beside the study's own subjects.
+        tasks: as in --tasks; "auto": the study's own.
+        models: evaluated beside the study's own variants.
 
     Raises:
-        UserError: an unknown task, or tasks or models for a study that has none; a worker that was
-            killed; a folder that cannot be written to.
+        UserError: an unknown task, tasks or models for a study that has none, or see `run_study`.
     """
     if config.study != "generalization" and (models or tasks != "auto"):
         raise UserError(f"--study {config.study} takes neither --model nor --tasks")
     if tasks != "auto":
         config = replace(config, only=tuple(task_names(DataConfig(tasks=tasks))))
-    config = replace(config, models=tuple(models))
-    command = "python eval.py " + shlex.join(_shown(sys.argv[1:]))
-    path = run(config.study, STUDIES[config.study], config, command)
+    words = iter(sys.argv[1:])  # without --out FOLDER, so that reports of two machines are equal
+    shown = [word for word in words if word != "--out" or not next(words, "")]
+    command = f"python eval.py {shlex.join(shown)}"
+    path = run_study(
+        config.study, STUDIES[config.study], replace(config, models=tuple(models)), command
+    )
     print(path.read_text(encoding="utf-8"))
     log(f"report: {path}")
-
-
-def _shown(arguments: list[str]) -> list[str]:
-    """A command line without the folders of this machine: what makes the same report elsewhere."""
-    return [each for k, each in enumerate(arguments)
-            if each != "--out" and arguments[k - 1 : k] != ["--out"]]  # fmt: skip

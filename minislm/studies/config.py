@@ -17,11 +17,11 @@ class StudyConfig:
                         "(reasoning or heuristics?), word-classes, data, or hyperparameters",
                         choices=STUDIES)  # fmt: skip
     quick: bool = option(False, "a small version of the study, in under 3 minutes")
-    seeds: int | None = option(None, "runs of each kind (default: 8 in generalization, 3 "
+    seeds: int | None = option(None, "seeds of each run (default: 8 in generalization, 3 "
                                "elsewhere; 2 if quick)", minimum=1)  # fmt: skip
     out: str | None = option(None, "folder of the results, plots and report (default: "
                              "runs/studies/NAME)")  # fmt: skip
-    processes: int | None = option(None, "runs at a time (default: one per core)", minimum=1)
+    processes: int | None = option(None, "trials at a time (default: one per core)", minimum=1)
     only: tuple[str, ...] = ()  # the tasks of --tasks; empty: those of the study
     models: tuple[str, ...] = ()  # the models of --model: evaluated beside the study's own
 

@@ -9,6 +9,7 @@ import torch
 
 from minislm.config import TrainConfig
 from minislm.dataset import Batches, TokenDataset
+from minislm.evaluation import text_loss
 from minislm.fast.backward import FastLossAndGrad
 from minislm.fast.optimizer import FastMuon
 from minislm.model import Transformer
@@ -23,13 +24,18 @@ _SMOOTHING = 0.8  # weight of the past in the loss that decides when to stop
 
 
 def train_in_memory(
-    model: Transformer, batches: Batches, config: TrainConfig, steps: int, until: float = 0.0
-) -> tuple[int, float]:
+    model: Transformer, tokenizer: Tokenizer, stories: TokenDataset, examples: Sequence,
+    config: TrainConfig, steps: int, until: float = 0.0, loss_on: str = "completion",
+) -> tuple[int, float]:  # fmt: skip
     """Train in place for `steps` steps, or until the smoothed loss is below `until`.
 
     Matrix products are in bfloat16. Only parameters that require a gradient are changed. Returns
     the number of steps and the smoothed loss in nats per token.
     """
+    batches = Batches(
+        stories, examples, context=model.config.context, batch_tokens=config.batch_tokens,
+        eot_id=tokenizer.eot_id, loss_on=loss_on, seed=config.seed,
+    )  # fmt: skip
     trainer = Trainer(
         model, batches, replace(config, steps=steps, minutes=None), dtype=torch.bfloat16,
         loss_and_grad=FastLossAndGrad(model),
@@ -48,37 +54,26 @@ def train_in_memory(
 
 
 def train_on_stories(
-    model: Transformer, tokenizer: Tokenizer, stories: TokenDataset, config: TrainConfig, steps: int
-) -> float:
-    """Train in place on stories: the smoothed loss at the end."""
-    batches = Batches(
-        stories,
-        context=model.config.context,
-        batch_tokens=config.batch_tokens,
-        eot_id=tokenizer.eot_id,
-        seed=config.seed,
-    )
-    return train_in_memory(model, batches, config, steps)[1]
+    model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], held_out: Sequence[str],
+    config: TrainConfig, steps: int,
+) -> dict[str, float]:  # fmt: skip
+    """Train in place on stories: the size of the training, and the losses at its end."""
+    stories = TokenDataset.from_texts(texts, tokenizer)
+    _, loss = train_in_memory(model, tokenizer, stories, [], config, steps)
+    return {"parameters": model.n_parameters(), "tokens": stories.n_tokens, "steps": steps,
+            "epochs": steps * config.batch_tokens / stories.n_tokens, "train_loss": loss,
+            "bits_per_byte": bits_per_byte(model, tokenizer, held_out)}  # fmt: skip
 
 
 def fine_tune_on_pairs(
-    model: Transformer,
-    tokenizer: Tokenizer,
-    shown: Sequence[Pair],
-    config: TrainConfig,
-    steps: int,
-    *,
-    until: float = 0.01,
-    loss_on: str = "completion",
-) -> tuple[int, float]:
+    model: Transformer, tokenizer: Tokenizer, train: Sequence[Pair], config: TrainConfig,
+    steps: int, until: float = 0.01, loss_on: str = "completion",
+) -> tuple[int, float]:  # fmt: skip
     """Fine-tune in place on pairs, all of which fit the context: see `train_in_memory`."""
-    batches = Batches(
-        TokenDataset.from_ids([]),
-        [encode_pair(tokenizer, pair) for pair in shown],
-        context=model.config.context,
-        batch_tokens=config.batch_tokens,
-        eot_id=tokenizer.eot_id,
-        loss_on=loss_on,
-        seed=config.seed,
-    )
-    return train_in_memory(model, batches, config, steps, until)
+    stories, examples = TokenDataset.from_ids([]), [encode_pair(tokenizer, p) for p in train]
+    return train_in_memory(model, tokenizer, stories, examples, config, steps, until, loss_on)
+
+
+def bits_per_byte(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str]) -> float:
+    stories = TokenDataset.from_texts(texts, tokenizer)
+    return text_loss(model, stories, tokenizer.eot_id).bits_per_byte

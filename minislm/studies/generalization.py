@@ -1,180 +1,288 @@
-"""The verdict: what each subject answers on D_train and D_test, and which rule it learned.
+"""The generalization study: does a model learn the rule of a task, or a shallow heuristic?
 
-Every subject and seed is asked the 70 pairs it was shown, the 30 it was not, and the shown ones
-again with the prompt disturbed. The answers are kept, so that the report can say which heuristic
-gives the same wrong ones.
+Every variant and seed learns 70 pairs of a task and is evaluated on them, on the 30 pairs held out,
+and on the training pairs with a perturbed prompt. All answers are kept. The report counts those
+that a heuristic would give, and has conclusions by a stated rule.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections import defaultdict, namedtuple
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minislm.config import TrainConfig
-from minislm.dataset import TokenDataset
-from minislm.evaluation import Answer, answers, text_loss
+from minislm.evaluation import Answer, answers
 from minislm.fast.sampler import FastSampler
-from minislm.studies.baselines import HEURISTICS, DummyModel
+from minislm.reporting.intervals import of_rates
+from minislm.reporting.plots import bars
+from minislm.reporting.tables import markdown_table
+from minislm.studies import variants
+from minislm.studies.baselines import CONTEXT, HEURISTICS, DummyModel
 from minislm.studies.config import StudyConfig
-from minislm.studies.fine_tuning import FINE_TUNING, fine_tune_on_pairs
-from minislm.studies.variants import (
-    HELD_OUT,
-    SHAPES,
-    SHORT,
-    SLOW,
-    SUBJECTS,
-    Subject,
-    freeze,
-    halves,
-    make_tokenizer,
-    model_of,
-    of_model,
-    pretrain,
-    pretrained_seed,
-    texts_of,
-)
+from minislm.studies.fine_tuning import FINE_TUNING, bits_per_byte, fine_tune_on_pairs
+from minislm.studies.runner import Row, Study, Trial
+from minislm.studies.sweeps import table
+from minislm.studies.variants import SHAPES, SLOW, VARIANTS, Variant, study_tokenizer
 from minislm.tasks import TASKS, Pair, fits, pairs
-from minislm.tokenizer import Tokenizer
 
-DUMMIES = (0.0, 0.3, 1.0)
-CONTEXT = 512  # of every subject; longer pairs are asked of nobody
-# Fine-tuning ends at a loss at which D_train is learned (an answer in unary has hundreds of tokens
-# that are nearly certain), and after so many steps at the latest.
-_UNTIL = {"unary": 0.002}
-_STEPS = {"unary": 400, "*": 600}
-_LOSS, _MOST = 0.01, 300  # for any other task
-_PRETRAINING = {"tinystories-1m": 1200}  # steps, of half as many tokens
-_SHOTS = 5  # pairs in a few-shot prompt
+DUMMIES = ("dummy 0", "dummy 0.3", "dummy 1")  # with their accuracies
+PERTURBATIONS = ("other wording", "double spaces", "101 to 200")
+# Fine-tuning takes so many steps at most, and ends at a loss (nats per token) at which D_train is
+# learned. An answer in unary has hundreds of tokens that are nearly certain.
+LIMITS = {"unary": (400, 0.002), "all": (600, 0.01), "other": (300, 0.01)}
 
 
-def plan(config: StudyConfig) -> list[list[dict[str, Any]]]:
-    """The tokenizer; what is pre-trained and the baselines; then every subject, task and seed.
+def plan(config: StudyConfig) -> list[list[Trial]]:
+    """Pre-training and the baselines; then every variant, task and seed.
 
-    A subject that is not trained answers alike for every seed: it is asked once for each model.
+    A variant that is not fine-tuned is evaluated once for each pre-trained model.
     """
-    seeds = config.seeds or (2 if config.quick else 8)
-    subjects = SUBJECTS[:3] if config.quick else SUBJECTS
-    subjects += tuple(each for source in config.models for each in of_model(source))
+    seeds = range(config.seeds or (2 if config.quick else 8))
+    chosen = [*VARIANTS[: 3 if config.quick else None]]
+    chosen += [Variant(f"{source}, {adapt}", source, adapt=adapt) for source in config.models
+                 for adapt in ("zero-shot", "few-shot", "fine-tuned")]  # fmt: skip
     tasks = config.only or (("copy", "parity") if config.quick else tuple(TASKS))
-    steps = 60 if config.quick else 800
-    starts = {
-        (s.shape, s.text, pretrained_seed(s, seed))
-        for s in subjects for seed in range(seeds) if s.text
-    }  # fmt: skip
+    starts = {(v.shape not in SLOW, v.shape, v.text, v.pretrained_seed(seed))
+              for v in chosen for seed in seeds if v.text}  # fmt: skip
     first = [
         {"kind": "pretrain", "shape": shape, "text": text, "seed": seed,
-         "steps": steps if config.quick else _PRETRAINING.get(shape, steps)}
-        for shape, text, seed in sorted(starts, key=lambda s: (s[0] not in _PRETRAINING, s))
+         "steps": 60 if config.quick else 800 if fast else 1200}
+        for fast, shape, text, seed in sorted(starts)  # the slow ones first
     ]  # fmt: skip
-    names = [f"dummy {p:g}" for p in DUMMIES] + list(HEURISTICS)
-    first += [{"kind": "baseline", "name": name, "task": task} for name in names for task in tasks]
-    asked = [
-        {"kind": "subject", "subject": asdict(s) | {"tasks": None}, "task": task, "seed": seed}
-        for s in subjects for seed in range(seeds)
-        for task in (["*"] if s.together else [t for t in tasks if t in s.tasks])
-        if s.adapt == "fine-tuned" or seed == pretrained_seed(s, seed) * bool(s.text)
+    first += [{"kind": "baseline", "name": name, "task": task}
+              for name in (*DUMMIES, *HEURISTICS) for task in tasks]  # fmt: skip
+    adapted = [
+        {"kind": "variant", **asdict(v), "tasks": part, "seed": seed}
+        for v in chosen for seed in seeds
+        for part in ([v.tasks] if v.together else [[task] for task in tasks if task in v.tasks])
+        if v.adapt == "fine-tuned" or seed == (v.pretrained_seed(seed) if v.text else 0)
     ]  # fmt: skip
-    return [[{"kind": "tokenizer"}], first, asked]
+    return [first, adapted]
 
 
-def work(job: dict[str, Any], folder: Path) -> Any:
-    """Do one job; see `plan`."""
-    if job["kind"] == "tokenizer":
-        return {"vocabulary": make_tokenizer(folder).vocab_size}
-    if job["kind"] == "pretrain":
-        return pretrain(job["shape"], job["text"], job["seed"], job["steps"], folder)
-    if job["kind"] == "baseline":
-        return _baseline(job["name"], job["task"], Tokenizer.load(folder / "tokenizer"))
-    subject = Subject(**job["subject"])
-    return _ask(subject, list(SHORT) if job["task"] == "*" else [job["task"]], job["seed"], folder)
-
-
-def _baseline(name: str, task: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    asked, _ = fits(tokenizer, pairs(task), CONTEXT)
-    if name.startswith("dummy"):
-        model = DummyModel(tokenizer, float(name.split()[1]), known=pairs(task), context=CONTEXT)
+def evaluate_baseline(name: str, task: str, folder: Path) -> dict[str, Any]:
+    tokenizer = study_tokenizer(folder)
+    if name in DUMMIES:
+        model = DummyModel(tokenizer, float(name.split()[1]), known=pairs(task))
     else:
-        model = HEURISTICS[name](tokenizer, known=pairs(task), context=CONTEXT)
-    said = dict(zip(asked, answers(FastSampler(model, tokenizer), asked)))
-    return {split: _right(said, [p for p in asked if p.split == split])
-            for split in ("train", "test")} | {"said": {p.i: vars(said[p]) for p in asked}}  # fmt: skip
+        model = HEURISTICS[name](tokenizer, pairs(task))
+    groups = {split: pairs(task, split) for split in ("train", "test")}
+    return {"tasks": {task: evaluate(FastSampler(model, tokenizer), groups)}}
 
 
-def _ask(subject: Subject, tasks: Sequence[str], seed: int, folder: Path) -> dict[str, Any]:
-    """Fine-tune a subject on the pairs of tasks (or not), and ask it each task."""
-    model, tokenizer = model_of(subject, seed, folder)
+def adapt_and_evaluate(seed: int, folder: Path, **variant: Any) -> dict[str, Any]:
+    """Fine-tune a variant on its tasks (or not), and evaluate it on each of them."""
+    v = Variant(**variant)
+    model, tokenizer = v.load(seed, folder)
     context = min(CONTEXT, model.config.context)
-    fitting = {task: fits(tokenizer, pairs(task), context)[0] for task in tasks}
-    split = {task: halves(subject, task, seed, fitting[task]) for task in tasks}
-    stories = TokenDataset.from_texts(texts_of("plain", 1_000_000, HELD_OUT), tokenizer)
-    row: dict[str, Any] = {"before": text_loss(model, stories, tokenizer.eot_id).bits_per_byte}
-    if subject.adapt == "fine-tuned":
-        freeze(model, subject.trained)
-        faster = subject.rate * (1 if subject.text or subject.shape not in SHAPES else 3)
-        rates = {k: v * faster if "rate" in k else v for k, v in FINE_TUNING.items()}
-        name = "*" if subject.together else tasks[0]
-        steps = min(_STEPS.get(name, _MOST), _MOST if subject.shape in SLOW else 1000)
-        row["steps"], row["loss"] = fine_tune_on_pairs(
-            model, tokenizer, [p for shown, _ in split.values() for p in shown],
-            TrainConfig(seed=seed, **rates), steps, loss_on=subject.loss_on,
-            until=_UNTIL.get(name, _LOSS) if subject.loss_on == "completion" else 0.0,
+    split = {task: v.split(task, seed, fits(tokenizer, pairs(task), context)[0])
+             for task in v.tasks}  # fmt: skip
+    stories = variants.story_texts("plain", 1_000_000, variants.HELD_OUT)
+    result: dict[str, Any] = {"before": bits_per_byte(model, tokenizer, stories)}
+    if v.adapt == "fine-tuned":
+        factor = v.rate if v.text or v.shape not in SHAPES else 3 * v.rate
+        options = {k: x * factor if "rate" in k else x for k, x in FINE_TUNING.items()}
+        steps, until = LIMITS.get("all" if v.together else v.tasks[0], LIMITS["other"])
+        result["steps"], result["loss"] = fine_tune_on_pairs(
+            model, tokenizer, [pair for train, _ in split.values() for pair in train],
+            TrainConfig(seed=seed, **options), min(steps, 300) if v.shape in SLOW else steps,
+            until=until if v.loss_on == "completion" else 0.0, loss_on=v.loss_on,
         )  # fmt: skip
-        row["after"] = text_loss(model, stories, tokenizer.eot_id).bits_per_byte
-    row["tasks"] = {
-        task: _ask_task(model, tokenizer, subject, *split[task]) | {"fitting": len(fitting[task])}
-        for task in tasks
-    }
-    return row
+        result["after"] = bits_per_byte(model, tokenizer, stories)
+    sampler, result["tasks"] = FastSampler(model, tokenizer), {}
+    for task, (train, test) in split.items():
+        groups = {"train": train, "test": test, **perturbed(task, train)}
+        examples = train[-5:] if v.adapt == "few-shot" else []
+        shots = "".join(f"{pair.prompt}{pair.answer}\n" for pair in examples)
+        result["tasks"][task] = evaluate(sampler, groups, shots)
+    return result
 
 
-def _ask_task(
-    model: Any, tokenizer: Tokenizer, subject: Subject, shown: list[Pair], held: list[Pair]
-) -> dict[str, Any]:
-    """Right answers and questions: of pairs shown, held out, and disturbed; and what was said."""
-    groups = {"train": shown, "test": held, **disturbed(shown)}
-    if subject.adapt == "few-shot":
-        before = "".join(f"{p.prompt}{p.answer}\n" for p in shown[-_SHOTS:])
-        groups = {name: [_behind(before, p) for p in each] for name, each in groups.items()}
-    groups = {name: fits(tokenizer, each, model.config.context)[0] for name, each in groups.items()}
-    everything = [pair for each in groups.values() for pair in each]
-    said = dict(zip(everything, answers(FastSampler(model, tokenizer), everything)))
-    if subject.adapt == "few-shot":  # a shot ends with a line, not with the end of text
-        said = {pair: _first_line(answer) for pair, answer in said.items()}
-    row: dict[str, Any] = {name: _right(said, each) for name, each in groups.items()}
-    return row | {"said": {pair.i: vars(said[pair]) for pair in groups["test"]}}
+def perturbed(task: str, train: list[Pair]) -> dict[str, list[Pair]]:
+    """Questions that a rule answers, and a list of cases may not: see PERTURBATIONS. The last are
+    every third number; in unary, and to count to, they are too long."""
+    wording = [f"Please, {pair.prompt[0].lower()}{pair.prompt[1:]}" for pair in train]
+    spaces = [pair.prompt.replace(" ", "  ") for pair in train]
+    numbers = range(101, 201, 3) if task not in ("unary", "count") else ()
+    groups = [[replace(pair, prompt=prompt) for pair, prompt in zip(train, prompts)]
+              for prompts in (wording, spaces)]  # fmt: skip
+    return dict(zip(PERTURBATIONS, [*groups, [Pair(task, i, *TASKS[task](i)) for i in numbers]]))
 
 
-def disturbed(shown: Sequence[Pair]) -> dict[str, list[Pair]]:
-    """Questions that a rule survives and a list of cases may not: see each name.
-
-    wording: the prompt in small letters behind "please,". spaces: twice as many. beyond: every
-    third number from 101 to 200 (unary and count grow too long).
-    """
-    task = shown[0].task
-    found = {
-        "wording": [_prompt(p, f"Please, {p.prompt[0].lower()}{p.prompt[1:]}") for p in shown],
-        "spaces": [_prompt(p, p.prompt.replace(" ", "  ")) for p in shown],
-    }
-    if task not in ("unary", "count"):
-        found["beyond"] = [Pair(task, i, *TASKS[task](i)) for i in range(101, 201, 3)]
-    return found
-
-
-def _prompt(pair: Pair, prompt: str) -> Pair:
-    return dataclasses.replace(pair, prompt=prompt)
+def evaluate(sampler: FastSampler, groups: dict[str, list[Pair]], shots: str = "") -> dict:
+    """The answers by group of pairs and number; pairs that exceed the context are left out. After
+    `shots`, examples before every prompt, an answer ends with its line."""
+    questions = {}
+    for name, group in groups.items():
+        prompted = [replace(pair, prompt=shots + pair.prompt) for pair in group]
+        questions[name], _ = fits(sampler.tokenizer, prompted, sampler.model.config.context)
+    given = answers(sampler, [pair for group in questions.values() for pair in group])
+    if shots:
+        given = [Answer(a.text.partition("\n")[0], a.finished or "\n" in a.text) for a in given]
+    ordered = iter(given)
+    return {name: {pair.i: vars(next(ordered)) for pair in group}
+            for name, group in questions.items()}  # fmt: skip
 
 
-def _behind(before: str, pair: Pair) -> Pair:
-    return _prompt(pair, before + pair.prompt)
+LEARNED, FOUND, SHALLOW, EXPLAINED = 0.9, 0.8, 0.2, 0.3  # the thresholds of RULE
+RULE = f"""A variant with an accuracy below {LEARNED:.0%} on D_train has not learned the task. \
+Otherwise it generalizes if the whole interval of its accuracy on D_test is above {FOUND:.0%}, and \
+fails to generalize if it is below {SHALLOW:.0%}; in between, it generalizes in part. A variant \
+that fails relies on a heuristic if at least {EXPLAINED:.0%} of its answers on D_test are wrong \
+answers of that heuristic. Two variants differ if their intervals do not overlap. An interval \
+(95 %) is the wider of Student's over the seeds and Wilson's over all answers.
+"""
+# What "transferred" has, and the control variant that has it not.
+CONTROLS = {"effect of stories": "scratch", "effect of numbers in them": "plain stories",
+            "effect of their word order": "shuffled words"}  # fmt: skip
 
 
-def _first_line(answer: Answer) -> Answer:
-    line, newline, _ = answer.text.partition("\n")
-    return Answer(line, finished=bool(newline) or answer.finished)
+class Accuracy(namedtuple("Accuracy", "mean low high lowest highest")):
+    """The mean accuracy over the seeds, its 95 % interval, and its range."""
+
+    def __str__(self) -> str:
+        return "{:.0%} [{:.0%}, {:.0%}] ({:.0%} to {:.0%})".format(*self)
 
 
-def _right(said: dict[Pair, Answer], asked: Sequence[Pair]) -> list[int]:
-    return [sum(said[pair] == Answer(pair.answer, True) for pair in asked), len(asked)]
+class Results:
+    """The answers of baselines and variants by name and task, for each seed."""
+
+    def __init__(self, rows: Sequence[Row]):
+        self.runs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for row in rows:
+            for task, run in row["result"].get("tasks", {}).items():
+                self.runs[row["trial"]["name"], task].append(run)
+        self.tasks = [task for task in TASKS if ("majority", task) in self.runs]
+        self.names = list(dict.fromkeys(name for name, _ in self.runs))
+
+    def counts(self, name: str, tasks: Iterable[str], group: str) -> list[tuple[int, int]]:
+        """Correct answers and questions of a group of pairs, by task and seed."""
+        runs = [(task, run[group]) for task in tasks for run in self.runs.get((name, task), [])
+                if run.get(group)]  # fmt: skip
+        return [(sum(answer == _right(task, i) for i, answer in answers.items()), len(answers))
+                for task, answers in runs]  # fmt: skip
+
+    def accuracy(self, name: str, task: str, group: str = "test") -> Accuracy | None:
+        """The accuracy on a group of pairs; None if it was not evaluated on any."""
+        if not (counts := self.counts(name, [task], group)):
+            return None
+        rates = [correct / questions for correct, questions in counts]
+        return Accuracy(*of_rates(*zip(*counts)), min(rates), max(rates))
+
+    def agreement(self, variant: str, task: str) -> dict[str, float]:
+        """The fraction of the answers on D_test that are wrong answers of each heuristic."""
+        given = [each for run in self.runs[variant, task] for each in run["test"].items()]
+        own = {name: self.runs[name, task][0] for name in HEURISTICS}
+        own = {name: run["train"] | run["test"] for name, run in own.items()}
+        return {name: np.mean([answer == own[name][i] != _right(task, i) for i, answer in given])
+                for name in HEURISTICS}  # fmt: skip
+
+
+def _right(task: str, i: str) -> dict[str, Any]:
+    return {"text": TASKS[task](int(i))[1], "finished": True}
+
+
+def report(rows: Sequence[Row], folder: Path) -> str:
+    """The report in Markdown; writes its two plots into the folder."""
+    found, tuned, pretrained = Results(rows), defaultdict(list), {}
+    for trial, result, seconds in (row.values() for row in rows):
+        if trial["kind"] == "pretrain":
+            name = "{shape}, {text}, seed {seed}".format(**trial)
+            pretrained[name] = [result | {"seconds": seconds}]
+        elif "after" in result:
+            tuned[trial["name"]].append(result)
+    tasks, names = found.tasks, found.names
+    sections = {
+        "Conclusions": RULE + "\n" + _table(
+            "task", tasks, ("pairs", "scratch", "transferred", *CONTROLS),
+            lambda task, column: conclusion(found, task, column))
+        + "\n" + _plot(found, VARIANTS[:4], folder / "pretraining.png"),
+        "Accuracy on D_test: mean, 95 % interval (lowest to highest seed)": _table(
+            "model", names, tasks, lambda name, task: str(found.accuracy(name, task) or "-"))
+        + "\n" + _plot(found, VARIANTS[4:10], folder / "variants.png"),
+        "Accuracy on D_train": _table(
+            "model", names, tasks, lambda name, task: _rate(found.counts(name, [task], "train"))),
+        "Accuracy on all tasks together": _table(
+            "model", names, ("train", "test", *PERTURBATIONS),
+            lambda name, group: _rate(found.counts(name, tasks, group))),
+        "Fraction of the answers on D_test that are wrong answers of a heuristic":
+        _agreements(found),
+        "Forgetting: bits per byte on plain stories": table("model", tuned, {
+            "before": ".3f", "after": ".3f", "steps": ".0f", "loss": ".4f"}),
+        "Pre-training (bits per byte on the same kind of text)": table("model", pretrained, {
+            "parameters": ",.0f", "steps": ",.0f", "train_loss": ".3f", "bits_per_byte": ".3f",
+            "seconds": ".0f"}),
+    }  # fmt: skip
+    return (
+        f"{max(map(len, found.runs.values()))} seeds of every variant that is fine-tuned. D_test: "
+        "the pairs with i mod 10 in {1, 3, 7}; D_train: the others. `dummy P` is right with "
+        "probability P: it tests the evaluator.\n\n"
+        + "\n".join(f"## {title}\n\n{body}" for title, body in sections.items())
+    )
+
+
+def conclusion(found: Results, task: str, column: str) -> str:
+    """By column: the pairs that fit the context (few are a confound), what RULE concludes of a
+    variant, or whether "transferred" differs from a control."""
+    if column == "pairs":
+        run = found.runs["majority", task][0]
+        return str(len(run["train"]) + len(run["test"]))
+    variant = CONTROLS.get(column, column)
+    train, test = found.accuracy(variant, task, "train"), found.accuracy(variant, task)
+    transferred = found.accuracy("transferred", task)
+    if train is None or test is None or (column in CONTROLS and transferred is None):
+        return "-"
+    if column in CONTROLS:
+        better, worse = transferred.low > test.high, test.low > transferred.high
+        effect = "improves" if better else "worsens" if worse else "no significant difference"
+        return f"{effect} ({test.mean:.0%} without)"
+    if train.mean < LEARNED:
+        return f"has not learned the task: {train.mean:.0%} of D_train"
+    if test.low >= FOUND or test.high > SHALLOW:
+        return f"generalizes{' in part' * (test.low < FOUND)}: {test}"
+    agreement = found.agreement(variant, task)
+    name = max(agreement, key=agreement.get)
+    if agreement[name] >= EXPLAINED:
+        return f"relies on a heuristic: {test}; {agreement[name]:.0%} are answers of '{name}'"
+    return f"fails to generalize, in a way that no heuristic here describes: {test}"
+
+
+def _plot(found: Results, variants: Iterable[Variant], path: Path) -> str:
+    series = {v.name: [(found.accuracy(v.name, task) or ())[:3] or None for task in found.tasks]
+              for v in variants if v.name in found.names}  # fmt: skip
+    return bars(found.tasks, series, "accuracy on D_test", path) if series else ""
+
+
+def _rate(counts: list[tuple[int, int]]) -> str:
+    return format(np.divide(*np.sum(counts, 0)), ".0%") if counts else "-"
+
+
+def _agreements(found: Results) -> str:
+    """The variants and tasks of which at least 5 % of the answers agree with a heuristic."""
+    lines = []
+    for name, task in found.runs:
+        accuracy = None if name in (*DUMMIES, *HEURISTICS) else found.accuracy(name, task)
+        agreement = found.agreement(name, task).values() if accuracy else [0.0]
+        if max(agreement) >= 0.05:
+            lines.append([name, task, *(f"{rate:.0%}" for rate in (accuracy.mean, *agreement))])
+    return markdown_table(("variant", "task", "accuracy", *HEURISTICS), lines)
+
+
+def _table(
+    first: str, rows: Iterable[str], columns: Iterable[str], cell: Callable[[str, str], str]
+) -> str:
+    lines = [[row, *(cell(row, column) for column in columns)] for row in rows]
+    return markdown_table((first, *columns), lines)
+
+
+KINDS = {
+    "pretrain": variants.pretrain,
+    "baseline": evaluate_baseline,
+    "variant": adapt_and_evaluate,
+}
+STUDY = Study(plan, KINDS, report)
