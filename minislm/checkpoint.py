@@ -93,15 +93,11 @@ def load_state(run: Path) -> dict[str, Any]:
     """The training state of a run; raises CheckpointError naming the file."""
     path = run / STATE
     if not path.is_file():
-        raise CheckpointError(
-            f"{path} is missing: there is no state to resume; check --out, or start a new run"
-        )
+        raise CheckpointError(f"{path} is missing: no state to resume; check --out")
     try:
         state = read_pickle(path)
     except CheckpointError as error:
-        hint = (
-            f"copy the last file of {run / STATES} over it, or start a new run with another --out"
-        )
+        hint = f"copy the last file of {run / STATES} over it, or give another --out"
         raise CheckpointError(f"{path} is damaged or not a training state; {hint}") from error
     if not isinstance(state, dict) or "step" not in state:
         raise CheckpointError(f"{path} is not a training state; start a new run")

@@ -103,19 +103,10 @@ class Batches:
     """
 
     def __init__(
-        self,
-        documents: TokenDataset,
-        examples: Sequence[tuple[list[int], list[int]]] = (),
-        *,
-        context: int,
-        batch_tokens: int,
-        eot_id: int,
-        repeats: int = 1,
-        loss_on: str = "completion",
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ):
+        self, documents: TokenDataset, examples: Sequence[tuple[list[int], list[int]]] = (), *,
+        context: int, batch_tokens: int, eot_id: int, repeats: int = 1, seed: int = 0,
+        loss_on: str = "completion", rank: int = 0, world_size: int = 1,
+    ):  # fmt: skip
         self.documents, self.examples = documents, examples
         self.context, self.batch_tokens = context, batch_tokens
         self.eot_id, self.loss_on, self.seed = eot_id, loss_on, seed

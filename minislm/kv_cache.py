@@ -3,8 +3,6 @@
 The token at position p of a sequence is at cache position p of its row. Rows of different lengths
 need no padding mask: a query at position p attends to cache positions 0..p, which are its own
 sequence's. What a shorter row holds beyond is overwritten before any query can attend to it.
-
-The letters after a tensor's name are its axes, as in model.py.
 """
 
 from __future__ import annotations

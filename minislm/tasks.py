@@ -44,11 +44,8 @@ def _unary(i: int) -> tuple[str, str]:
 
     Heuristic: stop at a length that ended an answer in training.
     """
-    numbers = ("1" * n for n in range(1, i + 1))
-    return (
-        f"Please count up in unary, starting at 1 and stopping at {'1' * i}:",
-        " " + " ".join(numbers),
-    )
+    numbers = " ".join("1" * n for n in range(1, i + 1))
+    return f"Please count up in unary, starting at 1 and stopping at {'1' * i}:", f" {numbers}"
 
 
 def _copy(i: int) -> tuple[str, str]:
