@@ -8,7 +8,7 @@ gradient. Embeddings, norms and biases stay with AdamW.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from minislm.config import TrainConfig
 from minislm.model import Transformer
 
+Matrix = tuple[Tensor, Tensor, Tensor, int, float]  # weight, momentum, row_power, step, rate
 _ROW_MEMORY = 0.95  # weight of the past in the mean square of a row
 
 
@@ -79,11 +80,15 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        for weight, momentum, row_power, step, rate in self.matrices():
+        self.update(self.matrices())
+
+    @torch.no_grad()
+    def update(self, matrices: Iterable[Matrix]) -> None:
+        for weight, momentum, row_power, step, rate in matrices:
             update = normalized_update(momentum, row_power, step, self.dtype)
             weight.add_(update, alpha=-rate)
 
-    def matrices(self) -> Iterator[tuple[Tensor, Tensor, Tensor, int, float]]:
+    def matrices(self) -> Iterator[Matrix]:
         """Update all momenta; yield the weight, momentum [rows, columns], row_power [rows, 1], step
         and learning rate of every matrix.
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from minislm.fast.traced import Steps
 
@@ -40,7 +39,7 @@ class CUDAGraphSteps:
 
     def __init__(self, step: nn.Module, capture: Callable[[], Callable] | None = None):
         self.steps, self.make = Steps(step), capture or Capture
-        self._graphs: dict[tuple, _Graph] = {}
+        self._graphs: dict[tuple, Callable[..., Tensor]] = {}
         self._capture = self.make()
         self._lock = threading.Lock()  # two threads would overwrite each other's inputs
 
@@ -53,31 +52,26 @@ class CUDAGraphSteps:
             if key not in self._graphs:
                 if len(self._graphs) >= _MOST:
                     self._graphs, self._capture = {}, self.make()
-                self._graphs[key] = _Graph(self.steps, count, cache, self._capture)
+                self._graphs[key] = self._graph(count, cache)
             return self._graphs[key](tokens_B, pos_B, u_Bn)
 
-
-class _Graph:
-    """One graph with the tensors that it reads and writes."""
-
-    def __init__(self, steps: Steps, count: int, cache: tuple[Tensor, Tensor], capture: Callable):
-        self.steps, self.cache, self.capture = steps, cache, capture
+    def _graph(self, count: int, cache: tuple[Tensor, Tensor]) -> Callable[..., Tensor]:
+        """One graph with the tensors that it reads and writes."""
         rows, device = cache[0].shape[1], cache[0].device
-        self.tokens_B, self.pos_B = torch.zeros(2, rows, dtype=torch.int64, device=device)
-        self.u_Bn = torch.zeros(rows, count, device=device)
-        self.replay: Callable[[], Tensor] | None = None
+        inputs = (*torch.zeros(2, rows, dtype=torch.int64, device=device),
+                  torch.zeros(rows, count, device=device))  # fmt: skip
+        replay: Callable[[], Tensor] | None = None
 
-    def __call__(self, tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor) -> Tensor:
-        B, free = len(tokens_B), len(self.tokens_B) - len(tokens_B)
-        self.tokens_B.copy_(F.pad(tokens_B, (0, free)))
-        self.pos_B.copy_(F.pad(pos_B, (0, free)))
-        self.u_Bn[:B].copy_(u_Bn)
-        if self.replay is None:  # the warm-up writes into the cache what belongs there
-            self.replay = self.capture(self._run)
-        return self.replay()[:B].clone()  # the next replay overwrites it
+        def run(tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor) -> Tensor:
+            nonlocal replay
+            B = len(tokens_B)
+            for own, given in zip(inputs, (tokens_B, pos_B, u_Bn)):
+                own.zero_()[:B].copy_(given)
+            if replay is None:  # the warm-up writes into the cache what belongs there
+                replay = self._capture(lambda: self.steps(*inputs[:2], *cache, inputs[2]))
+            return replay()[:B].clone()  # the next replay overwrites it
 
-    def _run(self) -> Tensor:
-        return self.steps(self.tokens_B, self.pos_B, *self.cache, self.u_Bn)
+        return run
 
 
 class Capture:

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from minislm.fast.threads import run_threads
-from minislm.optimizer import Muon, normalized_update
-
-Matrix = tuple[Tensor, Tensor, Tensor, int, float]  # as `Muon.matrices` yields them
+from minislm.optimizer import Matrix, Muon, normalized_update
 
 
 class FastMuon(Muon):
@@ -27,19 +24,13 @@ class FastMuon(Muon):
             dealt: list[list[Matrix]] = [[] for _ in range(workers)]
             for each in sorted(matrices, key=lambda matrix: -matrix[0].numel()):
                 min(dealt, key=lambda own: sum(m[0].numel() for m in own)).append(each)
-            run_threads([partial(self._update, own) for own in dealt])
+            run_threads([partial(self.update, own) for own in dealt])
         else:
             alike: dict[tuple, list[Matrix]] = {}
             for each in matrices:
                 alike.setdefault((each[0].shape, *each[3:]), []).append(each)
             for stack in alike.values():
                 self._update_stack(stack)
-
-    @torch.no_grad()
-    def _update(self, matrices: Sequence[Matrix]) -> None:
-        for weight, momentum, row_power, step, rate in matrices:
-            update = normalized_update(momentum, row_power, step, self.dtype)
-            weight.add_(update, alpha=-rate)
 
     def _update_stack(self, stack: Sequence[Matrix]) -> None:
         """Matrices of one shape, step and rate; a GPU would wait for each small product."""
