@@ -1,4 +1,4 @@
-"""Draws data/model.svg and data/batch.svg: `python data/diagrams.py`.
+"""Makes data/model.svg and data/batch.svg: `python data/diagrams.py`.
 
 Nothing in them is written by hand: the shapes come from a forward pass of the default model, and
 the batch from a run of the sampler.
@@ -85,7 +85,7 @@ def shapes_of(model: Transformer, B: int, T: int) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def draw_model() -> str:
+def model_diagram() -> str:
     config = ModelConfig(vocab_size=2048)  # as `python train.py` has it
     model, B, T = Transformer(config).eval(), 3, 7
     shapes = shapes_of(model, B, T)
@@ -187,7 +187,7 @@ class RecordingEngine(PlainEngine):
         super().move(source, target)
 
 
-def draw_batch(rows: int = 4, new_tokens: tuple[int, ...] = (6, 3, 9, 5, 7, 2, 4)) -> str:
+def batch_diagram(rows: int = 4, new_tokens: tuple[int, ...] = (6, 3, 9, 5, 7, 2, 4)) -> str:
     """Prompts that take different numbers of tokens, in a batch of a few rows."""
     model = Transformer(ModelConfig(width=32, n_head=2, n_kv_head=2, vocab_size=50)).eval()
     engine = RecordingEngine(model, rows, 32)
@@ -239,6 +239,6 @@ def draw_batch(rows: int = 4, new_tokens: tuple[int, ...] = (6, 3, 9, 5, 7, 2, 4
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    for name, picture in (("model", draw_model()), ("batch", draw_batch())):
+    for name, picture in (("model", model_diagram()), ("batch", batch_diagram())):
         atomic_write(FOLDER / f"{name}.svg", picture)
         print(FOLDER / f"{name}.svg")

@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT
 
 # What a reader could type into a file of their own, with minislm/*.py and minislm/runtime/ alone.
-PROGRAM = '''
+PROGRAM = """
 import sys
 from pathlib import Path
 
@@ -54,7 +54,7 @@ assert together == [sampler.generate([prompt], settings)[0] for prompt in prompt
 print(exact_match(sampler, ["copy"])["copy"])
 print(text_loss(model, valid, tokenizer.eot_id).bits_per_byte, "bits per byte")
 print(sorted(name for name in sys.modules if name.startswith("minislm.")))
-'''
+"""
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,9 @@ def test_attention_is_softmax_of_scores_times_values():
         k, v = (each.repeat_interleave(2, dim=1) for each in (k, v))
         weights = attention_weights(q, k, causal_mask(torch.arange(9), 9, 0), attention.scale)
         slow = attention.out((weights @ v).transpose(1, 2).flatten(2))
-        torch.testing.assert_close(attention(x, rotary, None, None, torch.arange(9)[None]), slow, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            attention(x, rotary, None, None, torch.arange(9)[None]), slow, atol=1e-5, rtol=1e-5
+        )
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 9))
 
 

@@ -37,7 +37,9 @@ def test_an_old_run_loads_resumes_and_samples(run_script, preset):
     done = run_script("train.py", "--resume", "--steps", 90)
     assert done.code == 0, done.err
     after = checkpoint.load_state(run)
-    assert after["step"] == 90 and any(not torch.equal(before[k], after["model"][k]) for k in before)
+    assert after["step"] == 90 and any(
+        not torch.equal(before[k], after["model"][k]) for k in before
+    )
     records = read_metrics(run)
     assert [record["step"] for record in records] == [40, 80, 90]
     assert records[-1]["train_loss"] == pytest.approx(EXPECTED[preset]["train_loss"], rel=0.01)
