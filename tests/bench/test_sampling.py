@@ -81,6 +81,7 @@ def test_the_roofline_is_the_slower_of_products_and_memory():
         sampling_roofline(model, dtype, 4096, 1, LIMITS) for dtype in ("bfloat16", "int8")
     )
     assert byte == pytest.approx(2 * half)
+    assert half == pytest.approx(200e9 / (2 * weights), rel=0.01)
 
 
 @pytest.mark.skipif(not installed("ctranslate2"), reason="ctranslate2 is not installed")
