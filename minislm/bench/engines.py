@@ -1,16 +1,18 @@
-"""The engines of the sampling benchmark, each behind the same call.
+"""The engines of the sampling benchmark, each behind the same calls.
 
+`engine = ENGINES[name](folder, precision, threads, device, compiled)` opens the model.
 `engine(prompts, count, top_k)` continues every prompt by exactly `count` tokens; top_k 0 is greedy.
-`on_gpu`: whether it runs on a GPU too.
+A class names its packages, the precisions it is measured in, and whether it runs on a GPU.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from minislm.bench.llama_cpp import LlamaCpp
 
@@ -18,22 +20,16 @@ from minislm.bench.llama_cpp import LlamaCpp
 class Minislm:
     """`FastSampler`; `compiled`: with compiled steps where they are available."""
 
-    on_gpu = True
+    packages, precisions, on_gpu = "torch", ("float32", "bfloat16", "int8"), True
 
-    def __init__(
-        self, folder: Path, precision: str, threads: int, device: str, compiled: bool = False
-    ):
-        import torch
-
-        from minislm.fast.sampler import FastSampler
+    def __init__(self, folder: Path, precision: str, threads: int, device: str, compiled: bool):
+        from minislm.fast.sampler import FastSampler  # not above: memory of others
         from minislm.pretrained.load import load
 
         torch.set_num_threads(threads)
-        if device == "cpu":
-            model = load(folder)[0]
-        else:
-            model, precision = load(folder, dtype=precision, device=device)[0], None
-        self.sampler = FastSampler(model, precision=precision, compiled=compiled)
+        stored, own = ("float32", precision) if device == "cpu" else (precision, None)
+        model = load(folder, dtype=stored, device=device)[0]
+        self.sampler = FastSampler(model, precision=own, compiled=compiled)
 
     def __call__(self, prompts: list[list[int]], count: int, top_k: int) -> Any:
         self.sampler.batch_size = len(prompts)
@@ -44,11 +40,11 @@ class Minislm:
 
 
 class PlainSampler(Minislm):
-    """The sampler of the core: what reading it costs."""
+    """`Sampler` of the core, for comparison."""
 
-    def __init__(self, folder: Path, precision: str, threads: int, device: str):
-        import torch
+    precisions = ("float32",)
 
+    def __init__(self, folder: Path, precision: str, threads: int, device: str, *_: Any):
         from minislm.pretrained.load import load
         from minislm.sampler import Sampler
 
@@ -59,10 +55,9 @@ class PlainSampler(Minislm):
 class Transformers:
     """`generate` of Hugging Face transformers, with its key/value cache."""
 
-    on_gpu = True
+    packages, precisions, on_gpu = "transformers", ("float32", "bfloat16"), True
 
-    def __init__(self, folder: Path, precision: str, threads: int, device: str):
-        import torch
+    def __init__(self, folder: Path, precision: str, threads: int, device: str, *_: Any):
         import transformers
 
         torch.set_num_threads(threads)
@@ -73,26 +68,19 @@ class Transformers:
         self.model = model.to(device).eval()
 
     def __call__(self, prompts: list[list[int]], count: int, top_k: int) -> Any:
-        import torch
-
         tokens = torch.tensor(prompts, device=self.model.device)
-        chosen = {"do_sample": True, "top_k": top_k} if top_k else {"do_sample": False}
         return self.model.generate(
-            tokens,
-            attention_mask=torch.ones_like(tokens),
-            max_new_tokens=count,
-            min_new_tokens=count,
-            pad_token_id=0,
-            **chosen,
-        )
+            tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=count,
+            min_new_tokens=count, pad_token_id=0, do_sample=top_k > 0, top_k=top_k or None,
+        )  # fmt: skip
 
 
 class CTranslate2:
     """CTranslate2's generator, all prompts in one batch, on the CPU."""
 
-    on_gpu = False
+    packages, precisions, on_gpu = "ctranslate2", ("float32", "int8"), False
 
-    def __init__(self, folder: Path, precision: str, threads: int, device: str):
+    def __init__(self, folder: Path, precision: str, threads: int, *_: Any):
         import ctranslate2
         from tokenizers import Tokenizer
 
@@ -107,37 +95,19 @@ class CTranslate2:
     def __call__(self, prompts: list[list[int]], count: int, top_k: int) -> Any:
         return self.generator.generate_batch(
             [[self.token_of(token) for token in prompt] for prompt in prompts],
-            max_length=count,
-            min_length=count,
-            sampling_topk=max(1, top_k),
-            include_prompt_in_result=False,
-            max_batch_size=len(prompts),
-        )
+            max_length=count, min_length=count, sampling_topk=max(1, top_k),
+            include_prompt_in_result=False, max_batch_size=len(prompts),
+        )  # fmt: skip
 
 
-class CTranslate2OneThread(CTranslate2):
-    """The same with one thread: faster where threads that wait for each other are preempted."""
-
-    def __init__(self, folder: Path, precision: str, threads: int, device: str):
-        super().__init__(folder, precision, 1, device)
-
-
-@dataclass(frozen=True)
-class Engine:
-    """packages: what it needs; precisions: what it is measured in; make: a class of this module."""
-
-    packages: str
-    precisions: tuple[str, ...]
-    make: Any
-
-
-ENGINES = {
-    "minislm": Engine("torch", ("float32", "bfloat16", "int8"), Minislm),
-    "plain sampler": Engine("torch", ("float32",), PlainSampler),
-    "transformers": Engine("transformers", ("float32", "bfloat16"), Transformers),
-    "ctranslate2": Engine("ctranslate2", ("float32", "int8"), CTranslate2),
-    "ct2, 1 thread": Engine("ctranslate2", ("float32", "int8"), CTranslate2OneThread),
-    "llama.cpp": Engine("llama-cpp-python gguf", ("float32", "float16", "int8"), LlamaCpp),
+ONE_THREAD = "ct2, 1 thread"  # faster where threads that wait for each other are preempted
+ENGINES: dict[str, Any] = {
+    "minislm": Minislm,
+    "plain sampler": PlainSampler,
+    "transformers": Transformers,
+    "ctranslate2": CTranslate2,
+    ONE_THREAD: CTranslate2,
+    "llama.cpp": LlamaCpp,
 }
 
 

@@ -1,4 +1,4 @@
-"""Isolated processes: each engine is measured in a process of its own.
+"""Isolated processes, in which engines and training loops are measured, and their figures.
 
 Every engine then has its own threads and memory: idle threads of one library would otherwise spin
 on the cores that another one is measured on.
@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from minislm.runtime.device import synchronize
 
 
 class IsolatedProcess:
-    """An engine in a process of its own.
-
-    Args:
-        make: called there with `arguments`, returns the engine: something that can be called.
-    """
+    """A process that calls `make(*arguments)`, which returns the engine, and then the engine."""
 
     def __init__(self, make: Callable[..., Callable], *arguments: Any):
         context = multiprocessing.get_context("spawn")
@@ -41,18 +41,14 @@ class IsolatedProcess:
         """Why the engine could not be made; waits until it is. Others may start meanwhile."""
         return self._answer()
 
-    def measure(self, *request: Any) -> dict[str, float] | str:
-        """Seconds that the engine takes for a request and its largest memory in MB; or the error."""
-        if self.failure:
-            return self.failure
-        try:
-            self.pipe.send(request)
-        except OSError:
-            return "its process died"
-        return self._answer()
+    def measure(self, *request: Any) -> tuple[float, float] | str:
+        """Seconds that the engine takes for a request and its peak memory in MB; or the error."""
+        return self.failure or self._answer(request)
 
-    def _answer(self) -> Any:
+    def _answer(self, *requests: tuple) -> Any:
         try:
+            for request in requests:
+                self.pipe.send(request)
             return self.pipe.recv()
         except (EOFError, OSError):
             return "its process died"
@@ -72,19 +68,16 @@ def _serve(pipe: Connection, make: Callable[..., Callable], arguments: tuple) ->
     except Exception as error:  # whatever a library raises: it is shown in the table
         return pipe.send(_one_line(error))
     pipe.send(None)
-    while True:
-        try:
+    with suppress(EOFError, OSError, KeyboardInterrupt):
+        while True:
             request = pipe.recv()
-        except (EOFError, OSError, KeyboardInterrupt):
-            return None
-        try:
-            begin = time.perf_counter()
-            engine(*request)
-            synchronize()
-            seconds = time.perf_counter() - begin
-            pipe.send({"seconds": seconds, "memory_mb": _peak_memory()})
-        except Exception as error:
-            pipe.send(_one_line(error))
+            try:
+                begin = time.perf_counter()
+                engine(*request)
+                synchronize()
+                pipe.send((time.perf_counter() - begin, _peak_memory()))
+            except Exception as error:
+                pipe.send(_one_line(error))
 
 
 def _peak_memory() -> float:
@@ -101,3 +94,52 @@ def _peak_memory() -> float:
 
 def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:120]
+
+
+@dataclass
+class Measurement:
+    """Speed and memory of one engine or training loop, or why it failed."""
+
+    case: Any  # what is measured, a named tuple
+    process: IsolatedProcess | None = None
+    requests: Sequence[tuple] = ()
+    tokens: int = 0  # of the first request
+    rates: list[float] = field(default_factory=list)  # tokens per second, of each round
+    first: list[float] = field(default_factory=list)  # seconds of the first token or step
+    memory_mb: float = 0.0  # the largest of its process so far
+    failure: str | None = None
+
+    @property
+    def tokens_per_s(self) -> float:
+        """The median rate."""
+        return statistics.median(self.rates) if self.rates else 0.0
+
+    def seconds(self, *request: Any) -> float:
+        """Seconds that the process takes for a request; 0 after a failure."""
+        answer = self.failure or self.process.measure(*request)
+        if isinstance(answer, str):
+            self.failure = answer
+            return 0.0
+        seconds, self.memory_mb = answer
+        return seconds
+
+
+def measure_in_turn(rows: list[Measurement], rounds: int, title: str) -> None:
+    """Measure all rows, round after round; the first round is a warm-up."""
+    for turn in tqdm(range(rounds + 1), title, disable=None, leave=False):
+        for row in rows:
+            seconds = [row.seconds(*request) for request in row.requests]
+            if turn and not row.failure:
+                row.rates.append(row.tokens / seconds[0])
+                row.first += seconds[1:]
+
+
+def text_table(
+    columns: dict[str, str], rows: list[Measurement], figures: Callable[[Measurement], list[str]]
+) -> str:
+    """A line per row: its case, then its figures or failure; `columns`: a format for each name."""
+    lines = [list(columns)]
+    for row in rows:
+        lines.append([*row.case, *([f"  {row.failure}"] if row.failure else figures(row))])
+    formats = columns.values()
+    return "\n".join("".join(map(format, line, formats)).rstrip() for line in lines)

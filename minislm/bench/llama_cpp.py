@@ -7,22 +7,27 @@ rows, and the argmax of each by numpy; top-k sampling is its own.
 from __future__ import annotations
 
 import ctypes
+import re
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from minislm.model import Transformer
+from minislm.pretrained.families import GPT2, family_of
 
-_KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "Q8_0"}
+_KINDS = {"float32": "F32", "float16": "F16", "int8": "Q8_0"}  # its names of the precisions
+_NAMES = {
+    "embedding": "token_embd", "position": "position_embd", "norm": "output_norm", "head": "output",
+    "attention_norm": "attn_norm", "attention.qkv": "attn_qkv", "attention.out": "attn_output",
+    "mlp_norm": "ffn_norm", "mlp.up": "ffn_up", "mlp.down": "ffn_down",
+}  # fmt: skip
 _MULTIPLE = 256  # it rounds the length of a sequence up to this
 
 
 def write_gguf(model: Transformer, path: Path, precision: str) -> None:
-    """The weights of a model of GPT-2's shape; matrices in `precision`, the rest in float32.
+    """Write the weights of a model of GPT-2's shape: matrices in `precision`, others in float32.
 
     Raises:
         ValueError: a model of another shape.
@@ -30,9 +35,7 @@ def write_gguf(model: Transformer, path: Path, precision: str) -> None:
     import gguf
 
     config = model.config
-    same = (config.norm, config.position, config.mlp) == ("layernorm", "learned", "gelu")
-    biases = config.qkv_bias and config.out_bias and config.mlp_bias
-    if not (same and biases and config.kv_heads == config.n_head and config.attention_scale):
+    if family_of(config) is not GPT2:
         raise ValueError("llama.cpp is measured on models of GPT-2's shape only")
     writer = gguf.GGUFWriter(path, "gpt2")
     writer.add_context_length(config.context)
@@ -43,41 +46,25 @@ def write_gguf(model: Transformer, path: Path, precision: str) -> None:
     writer.add_layer_norm_eps(config.norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("no_vocab")
-    for name, tensor in _named(model):
-        kind = "F32" if tensor.ndim == 1 or name.startswith("position") else _KINDS[precision]
-        kind = gguf.GGMLQuantizationType[kind]
-        numbers = gguf.quants.quantize(tensor.detach().float().numpy(), kind)
-        writer.add_tensor(name, numbers, raw_dtype=kind)
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        layer, module, part = re.fullmatch(r"(?:blocks\.(\d+)\.)?(.+)\.(\w+)", name).groups()
+        small = weight.ndim == 1 or module == "position"
+        kind = gguf.GGMLQuantizationType["F32" if small else _KINDS[precision]]
+        numbers = gguf.quants.quantize(weight.detach().float().numpy(), kind)
+        block = f"blk.{layer}." if layer else ""
+        writer.add_tensor(f"{block}{_NAMES[module]}.{part}", numbers, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _named(model: Transformer) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor with its name in llama.cpp."""
-    yield "token_embd.weight", model.embedding.weight
-    yield "position_embd.weight", model.position.weight
-    modules = {"output_norm": model.norm, "output": model.head}
-    for layer, block in enumerate(model.blocks):
-        modules |= {
-            f"blk.{layer}.attn_norm": block.attention_norm,
-            f"blk.{layer}.attn_qkv": block.attention.qkv,
-            f"blk.{layer}.attn_output": block.attention.out,
-            f"blk.{layer}.ffn_norm": block.mlp_norm,
-            f"blk.{layer}.ffn_up": block.mlp.up,
-            f"blk.{layer}.ffn_down": block.mlp.down,
-        }
-    for name, module in modules.items():
-        yield from ((f"{name}.{kind}", each) for kind, each in module.named_parameters())
-
-
 class LlamaCpp:
     """All prompts in one batch, on the CPU; prompts must be of one length."""
 
-    on_gpu = False
+    packages, precisions, on_gpu = "llama-cpp-python gguf", tuple(_KINDS), False
 
-    def __init__(self, folder: Path, precision: str, threads: int, device: str):
+    def __init__(self, folder: Path, precision: str, threads: int, *_: Any):
         import llama_cpp
 
         from minislm.pretrained.load import load
@@ -99,21 +86,22 @@ class LlamaCpp:
 
     def __call__(self, prompts: list[list[int]], count: int, top_k: int) -> list[list[int]]:
         self._allocate(len(prompts), len(prompts[0]) + count)
-        api, end = self.api, len(prompts[0])
+        api = self.api
         api.llama_memory_clear(api.llama_get_memory(self.context), True)
         sampler = api.llama_sampler_chain_init(api.llama_sampler_chain_default_params())
         api.llama_sampler_chain_add(sampler, api.llama_sampler_init_top_k(top_k))
         api.llama_sampler_chain_add(sampler, api.llama_sampler_init_dist(0))
-        tokens = [self._decode(prompts, 0, sampler if top_k else None)]
-        for step in range(count - 1):
-            last = [[token] for token in tokens[-1]]
-            tokens.append(self._decode(last, end + step, sampler if top_k else None))
+        texts, begin, steps = prompts, 0, []
+        for _ in range(count):
+            steps.append(self._decode(texts, begin, sampler if top_k else None))
+            begin += len(texts[0])
+            texts = [[token] for token in steps[-1]]
         api.llama_sampler_free(sampler)
-        return [list(row) for row in zip(*tokens)]
+        return [list(row) for row in zip(*steps)]
 
     def _allocate(self, rows: int, length: int) -> None:
-        """A context for so many rows; the last one where it is large enough."""
-        if rows == self.rows and length <= self.length:
+        """Make a context for so many rows, unless the last one is large enough."""
+        if self.context and rows == self.rows and length <= self.length:
             return
         api, self.rows = self.api, rows
         self.length = -(-length // _MULTIPLE) * _MULTIPLE
@@ -130,14 +118,14 @@ class LlamaCpp:
         self.batch = api.llama_batch_init(rows * self.length, 0, 1)
 
     def _decode(self, texts: list[list[int]], begin: int, sampler: Any) -> list[int]:
-        """Read the next tokens of each row, from position `begin` on; the token after them."""
+        """Process the tokens of each row, from position `begin` on; returns the next token."""
         api, batch, length, rows = self.api, self.batch, len(texts[0]), len(texts)
         for row, text in enumerate(texts):
-            for place, token in enumerate(text):
-                i = row * length + place
-                batch.token[i], batch.pos[i] = token, begin + place
+            for t, token in enumerate(text):
+                i = row * length + t
+                batch.token[i], batch.pos[i] = token, begin + t
                 batch.n_seq_id[i], batch.seq_id[i][0] = 1, row
-                batch.logits[i] = place == length - 1
+                batch.logits[i] = t == length - 1
         batch.n_tokens = rows * length
         if api.llama_decode(self.context, batch):
             raise RuntimeError("llama.cpp failed to decode")

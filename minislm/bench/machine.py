@@ -5,15 +5,24 @@ What they allow is the roofline (Williams et al. 2009); a speed is given relativ
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from minislm.model import Transformer
-from minislm.runtime.device import best_seconds
+from minislm.runtime.device import best_seconds, device_name
+from minislm.runtime.errors import log
 
 
-def machine_limits(threads: int, device: torch.device) -> dict[str, float]:
-    """GFLOP/s of matrix products, and GB/s from memory and from the caches."""
-    return _gpu_limits(device) if device.type == "cuda" else _cpu_limits(threads)
+def measure_machine(device: torch.device, threads: int) -> dict[str, Any]:
+    """The machine's entries of --json: its name, threads and limits; logs the limits."""
+    limits = _gpu_limits(device) if device.type == "cuda" else _cpu_limits(threads)
+    log(
+        f"limits of the machine, {threads} thread(s): {limits['gflops_float32']:.0f} GFLOP/s in "
+        f"float32, {limits['gflops_bfloat16']:.0f} in bfloat16; {limits['memory_gb_s']:.0f} GB/s "
+        f"from memory, {limits['cache_gb_s']:.0f} GB/s from the caches"
+    )
+    return {"device": device_name(device), "threads": threads, "limits": limits}
 
 
 def _gpu_limits(device: torch.device) -> dict[str, float]:
@@ -40,35 +49,25 @@ def _cpu_limits(threads: int) -> dict[str, float]:
             arguments = (x, prepacked, None, "none", [], "")
             seconds = best_seconds(lambda a=arguments: torch.ops.mkldnn._linear_pointwise(*a))
             limits[f"gflops_{name}"] = 2 * 512 * 1024 * 1024 / seconds / 1e9
-        numbers = torch.ones(64 << 20)  # 256 MB: beyond every cache
-        limits["memory_gb_s"] = numbers.numel() * 4 / best_seconds(lambda: numbers.sum(), 5) / 1e9
-        few = torch.ones(512 << 10)  # 2 MB: where the weights of a small model are
-        limits["cache_gb_s"] = few.numel() * 4 / best_seconds(lambda: few.sum(), 50) / 1e9
+        # 256 MB are beyond every cache; 2 MB are as much as the weights of a small model
+        for name, count, repeats in (("memory", 64 << 20, 5), ("cache", 512 << 10, 50)):
+            seconds = best_seconds(torch.ones(count).sum, repeats)
+            limits[f"{name}_gb_s"] = 4 * count / seconds / 1e9
     torch.set_num_threads(before)
     return limits
 
 
-def describe_limits(limits: dict[str, float]) -> str:
-    return (
-        f"{limits['gflops_float32']:.0f} GFLOP/s in float32, {limits['gflops_bfloat16']:.0f} in "
-        f"bfloat16; {limits['memory_gb_s']:.0f} GB/s from memory, {limits['cache_gb_s']:.0f} GB/s "
-        "from the caches"
-    )
-
-
 def sampling_roofline(
-    model: Transformer, dtype: str, batch: int, limits: dict[str, float], prompt: int,
-    new_tokens: int,
-) -> float:  # fmt: skip
-    """New tokens/s that products and memory allow: the slower of the two decides.
+    model: Transformer, dtype: str, batch: int, attended: float, limits: dict[str, float]
+) -> float:
+    """New tokens per second that matrix products and memory allow: the lower of the two.
 
-    Every step multiplies each weight once per row, and reads every weight and, on average, half of
-    the keys and values that the rows will have.
+    Every step multiplies each weight once per row. It reads every weight, and the keys and values
+    of each row: `attended` tokens on average.
     """
     config = model.config
     weights = sum(weight.numel() for weight in model.blocks.parameters())
     weights += config.vocab_size * config.width
-    attended = prompt + new_tokens / 2  # tokens a query attends to, on average
     cached = 2 * config.n_layer * config.kv_heads * config.head_width * attended
     queries = 2 * config.n_layer * config.n_head * config.head_width * attended
     operations = 2 * batch * (weights + queries)

@@ -7,72 +7,45 @@ them; the median and the ratio count.
 from __future__ import annotations
 
 import random
-import statistics
 import tempfile
+from collections import namedtuple
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
-from tqdm import tqdm
 
-from minislm.bench.config import SHAPES, BenchmarkConfig
-from minislm.bench.engines import ENGINES, CTranslate2OneThread, installed
-from minislm.bench.isolate import IsolatedProcess
-from minislm.bench.machine import describe_limits, machine_limits, sampling_roofline
-from minislm.config import ModelConfig
+from minislm.bench.config import PRECISIONS, SHAPES, BenchmarkConfig
+from minislm.bench.engines import ENGINES, ONE_THREAD, installed
+from minislm.bench.isolate import IsolatedProcess, Measurement, measure_in_turn, text_table
+from minislm.bench.machine import measure_machine, sampling_roofline
+from minislm.config import PRESETS, ModelConfig
 from minislm.model import Transformer
 from minislm.pretrained.load import load
 from minislm.pretrained.save import save
 from minislm.reporting.plots import throughput_chart
-from minislm.runtime.device import device_name, select_device
+from minislm.runtime.device import select_device
 from minislm.runtime.errors import UserError, log
 from minislm.runtime.files import write_json
 from minislm.tasks import END_OF_TEXT
 from minislm.tokenizer import Tokenizer
 
 PROMPT = 16  # tokens in a prompt
-TOP_K = 50
+TOP_K = {"greedy": 0, "top-k": 50}
 OURS = ("minislm", "plain sampler")  # all other engines are compared with the first
-
-
-@dataclass
-class Measurement:
-    """One engine in one precision, for one batch size and one way to sample."""
-
-    engine: str
-    dtype: str
-    mode: str
-    batch: int
-    rates: list[float] = field(default_factory=list)  # new tokens per second
-    first: list[float] = field(default_factory=list)  # seconds to the first token
-    memory_mb: float = 0.0  # the largest of its process so far
-    failure: str | None = None
-
-    @property
-    def tokens_per_s(self) -> float:
-        return statistics.median(self.rates) if self.rates else 0.0
-
-    def as_json(self) -> dict[str, Any]:
-        entry = {"engine": self.engine, "dtype": self.dtype, "mode": self.mode, "batch": self.batch}
-        if self.failure:
-            return entry | {"failure": self.failure}
-        return entry | {
-            "tokens_per_s": self.tokens_per_s,
-            "first_token_ms": 1000 * statistics.median(self.first),
-            "memory_mb": self.memory_mb,
-            "runs": self.rates,
-        }
+Case = namedtuple("Case", "engine dtype mode batch")
+COLUMNS = {"engine": "<15", "dtype": "<10", "mode": "<8", "batch": ">6", "tokens/s": ">10",
+           "roofline": ">10", "first ms": ">10", "MB": ">7"}  # fmt: skip
 
 
 def benchmark(
     source: str | None, config: BenchmarkConfig, *, device: str = "auto",
     threads: int | None = None, json: str | None = None, compiled: bool = False,
 ) -> None:  # fmt: skip
-    """Measure, print the table, and write a JSON file and a plot where asked for.
+    """Measure, print the table, and write the JSON file and the plot where they are named.
 
     Raises:
         UserError: a model that cannot be opened.
@@ -80,28 +53,18 @@ def benchmark(
     where, threads = select_device(device), threads or torch.get_num_threads()
     with tempfile.TemporaryDirectory() as temporary:
         folder = _model_folder(source, config.preset, Path(temporary))
-        model = load(folder)[0]
-        limits = machine_limits(threads, where)
-        log(f"limits of the machine: {describe_limits(limits)}")
+        model, facts = load(folder)[0], measure_machine(where, threads)
         rows = _measure(folder, model.config.vocab_size, config, threads, where.type, compiled)
-        text = table(rows, model, limits, config.max_new_tokens)
-    result = {
-        "model": source or config.preset,
-        "parameters": model.n_parameters(),
-        "device": device_name(where),
-        "threads": threads,
-        "prompt_tokens": PROMPT,
-        "new_tokens": config.max_new_tokens,
-        "rows": [row.as_json() for row in rows],
-        "limits": limits,
-    }
-    print(text)
+    print(table(rows, model, facts["limits"], config.max_new_tokens))
     if json:
-        write_json(json, result)
+        result = {"model": source or config.preset, "parameters": model.n_parameters(),
+                  "prompt_tokens": PROMPT, "new_tokens": config.max_new_tokens,
+                  "rows": [entry(row) for row in rows]}  # fmt: skip
+        write_json(json, result | facts)
     if config.out:
         cores = f"{threads} threads of " if where.type == "cpu" else ""
-        rates = [(r.engine, r.dtype, r.mode, r.batch, r.tokens_per_s) for r in rows]
-        throughput_chart(rates, cores + device_name(where), Path(config.out))
+        rates = [(*row.case, row.tokens_per_s) for row in rows]
+        throughput_chart(rates, cores + facts["device"], Path(config.out))
         log(f"plot: {config.out}")
 
 
@@ -111,13 +74,12 @@ def _model_folder(source: str | None, preset: str, temporary: Path) -> Path:
         if not Path(source).is_dir():
             raise UserError(f"--benchmark needs a model folder, and {source} is not one")
         return Path(source)
-    model = Transformer(ModelConfig(**SHAPES[preset])).eval()
+    model = Transformer(ModelConfig(**SHAPES[preset], **PRESETS["gpt2"])).eval()
     model.initialize(torch.Generator().manual_seed(0))
     words = {f"t{number}": number for number in range(model.config.vocab_size - 1)}
     words[END_OF_TEXT] = len(words)
-    folder = temporary / preset
-    save(folder, model, Tokenizer(Backend(models.WordLevel(words, unk_token="t0"))))
-    return folder
+    save(temporary, model, Tokenizer(Backend(models.WordLevel(words, unk_token="t0"))))
+    return temporary
 
 
 def _measure(
@@ -125,96 +87,76 @@ def _measure(
     compiled: bool,
 ) -> list[Measurement]:  # fmt: skip
     """All engines, interleaved, one batch size after the other."""
-    workers, rows = [], []
-    for engine, precision in _wanted(config, threads, device):
-        own = (compiled,) if engine == "minislm" else ()
-        make = ENGINES[engine].make
-        worker = IsolatedProcess(make, folder, precision, threads, device, *own)
-        workers.append((worker, engine, precision))
+    processes, rows = {}, []
+    for engine, precision in _engines(config, threads, device):
+        arguments = (folder, precision, 1 if engine == ONE_THREAD else threads, device, compiled)
+        processes[engine, precision] = IsolatedProcess(ENGINES[engine], *arguments)
     for batch in config.batch_sizes:
         numbers = random.Random(batch)
-        prompts = [
-            [numbers.randrange(1, vocabulary - 1) for _ in range(PROMPT)] for _ in range(batch)
-        ]
+        prompts = [numbers.choices(range(1, vocabulary - 1), k=PROMPT) for _ in range(batch)]
         of_batch = [
-            (worker, Measurement(engine, precision, mode, batch, failure=worker.failure))
-            for worker, engine, precision in workers
+            Measurement(
+                Case(*key, mode, batch), process, failure=process.failure,
+                requests=[(prompts, count, TOP_K[mode]) for count in (config.max_new_tokens, 1)],
+                tokens=batch * config.max_new_tokens,
+            )
+            for key, process in processes.items()
             for mode in config.modes.split(",")
-        ]
-        turns = range(config.rounds + 1)
-        for turn in tqdm(turns, desc=f"batch {batch}", disable=None, leave=False):
-            for worker, row in of_batch:
-                _measure_once(worker, row, prompts, config.max_new_tokens, warm_up=turn == 0)
-        rows += [row for _, row in of_batch]
-    for worker, _, _ in workers:
-        worker.close()
+        ]  # fmt: skip
+        measure_in_turn(of_batch, config.rounds, f"batch {batch}")
+        rows += of_batch
+    for process in processes.values():
+        process.close()
     return rows
 
 
-def _wanted(config: BenchmarkConfig, threads: int, device: str) -> Iterable[tuple[str, str]]:
+def _engines(config: BenchmarkConfig, threads: int, device: str) -> Iterable[tuple[str, str]]:
     """The engines and precisions to measure; logs those that are not installed."""
-    asked = [each for each in config.precisions.split(",") if device == "cpu" or each != "int8"]
+    precisions = config.precisions.split(",")
     for name, engine in ENGINES.items():
-        if name not in OURS and not config.peers:
-            continue
-        if device != "cpu" and not engine.make.on_gpu:
-            continue
-        if engine.make is CTranslate2OneThread and threads == 1:
+        wanted = (config.peers or name in OURS) and (device == "cpu" or engine.on_gpu)
+        if not wanted or (name == ONE_THREAD and threads == 1):
             continue
         if not installed(name):
             log(f"{name} is not installed (pip install {engine.packages}): left out")
             continue
-        yield from ((name, each) for each in engine.precisions if each in asked)
+        for precision in engine.precisions:
+            if precision in precisions and (device == "cpu" or precision != "int8"):
+                yield name, precision
 
 
-def _measure_once(
-    worker: IsolatedProcess, row: Measurement, prompts: list[list[int]], new_tokens: int,
-    warm_up: bool,
-) -> None:  # fmt: skip
+def entry(row: Measurement) -> dict[str, Any]:
+    """The entry of --json."""
     if row.failure:
-        return
-    top_k = TOP_K if row.mode == "top-k" else 0
-    whole, first = (worker.measure(prompts, count, top_k) for count in (new_tokens, 1))
-    failure = next((answer for answer in (whole, first) if isinstance(answer, str)), None)
-    if failure is not None:
-        row.failure = failure
-    elif not warm_up:
-        row.rates.append(len(prompts) * new_tokens / whole["seconds"])
-        row.first.append(first["seconds"])
-        row.memory_mb = max(row.memory_mb, whole["memory_mb"])
+        return row.case._asdict() | {"failure": row.failure}
+    return row.case._asdict() | {
+        "tokens_per_s": row.tokens_per_s, "first_token_ms": 1000 * median(row.first),
+        "memory_mb": row.memory_mb, "runs": row.rates,
+    }  # fmt: skip
 
 
 def table(
     rows: list[Measurement], model: Transformer, limits: dict[str, float], new_tokens: int
 ) -> str:
     """One line per measurement; beside ours the ratio to the best of each other engine."""
-    others = sorted({row.engine for row in rows} - {"minislm"})
-    head = f"{'engine':<15}{'dtype':<10}{'mode':<8}{'batch':>6}{'tokens/s':>10}{'roofline':>10}"
-    head += f"{'first ms':>10}{'MB':>7}" + "".join(f"{'/ ' + other:>16}" for other in others)
-    lines = [head]
-    for row in rows:
-        line = f"{row.engine:<15}{row.dtype:<10}{row.mode:<8}{row.batch:>6}"
-        if row.failure:
-            lines.append(f"{line}  {row.failure}")
-            continue
-        limit = sampling_roofline(model, row.dtype, row.batch, limits, PROMPT, new_tokens)
-        line += f"{row.tokens_per_s:>10,.0f}{row.tokens_per_s / limit:>10.0%}"
-        line += f"{1000 * statistics.median(row.first):>10.1f}{row.memory_mb:>7,.0f}"
-        line += "".join(f"{_ratio(row, rows, other):>16}" for other in others)
-        lines.append(line.rstrip())
-    return "\n".join(lines)
+    others = sorted({row.case.engine for row in rows} - {"minislm"})
+
+    def figures(row: Measurement) -> list[str]:
+        case, rate = row.case, row.tokens_per_s
+        attended = PROMPT + new_tokens / 2  # on average, half of the new tokens are there
+        limit = sampling_roofline(model, case.dtype, case.batch, attended, limits)
+        return [f"{rate:,.0f}", f"{rate / limit:.0%}", f"{1000 * median(row.first):.1f}",
+                f"{row.memory_mb:,.0f}", *(_ratio(row, rows, other) for other in others)
+                ]  # fmt: skip
+
+    return text_table(COLUMNS | {f"/ {other}": ">16" for other in others}, rows, figures)
 
 
 def _ratio(row: Measurement, rows: list[Measurement], engine: str) -> str:
     """Ours over another engine: float32 over float32, less over its best of all."""
-    if row.engine != "minislm":
+    if row.case.engine != "minislm":
         return ""
-    rates = [
-        other.tokens_per_s
-        for other in rows
-        if other.engine == engine
-        and (other.mode, other.batch) == (row.mode, row.batch)
-        and (other.dtype == "float32" or row.dtype != "float32")
-    ]
-    best = max(rates, default=0.0)
+    dtypes = ("float32",) if row.case.dtype == "float32" else PRECISIONS
+    cases = [row.case._replace(engine=engine, dtype=dtype) for dtype in dtypes]
+    best = max((other.tokens_per_s for other in rows if other.case in cases), default=0.0)
     return f"{row.tokens_per_s / best:.2f}x" if best else ""
