@@ -8,8 +8,6 @@
 Every file is written under a temporary name and renamed: a reader never sees a part of one.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import asdict

@@ -4,8 +4,6 @@ A field made with `option` is also a command-line flag (see cli/options.py). Val
 a config is made, so a wrong one is refused before any work. No torch here.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, fields
 from typing import Any

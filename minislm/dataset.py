@@ -6,8 +6,6 @@ starts from the end-of-text token, the rest from their own first word: a model l
 nothing and to continue a prompt.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +35,7 @@ class TokenDataset:
     @classmethod
     def from_ids(
         cls, documents: Sequence[Sequence[int]], sizes: Sequence[int] | np.ndarray | None = None
-    ) -> TokenDataset:
+    ) -> "TokenDataset":
         """From ids, each document with its end of text; bits per byte need the `sizes`."""
         starts = np.cumsum([0, *map(len, documents)], dtype=np.int64)
         tokens = np.array([token for ids in documents for token in ids], np.uint32)
@@ -45,7 +43,7 @@ class TokenDataset:
         return cls(tokens, starts, np.array(sizes, np.int64))
 
     @classmethod
-    def from_texts(cls, texts: Iterable[str], tokenizer: Tokenizer) -> TokenDataset:
+    def from_texts(cls, texts: Iterable[str], tokenizer: Tokenizer) -> "TokenDataset":
         texts = list(texts)
         ids = [each + [tokenizer.eot_id] for each in tokenizer.encode_batch(texts)]
         return cls.from_ids(ids, [len(text.encode()) for text in texts])
@@ -64,7 +62,7 @@ class TokenDataset:
     def document(self, i: int) -> np.ndarray:
         return self.tokens[self.starts[i] : self.starts[i + 1]]
 
-    def subset(self, chosen: Sequence[int]) -> TokenDataset:
+    def subset(self, chosen: Sequence[int]) -> "TokenDataset":
         """The chosen documents, copied."""
         return self.from_ids([self.document(i).tolist() for i in chosen], self.sizes[list(chosen)])
 

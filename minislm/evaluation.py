@@ -5,8 +5,6 @@ base 2. Every document is scored alone, from the end-of-text token before it to 
 that last token counts in the nats and has no bytes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

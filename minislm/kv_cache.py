@@ -5,8 +5,6 @@ need no padding mask: a query at position p attends to cache positions 0..p, whi
 sequence's. What a shorter row holds beyond is overwritten before any query can attend to it.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -20,7 +18,7 @@ class KVCache:
         self.k_LBKSD, self.v_LBKSD = k_LBKSD, v_LBKSD
 
     @classmethod
-    def empty(cls, config: ModelConfig, rows: int, length: int, like: Tensor) -> KVCache:
+    def empty(cls, config: ModelConfig, rows: int, length: int, like: Tensor) -> "KVCache":
         """A cache for `rows` sequences of up to `length` tokens; dtype and device of `like`."""
         if length > config.context:
             raise ValueError(f"{length} positions exceed the model's context of {config.context}")
@@ -31,7 +29,7 @@ class KVCache:
     def length(self) -> int:
         return self.k_LBKSD.shape[3]
 
-    def view(self, rows: slice, length: int) -> KVCache:
+    def view(self, rows: slice, length: int) -> "KVCache":
         """Some rows and the first `length` positions, without a copy."""
         return type(self)(self.k_LBKSD[:, rows, :, :length], self.v_LBKSD[:, rows, :, :length])
 

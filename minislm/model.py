@@ -13,8 +13,6 @@ The letters after a tensor's name are its axes:
     L  blocks                            F  width of the MLP
 """
 
-from __future__ import annotations
-
 import math
 from typing import cast
 

@@ -6,8 +6,6 @@ are all near 1: every direction is learned at the same speed, not only the few t
 gradient. Embeddings, norms and biases stay with AdamW.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import torch

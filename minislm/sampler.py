@@ -7,8 +7,6 @@ settings alone. (A matrix product of another number of rows may differ in its la
 tokens are equally probable to seven digits, either may be chosen.)
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress

@@ -5,8 +5,6 @@ row is a function of its own logits and its own number, whatever else is in the 
 faster than `torch.multinomial`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -9,8 +9,6 @@ from i to a prompt and its answer; its docstring names what it tests and the heu
 starts with a space, because the token of a word includes the space before it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 

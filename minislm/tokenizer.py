@@ -4,8 +4,6 @@ The `tokenizers` library does the merging. Here: training, saving and loading to
 text that can be streamed token by token. Other formats are in pretrained/tokenizers.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -49,7 +47,7 @@ class Tokenizer:
     @classmethod
     def train(
         cls, texts: Iterable[str], vocab_size: int = 4096, digits: str = "single"
-    ) -> Tokenizer:
+    ) -> "Tokenizer":
         """Learn a byte-level BPE vocabulary; the same texts always give the same one.
 
         Args:
@@ -92,7 +90,7 @@ class Tokenizer:
         return cls(backend)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Tokenizer:
+    def load(cls, folder: str | Path) -> "Tokenizer":
         """Read the tokenizer.json of a folder; raises UserError naming the file."""
         file = Path(folder) / "tokenizer.json"
         return cls(read_backend(file))

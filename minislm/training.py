@@ -6,8 +6,6 @@ state holds everything the rest of a run depends on: a resumed run ends with the
 that was never interrupted.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence

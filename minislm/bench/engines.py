@@ -5,8 +5,6 @@
 A class names its packages, the precisions it is measured in, and whether it runs on a GPU.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import tempfile
 from pathlib import Path

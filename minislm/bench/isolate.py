@@ -4,8 +4,6 @@ Every engine then has its own threads and memory: idle threads of one library wo
 on the cores that another one is measured on.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import resource
 import statistics

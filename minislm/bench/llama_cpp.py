@@ -4,8 +4,6 @@ It is measured on GPT-2's shape. Its loop is as short as Python allows: one call
 rows, and the argmax of each by numpy; top-k sampling is its own.
 """
 
-from __future__ import annotations
-
 import ctypes
 import re
 import tempfile

@@ -3,8 +3,6 @@
 What they allow is the roofline (Williams et al. 2009); a speed is given relative to it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

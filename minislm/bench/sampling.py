@@ -4,8 +4,6 @@ Every engine is measured in turn, round after round, so that a machine that slow
 them; the median and the ratio count.
 """
 
-from __future__ import annotations
-
 import random
 import tempfile
 from collections import namedtuple

@@ -5,8 +5,6 @@ float32, in bfloat16, and compiled. Each loop runs in an isolated process, in tu
 round, so that a machine that slows down slows all of them; the median counts.
 """
 
-from __future__ import annotations
-
 from collections import namedtuple
 from dataclasses import asdict, replace
 

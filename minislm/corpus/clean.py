@@ -3,8 +3,6 @@
 They import this file and the main script, so it must not import torch: a second and 200 MB each.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Token files: text cleaned and tokenized once, and found again by a hash of all it depends on."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import multiprocessing

@@ -1,7 +1,5 @@
 """Raw stories from text and parquet files, one or many, streamed; and the hash of their content."""
 
-from __future__ import annotations
-
 import codecs
 import hashlib
 import os

@@ -6,8 +6,6 @@ its own. They are added in a fixed order, whichever is done first: a run can be 
 with the same number of threads.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

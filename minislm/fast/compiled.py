@@ -6,8 +6,6 @@ rows remain the matrix library's. The code does not contain the weights: it is s
 serves every model of the same shape.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import platform

@@ -5,8 +5,6 @@ plain loss writes and reads it five times. Here a thousand tokens at a time go f
 and gradient. The result is the same.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -6,8 +6,6 @@ what it reads and writes, so it serves one cache, and one number of its rows and
 padded to a few sizes.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from typing import Any

@@ -3,8 +3,6 @@
 Engines in several threads, each with a cache of its own, share one `PreparedModel`.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 import threading

@@ -1,7 +1,5 @@
 """The KV cache of the fast engines: the same contents, written in ways that suit a trace."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -12,8 +12,6 @@ for compiled steps, by the number of rows:
 O is the number of outputs, I of inputs, R of rows.
 """
 
-from __future__ import annotations
-
 import copy
 import statistics
 import warnings

@@ -9,8 +9,6 @@
 key head are the rows of one product.
 """
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -1,7 +1,5 @@
 """Muon on all cores of a CPU, and on a GPU for all matrices of one shape together."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 

@@ -5,8 +5,6 @@ that never wait for each other decode faster than threads that share every produ
 have so few synchronisation points that all threads share them.
 """
 
-from __future__ import annotations
-
 import threading
 from collections import deque
 

@@ -4,8 +4,6 @@ Threads that share one matrix product wait for each other after every operation.
 of their own do not, and a thread that is preempted stalls no other.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar

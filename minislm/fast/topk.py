@@ -5,8 +5,6 @@ only the columns found are searched. Sizes become plain integers, because these 
 and a vocabulary does not change.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -4,8 +4,6 @@ The time of a step beyond its arithmetic decides the speed of a small model; and
 runs, the other threads can run theirs.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 

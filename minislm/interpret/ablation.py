@@ -5,8 +5,6 @@ neuron through its column of the MLP's second matrix. With these columns at zero
 no effect, neither on the loss nor in any sampler that uses the same weights.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

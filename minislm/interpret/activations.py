@@ -6,8 +6,6 @@ its largest mean attention weight on one word class, minus the weight that unifo
 put there. A head is of the kind whose weight is larger.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Options of `eval.py --inspect` and `--off`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from minislm.config import option

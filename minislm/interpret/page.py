@@ -4,8 +4,6 @@ Of a long text the page has only the largest attention weights of each token, in
 of 16 heads over 500 tokens are about 10 MB.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ parameters of `Transformer`. A model belongs to the first family whose config.js
 describes the same model.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

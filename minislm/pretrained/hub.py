@@ -4,8 +4,6 @@
 HF_ENDPOINT are as it documents them. This module selects the files, and turns errors into one line.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import re

@@ -4,8 +4,6 @@ Both formats are little-endian, as `export.py`, `run.c` and `tokenizer.py` of ka
 define them. Weights are returned under Hugging Face's names, so that they are read as any Llama.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 from pathlib import Path

@@ -4,8 +4,6 @@ Weight files are not trusted. Their tensors are compared with config.json before
 memory, no code in a pickle is run, and an error is one line that names the file and the tensor.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Rotary position tables of published models whose context was extended."""
 
-from __future__ import annotations
-
 import math
 
 import torch

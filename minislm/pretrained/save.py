@@ -1,7 +1,5 @@
 """Models as Hugging Face folders, which other programs open."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

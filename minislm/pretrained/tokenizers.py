@@ -1,7 +1,5 @@
 """Tokenizers of published models: tokenizer.json and its configuration; vocab.json, merges.txt."""
 
-from __future__ import annotations
-
 import json
 import reprlib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """95 % confidence intervals of rates and means."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

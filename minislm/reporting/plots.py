@@ -1,7 +1,5 @@
 """Plots, written as PNG files by matplotlib where it is installed: pip install -e '.[plot]'."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from itertools import product

@@ -1,7 +1,5 @@
 """Tables for the terminal and for reports, and the entries of --json."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest

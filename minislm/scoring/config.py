@@ -1,7 +1,5 @@
 """Options of `eval.py --score`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from minislm.config import check, option

@@ -1,7 +1,5 @@
 """Scores of a model: it continues many prompts, and the rules measure the continuations."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice

@@ -5,8 +5,6 @@ creativity and consistency from 0 to 10 and guesses an age group. Judgements are
 failed requests are retried, and a budget of tokens bounds the cost.
 """
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import json

@@ -3,8 +3,6 @@
 Texts are lists of tokens; `words_of` is the tokenization of ROUGE's reference implementation.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -4,8 +4,6 @@ They are of the kinds of the TinyStories paper (Eldan & Li 2023, sections 3.1 an
 this project. A beginning stops in the middle of a sentence, so that it has to be continued.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Every measure is a rule that a reader can check by hand; README.md lists them. A
 measured together with its prompt. Word lists are in rules.json.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Sequence

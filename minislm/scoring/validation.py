@@ -1,7 +1,5 @@
 """How far the scores can be trusted: agreement with human scores, and sensitivity to corruption."""
 
-from __future__ import annotations
-
 import csv
 import random
 import re

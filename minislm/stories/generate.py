@@ -4,8 +4,6 @@
 sentences become words, and stories are corrupted where a study needs it.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Iterator, Sequence

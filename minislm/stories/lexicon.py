@@ -8,8 +8,6 @@ come before adjectives, adjectives before nouns, nouns before verbs, except that
 `verb_first` are verbs ("play", "smile"). The stories mark the few uses that differ.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache

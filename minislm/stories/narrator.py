@@ -4,8 +4,6 @@ A `StoryState` records who owns how many of what, which names are taken and the 
 so that a plot can only state what follows from what happened.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter

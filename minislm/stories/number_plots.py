@@ -5,8 +5,6 @@ task requires only for numbers of three digits and for those of D_train: never f
 D_test, and never in the words of a prompt (tests/studies checks both).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 from minislm.stories.lexicon import plural, words

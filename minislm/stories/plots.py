@@ -8,8 +8,6 @@ marked in the sentence: "a smile/n".
 
 # Unformatted, so that the variants of a sentence are below each other and speech stays compact.
 # fmt: off
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from minislm.stories.lexicon import a, plural, words

@@ -6,8 +6,6 @@ write a function of a pair, whose answer it must not read, and of its task's D_t
 RULES.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter, defaultdict

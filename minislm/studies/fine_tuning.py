@@ -1,7 +1,5 @@
 """Training in memory, without a run folder: what the studies do hundreds of times."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

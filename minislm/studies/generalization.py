@@ -5,8 +5,6 @@ and on the training pairs with a perturbed prompt. All answers are kept. The rep
 that a heuristic would give, and has conclusions by a stated rule.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict, namedtuple
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace

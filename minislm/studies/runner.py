@@ -4,8 +4,6 @@ Trials run in parallel processes with one thread each, so that a result depends 
 Every finished trial is a line of results.jsonl: an interrupted study resumes after the last one.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

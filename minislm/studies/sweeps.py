@@ -4,8 +4,6 @@ They are about hyperparameters, about the training data and about word classes. 
 value, add it to the tuple of its setting in HYPERPARAMETERS, DATA or WORDS.
 """
 
-from __future__ import annotations
-
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable

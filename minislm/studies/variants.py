@@ -4,8 +4,6 @@ One entry of VARIANTS is one variant. A pre-trained model is made once for each 
 seed, and kept in the study's folder.
 """
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass
 from pathlib import Path
