@@ -14,7 +14,7 @@ import torch
 from helpers import ROOT, TINY, train_in
 
 from minislm import checkpoint
-from minislm.cli.run_folder import lock_run
+from minislm.cli.run_settings import lock_run
 from minislm.pretrained.load import load
 from minislm.runtime.errors import UserError
 from minislm.training import Trainer

@@ -143,13 +143,13 @@ def test_prompts_come_from_a_file_or_from_the_terminal(run_script, tiny_run, tex
     assert "--- 1 ---\nOne day" in out and "--- 2 ---\nOnce" in out
     lines = iter(["A cat", "word " * 400, "A dog"])
 
-    def ask(_):
+    def answer(_):
         try:
             return next(lines)
         except StopIteration:
             raise EOFError from None
 
-    monkeypatch.setattr("builtins.input", ask)
+    monkeypatch.setattr("builtins.input", answer)
     outcome = run_script("sample.py", *args, "--interactive")
     assert outcome.code == 0 and "A cat" in outcome.out and "A dog" in outcome.out
     assert outcome.err.count("error: ") == 1
