@@ -80,7 +80,7 @@ def _log_long_documents(name: str, nats: np.ndarray, text: TokenDataset, context
     if fits.any() and not fits.all():
         loss = TextLoss(float(nats[fits].sum()), int(lengths[fits].sum()), int(sizes[fits].sum()))
         log(
-            f"{name}: {(~fits).sum():,} stories exceed its {context} tokens and were read in windows "
-            f"that overlap by half; the {fits.sum():,} others alone: "
+            f"{name}: {(~fits).sum():,} stories exceed its {context} tokens and were read in "
+            f"windows that overlap by half; the {fits.sum():,} others alone: "
             f"{loss.nats_per_token:.4f} nats per token, {loss.bits_per_byte:.4f} bits per byte"
         )
