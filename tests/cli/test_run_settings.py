@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from minislm.tokenizer import Tokenizer
 
 
 def test_flags_become_configs_and_only_those_given_count():
-    parser = Parser("", DataConfig, RunConfig, ModelConfig)
+    parser = Parser("", DataConfig, RunConfig, MachineConfig, ModelConfig)  # two have --threads
     flags = parser.parse_args(["--windows", "0,256", "--resume", "--threads", "2", "--no-tied"])
     assert vars(flags) == {"windows": (0, 256), "resume": True, "threads": 2, "tied": False}
     model = build(ModelConfig, flags, {"n_layer": 3, "windows": (7,), "steps": 9})
@@ -114,7 +115,11 @@ def test_a_new_run_has_the_next_free_name(tmp_path, monkeypatch):
     Path("file").write_text("")
     with pytest.raises(UserError, match="--out file is a file"):
         new_run("gpt2", "file")
-    assert newest_run() == Path("runs/gpt2")
+    for seconds, newest in ((1, "gpt2"), (3, "old")):
+        write_json(Path("runs/old/config.json"), {})
+        os.utime("runs/old/config.json", (seconds, seconds))
+        os.utime("runs/gpt2/config.json", (2, 2))
+        assert newest_run() == Path("runs") / newest
 
 
 def test_tasks_that_a_model_cannot_learn_are_left_out_unless_named(capsys):
@@ -137,10 +142,17 @@ def test_tasks_that_a_model_cannot_learn_are_left_out_unless_named(capsys):
     assert "count" in prepare_data(deep, tokenizer).tasks
 
 
-def test_the_progress_line_has_at_most_a_hundred_percent(run_script):
-    flags = ["--width", 16, "--n-head", 2, "--n-kv-head", 1, "--vocab", 300, "--stories", 20]
-    done = run_script("train.py", *flags, "--tasks", "none", "--minutes", 1e-5, "--threads", 1,
-                      "--json", "r.json")  # fmt: skip
+def test_progress_has_samples_and_at_most_a_hundred_percent(run_script):
+    flags = ["--width", 16, "--n-head", 2, "--n-kv-head", 1, "--vocab", 300, "--stories", 20,
+             "--tasks", "none", "--threads", 1]  # fmt: skip
+    done = run_script("train.py", *flags, "--minutes", 1e-5, "--json", "r.json")
     assert done.code == 0 and "\n100%  step      1  train loss" in done.err, done.err
     (entry,) = json.loads(Path("r.json").read_text())["models"].values()
     assert entry["seconds"] > 2 * 60 * 1e-5  # the step took longer than the time given
+    done = run_script("train.py", *flags, "--steps", 4, "--evals", 2, "--samples", 4)
+    lines = [
+        line.split()[0]
+        for line in done.err.splitlines()
+        if "valid loss" in line or "sample:" in line
+    ]
+    assert lines == ["sample:", "50%", "sample:", "sample:", "100%"]

@@ -56,7 +56,7 @@ def test_bfloat16_is_selected_where_the_hardware_has_it(monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has: has)
         assert device.select_dtype("auto", cpu) == device.select_dtype("auto", cuda) == dtype
-    assert device.select_dtype("auto", mps) == torch.float32
+        assert device.select_dtype("auto", mps) == torch.float32
     assert device.select_dtype("bfloat16", cpu) == torch.bfloat16
     assert device.select_dtype("float32", cuda) == torch.float32
 

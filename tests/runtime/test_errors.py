@@ -52,13 +52,15 @@ def test_of_several_processes_the_first_one_logs(capsys, monkeypatch):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes differ there")
-def test_a_reader_that_ends_early_is_no_error():
-    code = (
-        "from minislm.runtime.errors import run_script\nrun_script(lambda: print(90_000 * 'x\\n'))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdout.read(1) == b"x"
+@pytest.mark.parametrize("lines", [1, 90_000])  # fewer and more than a buffer holds
+def test_a_reader_that_ends_early_is_no_error(lines):
+    code = f"""
+from minislm.runtime.errors import run_script
+run_script(lambda: input() or [print("x") for _ in range({lines})])
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
     process.stdout.close()
+    process.stdin.write(b"\n")
+    process.stdin.close()
     assert process.stderr.read() == b"" and process.wait() == 0
