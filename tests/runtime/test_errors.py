@@ -58,8 +58,10 @@ def test_a_reader_that_ends_early_is_no_error(lines):
 from minislm.runtime.errors import run_script
 run_script(lambda: input() or [print("x") for _ in range({lines})])
 """
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=os.environ | {"PYTHONUNBUFFERED": ""},
+    )  # fmt: skip
     process.stdout.close()
     process.stdin.write(b"\n")
     process.stdin.close()
