@@ -36,12 +36,13 @@ def main() -> None:
             source, config, device=machine.device, threads=machine.threads, json=machine.json,
             compiled=compiled,
         )  # fmt: skip
+    from minislm.cli.open_model import read_prompts
     from minislm.cli.sample import interact, sample
 
     if "interactive" in flags:
         return interact(source, settings, machine, compiled)
-    prompts, file = getattr(flags, "prompt", []), getattr(flags, "prompt_file", None)
-    sample(source, prompts, file, flags.samples, settings, machine, compiled)
+    prompts = read_prompts(getattr(flags, "prompt", []), getattr(flags, "prompt_file", None))
+    sample(source, prompts, flags.samples, settings, machine, compiled)
 
 
 if __name__ == "__main__":

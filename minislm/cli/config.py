@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from minislm.config import PRESETS, check, option
 from minislm.runtime.errors import UserError
 
-PRECISIONS = ("float32", "bfloat16", "float16", "int8")
-
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -40,36 +38,29 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Run folder, device and precision of training."""
-
-    out: str | None = option(None, "run folder (default: runs/PRESET, or the next free name)")
-    preset: str = option("one-block", "model shape and its learning rates", choices=tuple(PRESETS))
-    resume: bool = option(False, "resume the run in --out, or the newest run")
-    samples: int = option(2, "number of short samples shown during training", minimum=0)
-    device: str = option("auto", "cpu, cuda or mps; auto: the fastest available")
-    compile: bool = option(False, "compile the blocks in the first step (for a GPU)")
-    dtype: str = option("auto", "precision of the matrix products; auto: bfloat16 where fast",
-                        choices=("auto", "float32", "bfloat16"))  # fmt: skip
-    threads: int | None = option(None, "CPU threads (default: PyTorch's choice)", minimum=1)
-    json: str | None = option(None, "write the result to this JSON file")
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
-@dataclass(frozen=True)
 class MachineConfig:
     """Device and precision."""
 
     device: str = option("auto", "cpu, cuda or mps; auto: the fastest available")
     dtype: str = option("float32", "precision of the weights; int8: the large matrices, on a CPU",
-                        choices=PRECISIONS)  # fmt: skip
+                        choices=("float32", "bfloat16", "float16", "int8"))  # fmt: skip
     threads: int | None = option(None, "CPU threads (default: PyTorch's choice)", minimum=1)
     json: str | None = option(None, "write the result to this JSON file")
 
-    def __post_init__(self) -> None:
-        check(self)
+    __post_init__ = check
+
+
+@dataclass(frozen=True)
+class RunConfig(MachineConfig):
+    """Run folder, device and precision of training."""
+
+    dtype: str = option("auto", "precision of the matrix products; auto: bfloat16 where fast",
+                        choices=("auto", "float32", "bfloat16"))  # fmt: skip
+    out: str | None = option(None, "run folder (default: runs/PRESET, or the next free name)")
+    preset: str = option("one-block", "model shape and its learning rates", choices=tuple(PRESETS))
+    resume: bool = option(False, "resume the run in --out, or the newest run")
+    samples: int = option(2, "number of short samples shown during training", minimum=0)
+    compile: bool = option(False, "compile the blocks in the first step (for a GPU)")
 
 
 @dataclass(frozen=True)
@@ -84,5 +75,4 @@ class EvalConfig:
                                  "(default: the model's context)", minimum=2)  # fmt: skip
     batch_size: int = option(64, "prompts answered together", minimum=1)
 
-    def __post_init__(self) -> None:
-        check(self)
+    __post_init__ = check

@@ -39,8 +39,7 @@ def generated(count: int, seed: int, start: int = 0) -> list[str]:
 
 def prepare_data(settings: Settings, tokenizer: Tokenizer | None = None) -> TrainingData:
     """Text and pairs as tokens; a tokenizer is trained on them unless one is given."""
-    data, context = _with_files(settings.data), settings.model.context
-    names = task_names(data)
+    data, names = _with_files(settings.data), task_names(settings.data)
     texts = [] if data.data else generated(data.stories, settings.train.seed)
     if tokenizer is None:
         trained_on = [pair for name in names for pair in pairs(name, "train")]
@@ -50,25 +49,24 @@ def prepare_data(settings: Settings, tokenizer: Tokenizer | None = None) -> Trai
         else:
             tokenizer = Tokenizer.train([*texts, *pair_texts], data.vocab, data.digits)
     train, valid = _datasets(data, texts, settings.train.seed, tokenizer)
-    if data.tasks == "auto":
-        names = [name for name in names if _suits(name, settings.model, tokenizer)]
-    return TrainingData(tokenizer, train, valid, names, _examples(names, tokenizer, context))
+    auto = data.tasks == "auto"
+    found = {name: _examples(name, settings.model, tokenizer, auto) for name in names}
+    tasks = [name for name in names if found[name] is not None]
+    return TrainingData(tokenizer, train, valid, tasks, [e for name in tasks for e in found[name]])
 
 
 def _with_files(data: DataConfig) -> DataConfig:
-    """The same settings with texts of the hub as files, and the validation text of --data unless
-    --valid names one."""
+    """Settings with texts of the hub as files; without --valid, the validation text of --data."""
     if data.data:
         text, its_valid = find_text(data.data)
         data = replace(data, data=text, valid=data.valid or its_valid)
-    if data.valid:
-        data = replace(data, valid=find_text(data.valid)[0])
-    return data
+    return replace(data, valid=data.valid and find_text(data.valid)[0])
 
 
 def _datasets(
     data: DataConfig, texts: list[str], seed: int, tokenizer: Tokenizer
 ) -> tuple[TokenDataset, TokenDataset]:
+    """Training and validation text; `texts` are the generated stories, where there is no --data."""
     if data.data:
         train = prepare(data.data, tokenizer, data.cache, exclude=data.valid)
         log(str(train.counts))
@@ -82,38 +80,26 @@ def _datasets(
     return train, TokenDataset.from_texts(held_out, tokenizer)
 
 
-def _suits(name: str, model: ModelConfig, tokenizer: Tokenizer) -> bool:
-    """Whether a model of this shape can learn all of a task; logs why if it cannot."""
-    too_long = fits(tokenizer, pairs(name, "train"), model.context)[1]
-    if too_long:
-        log(
-            f"{name}: left out, {len(too_long)} of its 70 training pairs exceed the context of "
-            f"{model.context} (train it with --tasks {name})"
-        )
-    elif name in _NEEDS_TWO_BLOCKS and model.n_layer == 1 and model.position == "rotary":
-        log(
-            f"{name}: left out, one block with rotary positions cannot learn when to stop "
-            f"(try --tasks {name} --n-layer 2)"
-        )
-        return False
-    return not too_long
-
-
 def _examples(
-    names: list[str], tokenizer: Tokenizer, context: int
-) -> list[tuple[list[int], list[int]]]:
-    """The training pairs of the tasks as tokens; logs the pairs that are too long."""
-    examples = []
-    for name in names:
-        fitting, too_long = fits(tokenizer, pairs(name, "train"), context)
-        if too_long:
-            numbers = ", ".join(str(each.i) for each in too_long)
-            log(
-                f"{name}: {len(too_long)} of 70 training pairs exceed the context of {context} "
-                f"and are left out: i = {numbers}"
-            )
-        examples += [encode_pair(tokenizer, each) for each in fitting]
-    return examples
+    name: str, model: ModelConfig, tokenizer: Tokenizer, auto: bool
+) -> list[tuple[list[int], list[int]]] | None:
+    """The training pairs of a task as tokens; logs those that are too long, and leaves them out.
+
+    With --tasks auto, None for a task of which a model of this shape cannot learn every pair.
+    """
+    fitting, too_long = fits(tokenizer, pairs(name, "train"), model.context)
+    if too_long:
+        exceed = f"{len(too_long)} of 70 training pairs exceed the context of {model.context}"
+        if auto:
+            log(f"{name}: left out, {exceed} (train it with --tasks {name})")
+            return None
+        numbers = ", ".join(str(each.i) for each in too_long)
+        log(f"{name}: {exceed} and are left out: i = {numbers}")
+    elif auto and name in _NEEDS_TWO_BLOCKS and (model.n_layer, model.position) == (1, "rotary"):
+        log(f"{name}: left out, one block with rotary positions cannot learn when to stop "
+            f"(try --tasks {name} --n-layer 2)")  # fmt: skip
+        return None
+    return [encode_pair(tokenizer, each) for each in fitting]
 
 
 def measured_text(
@@ -121,16 +107,9 @@ def measured_text(
 ) -> TokenDataset:
     """The text to evaluate on: --data, the validation text of a run with these settings, or
     generated stories."""
-    if config.data is not None:
-        text, validation = find_text(config.data)
-        return prepare(validation or text, tokenizer, DataConfig().cache)
-    if settings is not None:
-        return _validation_data(settings, tokenizer)
-    return TokenDataset.from_texts(generated(HELD_OUT_STORIES, 1), tokenizer)
-
-
-def _validation_data(settings: Settings, tokenizer: Tokenizer) -> TokenDataset:
-    data, seed = _with_files(settings.data), settings.train.seed
-    if data.valid:
-        return prepare(data.valid, tokenizer, data.cache)
-    return _datasets(data, [], seed, tokenizer)[1]
+    if config.data is None and settings is None:
+        return TokenDataset.from_texts(generated(HELD_OUT_STORIES, 1), tokenizer)
+    data = _with_files(settings.data if config.data is None else DataConfig(data=config.data))
+    if data.valid or config.data is not None:
+        return prepare(data.valid or data.data, tokenizer, data.cache)
+    return _datasets(data, [], settings.train.seed, tokenizer)[1]

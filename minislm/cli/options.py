@@ -19,10 +19,9 @@ class Parser(argparse.ArgumentParser):
     """Flags of several configs; a mistake is a UserError that names the nearest flag."""
 
     def __init__(self, description: str, *configs: type):
+        # SUPPRESS: only the flags given are in the result
         super().__init__(
-            description=description,
-            argument_default=argparse.SUPPRESS,  # only the flags given are in the result
-            allow_abbrev=False,
+            description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False
         )
         for config in configs:
             self.add_config(config)
@@ -30,51 +29,42 @@ class Parser(argparse.ArgumentParser):
     def add_config(self, config: type) -> None:
         """One flag per option of `config`; a name that two configs share is one flag."""
         group = self.add_argument_group((config.__doc__ or "").splitlines()[0].rstrip("."))
-        types, known = get_type_hints(config), self._option_string_actions
+        types = get_type_hints(config)
         for each in fields(config):
-            flag = flag_name(each.name)
-            if not each.metadata or flag in known:
+            flag, limits, default = flag_name(each.name), each.metadata, each.default
+            if not limits or flag in self._option_string_actions:
                 continue
-            text = each.metadata["help"]
-            if each.default is not None:
-                text += f" (default: {_shown(each.default)})"
+            several = isinstance(default, tuple)
+            shown = ",".join(map(str, default)) if several else default
+            text = limits["help"] + ("" if default is None else f" (default: {shown})")
             kind = next(iter(get_args(types[each.name])), types[each.name])  # int | None: int
             if kind is bool:
                 group.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
-                continue
-            parse = _numbers if isinstance(each.default, tuple) else kind
-            choices = each.metadata["choices"] or None
-            metavar = None if choices else each.name.upper()
-            group.add_argument(flag, type=parse, choices=choices, metavar=metavar, help=text)
+            else:
+                kind, choices = numbers if several else kind, limits["choices"] or None
+                group.add_argument(flag, type=kind, choices=choices, help=text)
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ").split()[0]
-        if unknown.startswith("--") and message.startswith("unrecognized"):
-            known = [flag for action in self._actions for flag in action.option_strings]
-            near = difflib.get_close_matches(unknown.split("=")[0], known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"unknown flag {unknown}{hint or '; see --help'}")
+        if message.startswith("unrecognized") and unknown.startswith("--"):
+            near = difflib.get_close_matches(unknown.split("=")[0], self._option_string_actions, 1)
+            hint = f"did you mean {near[0]}?" if near else "see --help"
+            raise UserError(f"unknown flag {unknown}; {hint}")
         raise UserError(f"{message}; see --help")
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(","))
-
-
-def _shown(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))
 
 
 def build(config: type, flags: argparse.Namespace, base: dict[str, Any] | None = None) -> Any:
     """A config from `base` (a preset or a run's own settings), overridden by the flags given."""
-    names = {each.name for each in fields(config)}
-    values = {name: value for name, value in (base or {}).items() if name in names}
-    values |= {name: value for name, value in vars(flags).items() if name in names}
-    return config(**values)
+    values, names = (base or {}) | vars(flags), {each.name for each in fields(config)}
+    return config(**{name: value for name, value in values.items() if name in names})
 
 
 def only_with(flags: argparse.Namespace, names: tuple[str, ...], *modes: str) -> None:
-    """Refuse flags that need a mode which was not asked for; raises UserError."""
+    """Refuse flags without the mode that they belong to; raises UserError."""
     given = [name for name in names if hasattr(flags, name)]
     if given and not any(hasattr(flags, mode) for mode in modes):
         raise UserError(f"{flag_name(given[0])} goes with {' or '.join(map(flag_name, modes))}")

@@ -1,21 +1,26 @@
-"""The settings of a run: the flags given, what follows from them, and how they are stored."""
+"""A run: its settings, from flags or from its folder, and the folder, new, newest or locked."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from minislm.checkpoint import CONFIG, STATE, STATES
 from minislm.cli.config import DataConfig, RunConfig
 from minislm.cli.options import build
 from minislm.config import PRESET_TRAINING, PRESETS, ModelConfig, TrainConfig, flag_name
 from minislm.runtime.errors import CheckpointError, UserError
+from minislm.runtime.files import lock_file, os_error, read_text
 from minislm.tasks import TASKS, pair
 
-UNARY_CONTEXT = 1536  # the longest unary pair fits, where digits merge
+_RUNS, _FILE = Path("runs"), "run.json"
+_UNARY_CONTEXT = 1536  # the longest unary pair fits, where digits merge
 # Settings that a resumed run may change: how long it is, and how it is run.
 _CHANGEABLE = {"resume", "out", "steps", "minutes", "threads", "json", "evals", "samples", "keep"}
 _REMOVED = {"processes"}  # settings of earlier versions, without a meaning today
@@ -30,79 +35,68 @@ class Settings:
     train: TrainConfig
     run: RunConfig
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, dict[str, Any]]:
         """As JSON can hold it. The settings of training and of the run are one group there."""
-        model, data, train, run = map(asdict, (self.model, self.data, self.train, self.run))
+        model, data, train, run = map(asdict, vars(self).values())
         return {"model": model, "data": data, "train": train | run}
 
     @classmethod
-    def read(cls, run: Path) -> Settings:
-        """The settings in a run folder; raises CheckpointError naming the file."""
-        path = run / "run.json"
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            train, own = _split(values["train"], RunConfig)
+    def read(cls, run: str | Path) -> Settings | None:
+        """The settings in a folder, None if it is no run; CheckpointError: run.json is damaged."""
+        if not Path(run, _FILE).exists():
+            return None
+        with _contents(run) as values:
             return cls(
-                from_dict(ModelConfig, values["model"]), from_dict(DataConfig, values["data"]),
-                from_dict(TrainConfig, train), from_dict(RunConfig, own),
-            )  # fmt: skip
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{path} is missing: {run} is not a run of train.py") from error
-        except (UserError, OSError, ValueError, LookupError, TypeError, AttributeError,
-                RecursionError) as error:  # fmt: skip
-            raise CheckpointError(f"{path} is damaged ({error}); train again") from error
+                *from_json(values["model"], ModelConfig),
+                *from_json(values["data"], DataConfig),
+                *from_json(values["train"], TrainConfig, RunConfig),
+            )
 
     @staticmethod
-    def tasks(run: Path) -> list[str]:
-        """The tasks whose pairs a run was trained on."""
-        try:
-            names = json.loads((run / "run.json").read_text(encoding="utf-8"))["tasks"]
-            return [name for name in names if TASKS[name]]
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-            raise CheckpointError(f"{run / 'run.json'} is damaged; train again") from error
+    def tasks(run: str | Path) -> list[str]:
+        """The tasks whose pairs a run was trained on; CheckpointError: run.json is damaged."""
+        with _contents(run) as values:
+            return [name for name in values["tasks"] if TASKS[name]]
 
 
-def _split(values: Mapping[str, Any], config: type) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of other configs, and those of `config`."""
-    names = {each.name for each in fields(config)}
-    own = {name: value for name, value in values.items() if name in names}
-    rest = {n: value for n, value in values.items() if n not in names and n not in _REMOVED}
-    return rest, own
+@contextmanager
+def _contents(run: str | Path) -> Iterator[Any]:
+    """The contents of run.json; errors in the block that uses them raise CheckpointError."""
+    try:
+        yield json.loads(read_text(Path(run, _FILE)))
+    except (UserError, ValueError, LookupError, TypeError, AttributeError,
+            RecursionError) as error:  # fmt: skip
+        raise CheckpointError(f"{Path(run, _FILE)} is damaged ({error}); train again") from error
 
 
 def settings_from(flags: argparse.Namespace) -> Settings:
-    """The settings of a new run: preset, then flags; what is left open is decided here."""
+    """The settings of a new run: preset, then flags, then what follows from them."""
     data, run = build(DataConfig, flags), build(RunConfig, flags)
-    base = dict(PRESETS[run.preset])
-    train = build(TrainConfig, flags, PRESET_TRAINING.get(run.preset, {}))
+    train = build(TrainConfig, flags, PRESET_TRAINING.get(run.preset))
     named = task_names(data) if data.tasks not in ("auto", "all", "none") else []
-    if "unary" in named:
-        base.setdefault("context", UNARY_CONTEXT)
+    unary = "unary" in named
     if data.stories is None:
         data = replace(data, stories=2 if named else 6_000)
     if data.vocab is None:  # the generator uses fewer words than people do
         data = replace(data, vocab=4096 if data.data else 2048)
     if data.digits == "auto":
-        data = replace(data, digits="merged" if "unary" in named else "single")
+        data = replace(data, digits="merged" if unary else "single")
     if train.steps is None and train.minutes is None:
         train = replace(train, minutes=3.5)
+    base = ({"context": _UNARY_CONTEXT} if unary else {}) | PRESETS[run.preset]
     return Settings(build(ModelConfig, flags, base), data, train, run)
 
 
 def resumed(flags: argparse.Namespace, run: Path) -> Settings:
-    """The settings of a run to be resumed; flags may change its length only.
-
-    Raises:
-        UserError: a flag differs from what the run began with.
-    """
+    """The settings of a run to be resumed; UserError for a flag that it began without."""
     kept = Settings.read(run)
-    everything = {}
-    for part in kept.as_dict().values():
-        everything |= part
+    if kept is None:
+        raise CheckpointError(f"{run / _FILE} is missing: {run} is not a run of train.py")
+    before = {name: v for group in kept.as_dict().values() for name, v in group.items()}
     for name, value in vars(flags).items():
-        if name not in _CHANGEABLE and everything[name] != value:
+        if name not in _CHANGEABLE and before[name] != value:
             raise UserError(
-                f"{flag_name(name)} {value} differs from {everything[name]} of {run}; a resumed "
+                f"{flag_name(name)} {value} differs from {before[name]} of {run}; a resumed "
                 "run keeps its settings: leave the flag out, or start a new run"
             )
     train, own = (build(type(c), flags, asdict(c)) for c in (kept.train, kept.run))
@@ -115,26 +109,21 @@ def task_names(data: DataConfig) -> list[str]:
         return []
     if data.tasks in ("auto", "all"):
         return list(TASKS)
-    names = [name.strip() for name in data.tasks.split(",")]
-    for name in names:
-        pair(name, 1)
-    return names
+    return [pair(name.strip(), 1).task for name in data.tasks.split(",")]
 
 
-def from_dict(config: type, values: dict[str, Any]) -> Any:
-    """The config whose `dataclasses.asdict` was written as JSON; lists become tuples again.
-
-    Raises:
-        UserError: an unknown field, or a value of the wrong type.
-    """
-    types = get_type_hints(config)
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+def from_json(values: dict[str, Any], *configs: type) -> list[Any]:
+    """The configs whose fields are in one JSON object, where tuples are lists.
+    UserError: an unknown field, or a value of the wrong type."""
+    types = {name: kind for each in configs for name, kind in get_type_hints(each).items()}
+    values = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()
+              if n not in _REMOVED}  # fmt: skip
     for name, value in values.items():
         if name not in types:
             raise UserError(f"unknown setting {name!r}; it was written by another version")
         if not _has_type(value, types[name]):
             raise UserError(f"{name} is {value!r:.60}, which is of the wrong type")
-    return config(**values)
+    return [build(config, argparse.Namespace(**values)) for config in configs]
 
 
 def _has_type(value: Any, kind: Any) -> bool:
@@ -144,3 +133,45 @@ def _has_type(value: Any, kind: Any) -> bool:
     if get_args(kind):
         return any(_has_type(value, each) for each in get_args(kind))
     return type(value) in ((int, float) if kind is float else (kind,))
+
+
+def newest_run() -> Path:
+    """The run folder that was written to last; raises UserError if there is none."""
+    configs = list(_RUNS.glob(f"*/{CONFIG}"))
+    if not configs:
+        raise UserError(f"no run in {_RUNS}/ yet; train one with: python train.py")
+    return max(configs, key=lambda config: config.stat().st_mtime).parent
+
+
+def new_run(name: str, out: str | None) -> Path:
+    """The folder of a new run: `out`; or runs/NAME, with -2, -3 and so on if that is taken.
+    UserError: `out` is a file, or holds a run, which is never overwritten."""
+    names = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
+    for run in [Path(out)] if out else (_RUNS / each for each in names):
+        if run.exists() and not run.is_dir():
+            raise UserError(f"--out {run} is a file; give a folder")
+        if not any((run / file).exists() for file in (CONFIG, STATE)):
+            return run
+    raise UserError(f"--out {out} holds a run already; give --resume, or another --out")
+
+
+@contextmanager
+def lock_run(run: Path) -> Iterator[None]:
+    """Keep a run folder for this process, and remove files left by an interrupted run.
+    UserError: another process trains there, or the folder cannot be written to."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = open(run / ".lock", "ab")
+    except OSError as error:
+        raise os_error(f"write to {run}", error, "give another folder as --out") from error
+    with file:
+        if not lock_file(file, wait=False):
+            raise UserError(f"another process trains in {run}; wait for it, or give another --out")
+        for temporary in (*run.glob(".*.tmp"), *run.glob(f"{STATES}/.*.tmp")):
+            temporary.unlink(missing_ok=True)
+        try:
+            yield
+        finally:  # a run that was refused before it began leaves no folder
+            if [path.name for path in run.iterdir()] == [".lock"]:
+                (run / ".lock").unlink()
+                run.rmdir()

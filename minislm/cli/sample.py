@@ -2,63 +2,47 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from torch.distributed import is_torchelastic_launched
 
 from minislm.cli.config import MachineConfig
 from minislm.cli.open_model import open_sampler
-from minislm.cli.prompts import read_prompts
 from minislm.config import SampleConfig
-from minislm.runtime.errors import UserError
+from minislm.runtime.errors import UserError, log
 from minislm.runtime.files import write_json
-from minislm.runtime.process_group import ProcessGroup, started_by_torchrun
-from minislm.sampler import Continuation
-from minislm.tokenizer import Tokenizer
+from minislm.runtime.process_group import ProcessGroup
+from minislm.sampler import Sampler
 
 
 def sample(
-    source: str | None,
-    prompts: list[str],
-    prompt_file: str | None,
-    samples: int,
-    settings: SampleConfig,
-    machine: MachineConfig,
-    compiled: bool = False,
-) -> None:
-    """Print the continuations of every prompt: a single one as it is made, several at the end.
-
-    Under torchrun the prompts are dealt to the processes, and the first one prints.
-
-    Raises:
-        UserError: a prompt that does not fit, or fewer than one sample.
-    """
+    source: str | None, prompts: list[str], samples: int, settings: SampleConfig,
+    machine: MachineConfig, compiled: bool = False,
+) -> None:  # fmt: skip
+    """Print continuations of every prompt: a single one as it is made, several at the end.
+    Under torchrun the prompts are distributed over the processes, and the first one prints.
+    UserError: a prompt that does not fit, or fewer than one sample."""
     if samples < 1:
         raise UserError(f"--samples must be at least 1, not {samples}")
-    prompts = read_prompts(prompts, prompt_file)
     group = ProcessGroup()
     name, sampler = open_sampler(source, machine, compiled)
     repeated = [prompt for prompt in prompts for _ in range(samples)]
-    found = []
     if group.world_size == len(repeated) == 1 and not settings.logprobs:
-        text = "".join(_print_stream(prompts[0], sampler.stream(prompts[0], settings)))
-        found.append({"prompt": prompts[0], "text": text})
+        found = [{"prompt": prompts[0], "text": _stream(sampler, prompts[0], settings)}]
     else:
-        seeds = [settings.seed + k for _ in prompts for k in range(samples)]
-        ids = [sampler.tokenizer.prompt_ids(prompt) for prompt in repeated]
-        results = group.all_gather(
-            lambda: sampler.continuations(group.shard(ids), settings, group.shard(seeds))
-        )
+        ids = group.shard([sampler.tokenizer.prompt_ids(prompt) for prompt in repeated])
+        seeds = group.shard([settings.seed + k for _ in prompts for k in range(samples)])
+        results = group.all_gather(lambda: sampler.continuations(ids, settings, seeds))
         group.close()
         if not group.is_main:
             return
+        found = []
         for k, (prompt, result) in enumerate(zip(repeated, results), 1):
-            text = sampler.text(result, settings)
-            print(f"--- {k} ---\n{prompt}{text}\n")
-            found.append({"prompt": prompt, "text": text})
+            found.append({"prompt": prompt, "text": sampler.text(result, settings)})
+            print(f"--- {k} ---\n{prompt}{found[-1]['text']}\n")
             if settings.logprobs:
-                found[-1]["logprobs"] = result.logprobs
-                tokens = _with_logprobs(sampler.tokenizer, result)
-                print(f"log-probability {sum(result.logprobs):.2f}: {tokens}\n")
+                found[-1]["logprobs"] = values = result.logprobs
+                tokens = [repr(sampler.tokenizer.decode([token])) for token in result.ids]
+                shown = " ".join(f"{token}:{value:.2f}" for token, value in zip(tokens, values))
+                print(f"log-probability {sum(values):.2f}: {shown}\n")
     if machine.json:
         write_json(machine.json, {"model": name, "samples": found})
 
@@ -67,30 +51,25 @@ def interact(
     source: str | None, settings: SampleConfig, machine: MachineConfig, compiled: bool = False
 ) -> None:
     """Continue prompts typed at the terminal until Ctrl-D; a bad prompt costs one line."""
-    if started_by_torchrun():
+    if is_torchelastic_launched():
         raise UserError("--interactive needs a single process; run it without torchrun")
     _, sampler = open_sampler(source, machine, compiled)
-    print("Type the beginning of a story; Ctrl-D ends.", file=sys.stderr)
+    log("Type the beginning of a story; Ctrl-D ends.")
     while True:
         try:
-            prompt = input("> ")
+            _stream(sampler, input("> "), settings)
         except EOFError:
-            return print(file=sys.stderr)
-        try:
-            "".join(_print_stream(prompt, sampler.stream(prompt, settings)))
+            return log("")
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            log(f"error: {error}")
 
 
-def _print_stream(prompt: str, parts: Iterator[str]) -> Iterator[str]:
-    """Print a text while it is made; yields its parts."""
+def _stream(sampler: Sampler, prompt: str, settings: SampleConfig) -> str:
+    """Print a prompt and its continuation while it is made; returns the continuation."""
     print(prompt, end="", flush=True)
-    for part in parts:
+    text = ""
+    for part in sampler.stream(prompt, settings):
         print(part, end="", flush=True)
-        yield part
+        text += part
     print(flush=True)
-
-
-def _with_logprobs(tokenizer: Tokenizer, result: Continuation) -> str:
-    pairs = zip(result.ids, result.logprobs)
-    return " ".join(f"{tokenizer.decode([id])!r}:{value:.2f}" for id, value in pairs)
+    return text

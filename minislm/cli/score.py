@@ -8,9 +8,8 @@ from statistics import fmean, median_high
 
 from minislm.cli.config import EvalConfig, MachineConfig
 from minislm.cli.data import generated
-from minislm.cli.evaluate import run_settings
-from minislm.cli.open_model import open_model
-from minislm.cli.prompts import read_prompts
+from minislm.cli.open_model import open_model, read_prompts
+from minislm.cli.run_settings import Settings
 from minislm.corpus.read import read_stories
 from minislm.pretrained.hub import find_text
 from minislm.reporting.tables import markdown_table
@@ -29,11 +28,8 @@ def score(
     sources: Sequence[str | None], config: ScoreConfig, evaluated: EvalConfig,
     machine: MachineConfig,
 ) -> None:  # fmt: skip
-    """Score every model; print the tables that the options request, and write the JSON object.
-
-    Raises:
-        UserError: a model, a file or a judge that is missing or does not answer.
-    """
+    """Score every model; print the tables that the options request, and write the file of --json.
+    UserError: a model or a file that is missing, or a judge that does not answer."""
     if config.sensitivity:
         rows = [(name, *row.values()) for name, row in validation.sensitivity().items()]
         print(_table(("text", *DIMENSIONS), rows))
@@ -70,11 +66,10 @@ def score(
 
 def _training_text(name: str, data: str | None) -> NgramIndex | None:
     """20,000 stories of --data or of the text that run.json names; None if that is not known."""
-    settings = run_settings(name)
-    data = data or (settings.data.data if settings else None)
-    if data:
+    settings = Settings.read(name)
+    if data := data or (settings and settings.data.data):
         return NgramIndex(islice(read_stories(find_text(data)[0]), 20_000))
-    return NgramIndex(generated(settings.data.stories, settings.train.seed)) if settings else None
+    return settings and NgramIndex(generated(settings.data.stories, settings.train.seed))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str | float]], digits: int = 2) -> str:

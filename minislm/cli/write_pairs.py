@@ -12,28 +12,16 @@ from minislm.tasks import END_OF_TEXT, TASKS, pairs
 
 def write_pairs(folder: str | Path) -> list[Path]:
     """Write FOLDER/TASK.jsonl for every task, one JSON object per pair; return the paths."""
-    paths = []
-    for task in TASKS:
-        records = (
-            {
-                "task": each.task,
-                "i": each.i,
-                "split": each.split,
-                "prompt": each.prompt,
-                "completion": each.answer + END_OF_TEXT,
-            }
-            for each in pairs(task)
-        )
-        path = Path(folder) / f"{task}.jsonl"
-        atomic_write(path, "".join(json.dumps(record) + "\n" for record in records))
-        paths.append(path)
+    paths = [Path(folder) / f"{task}.jsonl" for task in TASKS]
+    for path in paths:
+        lines = [
+            json.dumps(dict(task=each.task, i=each.i, split=each.split, prompt=each.prompt,
+                            completion=each.answer + END_OF_TEXT)) + "\n"
+            for each in pairs(path.stem)
+        ]  # fmt: skip
+        atomic_write(path, "".join(lines))
     return paths
 
 
-def main() -> None:
-    for path in write_pairs("data"):
-        print(path)
-
-
 if __name__ == "__main__":
-    run_script(main)
+    run_script(lambda: print(*write_pairs("data"), sep="\n"))

@@ -6,7 +6,7 @@ import ctypes
 import platform
 import re
 import sys
-import time
+import timeit
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,18 +17,20 @@ from torch.overrides import TorchFunctionMode
 from minislm.runtime.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _ONE_GB = -1, -3, 1 << 30  # names and numbers: <malloc.h>
 
 
 def select_device(name: str) -> torch.device:
     """The device called `name`; "auto" takes cuda, then mps, then the cpu. Raises UserError."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there["cpu"] = True
     if name == "auto":
-        name = next((kind for kind, available in there.items() if available), "cpu")
+        name = next(kind for kind, available in there.items() if available)
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"unknown device {name!r}; use cpu, cuda, mps or auto") from error
-    if not there.get(device.type, device.type == "cpu"):
+    if not there.get(device.type):
         raise UserError(f"no {device.type} device on this machine; use --device cpu or auto")
     return device
 
@@ -54,34 +56,28 @@ def select_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def synchronize() -> None:
-    """Wait until a GPU, if one is used, has done its work."""
+    """Wait until a GPU, if one is used, has completed its work."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
 def best_seconds(work: Callable[[], object], repeats: int = 20) -> float:
     """The shortest time of `work` in seconds, after one call that is not measured."""
-    work()
-    seconds = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
+
+    def synchronized() -> None:
         work()
         synchronize()
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds)
 
-
-def set_threads(threads: int | None) -> None:
-    if threads is not None:
-        torch.set_num_threads(threads)
+    synchronized()
+    return min(timeit.repeat(synchronized, number=1, repeat=repeats))
 
 
 @contextmanager
 def on_meta_device() -> Iterator[None]:
     """A model built in this context has shapes and no memory (on the "meta" device).
 
-    No random numbers are drawn, and buffers are made on the CPU: on the meta device both would make
-    PyTorch load its compiler, for 1.5 s.
+    No weight is initialised, and buffers are made on the CPU: on the meta device both would make
+    PyTorch load its compiler.
     """
     with torch.device("meta"), _NoInitialisation():
         yield
@@ -100,15 +96,10 @@ class _NoInitialisation(TorchFunctionMode):
 def keep_freed_memory() -> None:
     """Make the C library keep freed memory for the tensors of the next step.
 
-    Else it returns large blocks to the system and allocates them again, cleared page by page, at
-    every step: 30,000 page faults, a tenth of the time of two threads. Only glibc has this setting.
+    Else it returns large blocks to the system, and every step has page faults for new ones, cleared
+    by the system. Only glibc has this setting.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if mallopt := getattr(library, "mallopt", None):
         mallopt(_M_MMAP_THRESHOLD, _ONE_GB)
         mallopt(_M_TRIM_THRESHOLD, _ONE_GB)
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _ONE_GB = -1, -3, 1 << 30  # names and numbers: <malloc.h>

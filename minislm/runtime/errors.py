@@ -1,7 +1,7 @@
-"""Errors a user can correct, each one line; and exit codes.
+"""Errors that a user can correct, each one line, and exit codes.
 
-A `UserError` says what is wrong, where, and what to do. The scripts print it on stderr and end with
-exit code 2, without a traceback; any other exception is a bug and keeps its traceback.
+0: done; 2: a `UserError`, printed on stderr without a traceback; 130: interrupted by Ctrl-C. Any
+other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ import os
 import sys
 from collections.abc import Callable
 
-EXIT_OK = 0
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 _LONGEST = 600  # characters of a message
 
 
 class UserError(Exception):
-    """A mistake of the user: the message says what is wrong, where, and what to do.
+    """A mistake of the user; the message has what is wrong, where, and what to do.
 
-    It is one printable line, whatever a damaged file has put into it.
+    It is one printable line of bounded length, whatever a damaged file has put into it.
     """
 
     def __init__(self, message: str):
@@ -40,10 +37,10 @@ def run_script(main: Callable[[], None]) -> None:
         sys.stdout.flush()
     except UserError as error:
         log(f"error: {error}")
-        sys.exit(EXIT_USER_ERROR)
+        sys.exit(2)
     except KeyboardInterrupt:
         log("interrupted")
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(130)
     except BrokenPipeError:  # the reader of our output (head, less) has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from minislm.runtime.errors import UserError
+
+_ADVICE = "use a folder that can be written to and has space"
 
 
 @contextmanager
@@ -33,8 +35,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise os_error(f"write {path}", error) from error
     finally:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
@@ -47,21 +49,13 @@ def write_json(path: str | Path, value: dict[str, Any]) -> None:
     atomic_write(path, json.dumps(value, indent=2) + "\n")
 
 
-def os_error(
-    do: str,
-    error: OSError,
-    advice: str = "choose a folder that can be written to and has space",
-) -> UserError:
+def os_error(action: str, error: OSError, advice: str = _ADVICE) -> UserError:
     """An error of the operating system as one line."""
-    return UserError(f"cannot {do}: {error.strerror or error}; {advice}")
+    return UserError(f"cannot {action}: {error.strerror or error}; {advice}")
 
 
 def append_line(path: str | Path, line: str, advice: str) -> None:
-    """Add one line to a file; `advice` is what to do once there is space.
-
-    Raises:
-        UserError: the disk is full, or the file cannot be written to.
-    """
+    """Add one line to a file. A UserError has `advice`: what to do once there is space."""
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -86,13 +80,11 @@ def lock_file(file: IO[bytes], wait: bool = True) -> bool:
     """
     try:
         import fcntl
-    except ImportError:
-        return True
-    try:
+
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
-    except OSError:
+    except (ImportError, OSError):
         pass
     return True
 

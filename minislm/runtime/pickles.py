@@ -1,7 +1,7 @@
-"""Files of torch.save, read as data: no code in them is run, and no memory is used beyond their size.
+"""Files of torch.save, read as data: no code in them is run, and memory is bounded by their size.
 
-PyTorch's own reader verifies nothing: it loads a file with a flipped bit, and inflates a megabyte to
-a gigabyte. Here every part of the zip file is compared with its checksum first.
+PyTorch's own reader verifies nothing: it loads a file with a flipped bit, and inflates a megabyte
+to a gigabyte. Here every part of the zip file is compared with its checksum first.
 """
 
 from __future__ import annotations
@@ -20,47 +20,39 @@ from minislm.runtime.errors import CheckpointError
 def read_pickle(file: Path, *, mapped: bool = False) -> Any:
     """The contents of a file of torch.save: tensors, on the CPU, in plain containers.
 
-    Args:
-        file: of torch 1.6 or later (a zip file), or older (a bare pickle, without checksums).
-        mapped: leave the numbers of a zip file on the disk until they are used.
-
-    Raises:
-        CheckpointError: damaged, or more than tensors in it.
+    file: of torch 1.6 or later (a zip file), or older (a bare pickle, without checksums).
+    mapped: leave the numbers of a zip file on the disk until they are used.
+    Raises CheckpointError if the file is damaged, or holds anything else.
     """
-    zipped = _is_whole_zip(file)
     try:
+        zipped = _is_whole_zip(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice to whoever made the file
             return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped and zipped)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:  # PyTorch's own message suggests to run it anyway
         raise CheckpointError(
             f"{file} holds something else than tensors, perhaps code; nothing of it was run: "
             "get the model as safetensors"
         ) from error
-    except Exception as error:  # a damaged pickle can raise anything
+    except Exception as error:  # a damaged zip file or pickle can raise anything
         reason = type(error).__name__
         raise CheckpointError(f"{file} is damaged ({reason}); get it again") from error
 
 
 def _is_whole_zip(file: Path) -> bool:
-    """Whether it is a zip file; raises CheckpointError if it is one, and not as it was written."""
-    try:
-        with open(file, "rb") as opened:
-            if opened.read(4) != b"PK\x03\x04":
-                return False
-            opened.seek(-min(22, file.stat().st_size), 2)
-            whole = opened.read(4) == b"PK\x05\x06"  # the end of the zip is the end of the file
-        if not whole:
-            raise CheckpointError(f"{file} is cut short, or goes on behind its end; get it again")
-        with zipfile.ZipFile(file) as parts:
-            if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
-                raise CheckpointError(f"{file} is compressed, which torch.save never does")
-            damaged = parts.testzip()
-    except CheckpointError:
-        raise
-    except Exception as error:  # so can a damaged zip file
-        reason = type(error).__name__
-        raise CheckpointError(f"{file} is damaged ({reason}); get it again") from error
+    """Whether it is a zip file; raises CheckpointError for one that torch.save has not written."""
+    with open(file, "rb") as opened:
+        if opened.read(4) != b"PK\x03\x04":
+            return False
+        opened.seek(-min(22, file.stat().st_size), 2)
+        if opened.read(4) != b"PK\x05\x06":  # the end of the zip is the end of the file
+            raise CheckpointError(f"{file} is cut short, or has bytes after its end; get it again")
+    with zipfile.ZipFile(file) as parts:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts.infolist()):
+            raise CheckpointError(f"{file} is compressed, which torch.save never does")
+        damaged = parts.testzip()
     if damaged is not None:
         raise CheckpointError(f"{file} is damaged: {damaged!r} has changed; get it again")
     return True

@@ -1,8 +1,8 @@
 """Data-parallel processes, started by `torchrun --nproc-per-node N train.py` (or sample.py).
 
-To train, every process reads its own rows of each batch and gradients are summed over all of them:
-the weights stay equal in every process, and are those of one process with the same batches. To
-sample, every process continues its own prompts.
+In training every process has its own rows of each batch, and gradients are summed over all: the
+weights stay equal, and are those of one process with the same batches. In sampling every process
+continues its own prompts.
 """
 
 from __future__ import annotations
@@ -18,24 +18,18 @@ from torch import Tensor
 
 from minislm.runtime.errors import UserError
 
+_BACKENDS = {"cuda": "nccl", "cpu": "gloo"}
 _TIMEOUT = timedelta(minutes=10)  # for a process that prepares data, or was suspended
 
 
-def started_by_torchrun() -> bool:
-    return "RANK" in os.environ
-
-
 class ProcessGroup:
-    """This process among others: number `rank` of `world_size`. Alone, all results are its own."""
+    """This process, number `rank` of `world_size`. If it is the only one, results are its own."""
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", 0))
         self.world_size = int(os.environ.get("WORLD_SIZE", 1))
         if self.world_size > 1 and not dist.is_initialized():
-            backend = "nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(
-                backend, rank=self.rank, world_size=self.world_size, timeout=_TIMEOUT
-            )
+            dist.init_process_group(_BACKENDS[_device()], timeout=_TIMEOUT)
 
     @property
     def is_main(self) -> bool:
@@ -65,11 +59,10 @@ class ProcessGroup:
         self.all_reduce([0.0])
 
     def broadcast(self, value: Any) -> Any:
-        """The value of the first process; every process must call it at the same point."""
-        if self.world_size == 1:
-            return value
+        """The value of the first process, for all."""
         values = [value]
-        dist.broadcast_object_list(values, device=_device())
+        if self.world_size > 1:
+            dist.broadcast_object_list(values, device=torch.device(_device()))
         return values[0]
 
     def shard(self, items: Sequence) -> Sequence:
@@ -77,10 +70,9 @@ class ProcessGroup:
         return items[self.rank :: self.world_size]
 
     def all_gather(self, work: Callable[[], Sequence]) -> list:
-        """The results of every process for its shard, in the order of the whole list, for all.
+        """The results of every process for its `shard`, in the order of the whole list, for all.
 
-        Raises:
-            UserError: in all processes, if one of them raised it.
+        A UserError in one process is raised in all of them.
         """
         if self.world_size == 1:
             return list(work())
@@ -103,5 +95,5 @@ class ProcessGroup:
             dist.destroy_process_group()
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

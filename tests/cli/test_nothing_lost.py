@@ -14,7 +14,7 @@ import torch
 from helpers import ROOT, TINY, train_in
 
 from minislm import checkpoint
-from minislm.cli.run_folder import lock_run
+from minislm.cli.run_settings import lock_run
 from minislm.pretrained.load import load
 from minislm.runtime.errors import UserError
 from minislm.training import Trainer
@@ -131,8 +131,8 @@ def test_the_last_states_are_kept_and_a_damaged_one_names_the_one_before(run_scr
 
 # --- kill -9 --------------------------------------------------------------------------------------
 
-STEPS = 60
-KILLED = [*map(str, TINY), "--stories", "40", "--samples", "0", "--tasks", "copy", "--evals", "30",
+STEPS = 40
+KILLED = [*map(str, TINY), "--stories", "40", "--samples", "0", "--tasks", "copy", "--evals", "20",
           "--keep", "2", "--seed", "3", "--steps", str(STEPS)]  # fmt: skip
 
 
@@ -174,17 +174,13 @@ def kill_and_resume(folder: Path, flags: list[str], kills: int, seed: int) -> li
         found.append(readable(run))
     if readable(run) < STEPS:
         command = ["--resume"] if (run / "train_state.pt").exists() else flags
-        process = start(folder, *command, "--out", str(run))
-        _, err = process.communicate()
-        assert process.returncode == 0, err
+        train_in(folder, *command, "--out", run)
     return found
 
 
 def killed_as_often_as(kills: int, folder: Path, valid: Path) -> None:
     flags = [*KILLED, "--valid", str(valid)]
-    whole = start(folder, *flags, "--out", str(folder / "whole"))
-    _, err = whole.communicate()
-    assert whole.returncode == 0, err
+    train_in(folder, *flags, "--out", "whole")
     done, number = 0, 0
     while done < kills:  # one run is over before it was killed a hundred times: then another
         inside = folder / str(number)

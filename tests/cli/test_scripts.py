@@ -11,8 +11,10 @@ import torch
 from helpers import ROOT, TINY
 from safetensors.torch import load_file
 
+from minislm.cli import open_model
 from minislm.cli.config import MachineConfig
 from minislm.cli.open_model import open_sampler
+from minislm.runtime.errors import UserError
 
 
 def assert_refused(outcome, *words):
@@ -129,11 +131,19 @@ def test_an_existing_run_is_not_overwritten(run_script, tiny_run):
 
 def test_the_same_seed_gives_the_same_story(run_script, tiny_run):
     args = ["--model", tiny_run, "--prompt", "Once", "--max-new-tokens", "20", "--seed"]
-    first, again, other = (run_script("sample.py", *args, seed).out for seed in (1, 1, 2))
+    first, again, other = (
+        run_script("sample.py", *args, seed, "--json", f"{seed}.json").out for seed in (1, 1, 2)
+    )
     assert first.startswith("Once") and first == again != other
-    several = run_script("sample.py", *args, 1, "--samples", 2, "--json", "texts.json").out
+    several = run_script(
+        "sample.py", *args, 1, "--prompt", "Two", "--samples", 2, "--json", "texts.json"
+    ).out
     assert first.strip() in several and other.strip() in several
-    assert len(json.load(open("texts.json"))["samples"]) == 2
+    samples, one, two = (
+        json.loads(Path(name).read_text())["samples"] for name in ("texts.json", "1.json", "2.json")
+    )
+    assert [each["prompt"] for each in samples] == ["Once", "Once", "Two", "Two"]
+    assert samples[:2] == one + two and one[0]["text"] == first[len("Once") : -1]
 
 
 def test_prompts_come_from_a_file_or_from_the_terminal(run_script, tiny_run, text, monkeypatch):
@@ -143,20 +153,23 @@ def test_prompts_come_from_a_file_or_from_the_terminal(run_script, tiny_run, tex
     assert "--- 1 ---\nOne day" in out and "--- 2 ---\nOnce" in out
     lines = iter(["A cat", "word " * 400, "A dog"])
 
-    def ask(_):
+    def answer(_):
         try:
             return next(lines)
         except StopIteration:
             raise EOFError from None
 
-    monkeypatch.setattr("builtins.input", ask)
+    monkeypatch.setattr("builtins.input", answer)
     outcome = run_script("sample.py", *args, "--interactive")
     assert outcome.code == 0 and "A cat" in outcome.out and "A dog" in outcome.out
     assert outcome.err.count("error: ") == 1
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")  # as torchrun sets it
+    assert_refused(run_script("sample.py", *args, "--interactive"), "--interactive", "torchrun")
 
 
 def test_eval_prints_and_writes_what_it_measured(run_script, tiny_run, text, stories):
-    path = text("\n<|endoftext|>\n".join(stories[:20]))
+    short = "Tom had a red ball. He ran to his mom with it. She was glad."
+    path = text("\n<|endoftext|>\n".join([*stories[:20], short]))
     copy = shutil.copytree(tiny_run, "copy")
     outcome = run_script(
         "eval.py", "--model", tiny_run, copy, "--data", path, "--tasks", "copy,unary",
@@ -164,6 +177,7 @@ def test_eval_prints_and_writes_what_it_measured(run_script, tiny_run, text, sto
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert "bits/byte" in outcome.out and "D_test" in outcome.out and '"Once"' in outcome.out
+    assert "stories exceed its 320 tokens and were read in windows" in outcome.err
     assert "too long" in outcome.out  # most unary pairs exceed this small context
     models = json.load(open("result.json"))["models"]
     assert list(models) == [str(tiny_run), "copy"]
@@ -181,17 +195,16 @@ def test_eval_takes_the_newest_run_its_text_and_its_tasks(run_script, tiny_run, 
     assert "runs/tiny" in outcome.out and "copy" in outcome.out and "parity" in outcome.out
 
 
-@pytest.mark.parametrize("script", ["train.py", "sample.py", "eval.py"])
-def test_help_answers_without_torch(script):
-    code = (
-        "import runpy, sys; sys.argv = ['x', '--help']\n"
-        f"try: runpy.run_path({str(ROOT / script)!r}, run_name='__main__')\n"
-        "except SystemExit: pass\n"
-        "assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert "--json" in done.stdout and "--seed" in done.stdout or script == "eval.py"
+def test_an_ablation_is_compared_with_the_whole_model(run_script, tiny_run):
+    flags = ["--model", tiny_run, "--off", "head:0.0,head:0.1", "--prompt", "Once"]
+    done = run_script("eval.py", *flags)
+    assert done.code == 0, done.err
+    first, second, _, prompt, text, ablated = done.out.splitlines()[:6]
+    loss = float(first.split(": ")[1].split()[0])
+    ablated_loss, change = second.removeprefix("ablated head:0.0,head:0.1: ").split(" (")
+    assert float(change[:-1]) == pytest.approx(float(ablated_loss) - loss, abs=2e-4) != 0
+    assert prompt == "Once" and text.split()[0] == "model:" and ablated.split()[0] == "ablated:"
+    assert_refused(run_script("eval.py", *flags, "--dtype", "int8"), "--dtype int8")
 
 
 def test_every_way_to_sample_has_its_flag(run_script, tiny_run):
@@ -210,9 +223,12 @@ def test_every_way_to_sample_has_its_flag(run_script, tiny_run):
         assert run_script("sample.py", *args, *extra).out.startswith("Once")
 
 
-def test_int8_weights_are_prepacked_by_the_sampler(tiny_run):
+def test_int8_weights_are_prepacked_by_the_sampler(tiny_run, monkeypatch):
     sampler = open_sampler(str(tiny_run), MachineConfig(dtype="int8"))[1]
     assert type(sampler.model.head) is torch.nn.Linear and sampler.precision == "int8"
+    monkeypatch.setattr(open_model, "select_device", torch.device)
+    with pytest.raises(UserError, match="--dtype int8 is for the CPU"):
+        open_sampler(str(tiny_run), MachineConfig(dtype="int8", device="cuda"))
 
 
 def test_int8_is_measured_like_any_other_precision(run_script, tiny_run):
