@@ -1,7 +1,5 @@
 """Options of the three scripts that belong to no folder: the text, the machine, the evaluation."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from minislm.config import PRESETS, check, option

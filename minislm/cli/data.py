@@ -1,7 +1,5 @@
 """Training and validation text of a run as tokens, from files, the hub or the story generator."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from minislm.cli.config import DataConfig, EvalConfig

@@ -1,7 +1,5 @@
 """eval.py: models side by side, with any tokenizers: loss, exact match, and continuations."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

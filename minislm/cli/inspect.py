@@ -1,7 +1,5 @@
 """eval.py --inspect and --off: a page of attention and neurons, and the effect of an ablation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tqdm import tqdm

@@ -1,7 +1,5 @@
 """The model that --model names, and the prompts that --prompt and --prompt-file name."""
 
-from __future__ import annotations
-
 import sys
 
 import torch

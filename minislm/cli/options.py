@@ -4,8 +4,6 @@ A setting comes from the preset, then from a run's own settings, then from the f
 that were given count, so a default never overrides a run.
 """
 
-from __future__ import annotations
-
 import argparse
 import difflib
 from dataclasses import fields

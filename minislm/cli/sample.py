@@ -1,7 +1,5 @@
 """sample.py: continuations of prompts from the command line, a file or a terminal."""
 
-from __future__ import annotations
-
 from torch.distributed import is_torchelastic_launched
 
 from minislm.cli.config import MachineConfig

@@ -1,7 +1,5 @@
 """eval.py --score: the scores of several models, and how far the scores can be trusted."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from statistics import fmean, median_high

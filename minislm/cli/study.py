@@ -1,7 +1,5 @@
 """eval.py --study: the studies by name."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """train.py: a whole run, from flags to results."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import signal

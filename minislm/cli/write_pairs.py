@@ -1,7 +1,5 @@
 """Write the pairs of every task as JSON lines: `python -m minislm.cli.write_pairs` makes data/."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

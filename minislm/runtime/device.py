@@ -1,7 +1,5 @@
 """Device, precision and threads, selected once at the start."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 import re

@@ -4,8 +4,6 @@
 other exception is a bug and keeps its traceback.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Atomic files: write under a temporary name, flush to the disk, rename."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ PyTorch's own reader verifies nothing: it loads a file with a flipped bit, and i
 to a gigabyte. Here every part of the zip file is compared with its checksum first.
 """
 
-from __future__ import annotations
-
 import pickle
 import warnings
 import zipfile

@@ -5,8 +5,6 @@ weights stay equal, and are those of one process with the same batches. In sampl
 continues its own prompts.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
