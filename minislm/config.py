@@ -149,7 +149,7 @@ class SampleConfig:
     stop: bool = option(True, "stop at the end of text")
     stop_strings: tuple[str, ...] = ()  # a text ends before the first of these
     logprobs: bool = option(False, "return the log-probability of every new token")
-    seed: int = option(0, "random seed of the first sample", minimum=0)
+    seed: int = option(0, "random seed", minimum=0)
 
     def __post_init__(self) -> None:
         check(self)

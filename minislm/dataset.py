@@ -1,9 +1,9 @@
 """Documents as tokens, and batches of whole documents: no row mixes two of them.
 
 A document is a story, or the prompt and completion of a pair. Rows of similar length make a batch,
-so little is padding. A document longer than the context becomes several rows. Every other row
-starts from the end-of-text token, the rest from their own first word: a model learns to start from
-nothing and to continue a prompt.
+so little is padding. A document longer than the context becomes several rows. In every other epoch
+a document starts with the end-of-text token, else with its own first token: a model learns to start
+from nothing and to continue a prompt. A pair never starts with the end of text.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from minislm.runtime.files import read_text
 from minislm.tasks import END_OF_TEXT
 from minislm.tokenizer import Tokenizer
 
-IGNORED = -100  # a target without a loss: padding, or the prompt of a pair (F.cross_entropy's own)
+IGNORED = -100  # a masked target: padding, or the prompt of a pair (F.cross_entropy's default)
 _POOL = 4096  # rows that are sorted by length together
 _MULTIPLE = 16  # row lengths are padded to a multiple of this: few shapes, aligned in memory
 
@@ -88,16 +88,16 @@ def hold_out(dataset: TokenDataset) -> tuple[TokenDataset, TokenDataset]:
 class Batches:
     """An endless stream of (inputs [B, T], targets [B, T]) in epochs over all documents.
 
-    The order depends on the seed alone. `state` is the position in the stream: one made with the
-    same documents and that state continues with the next batch.
+    The order depends on the seed alone. `state` is the position in the stream: another `Batches`
+    with the same documents and that state continues with the next batch.
 
     Args:
         examples: pairs as `encode_pair` gives them; an epoch has each `repeats` times.
         context: longest row; a longer example raises ValueError.
         batch_tokens: largest number of rows times row length in a batch (but one row at least).
-        loss_on: "completion", or "all" for a loss on the prompt of a pair too.
-        rank, world_size: of each batch this process takes every `world_size`-th row from `rank` on;
-            where there are too few rows, the first one without targets.
+        loss_on: "completion", or "all": the prompt of a pair has targets too.
+        rank, world_size: of each batch this process takes every `world_size`-th row from `rank` on.
+            A process left without a row takes the first one with all targets IGNORED.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """How good a model is, in numbers: loss, perplexity, bits per byte, exact match on the pairs.
 
-Bits per byte compare models with any tokenizer: the nats of a text over its bytes in UTF-8, in
-base 2. Every document is scored alone, from the end-of-text token before it to the one after it;
-that last token counts in the nats and has no bytes.
+Bits per byte, nats / (ln 2 x bytes of the text in UTF-8), compare models with any tokenizer. Every
+document is scored alone, from the end-of-text token before it to the one after it; that last token
+counts in the nats and has no bytes.
 """
 
 import math
@@ -149,7 +149,7 @@ class Answer:
 def answers(sampler: Sampler, questions: Sequence[Pair]) -> list[Answer]:
     """The greedy answer of a model to each prompt, up to the first end of text.
 
-    It may be one token longer than the longest right answer, so that one without an end shows.
+    It has at most one token more than the longest right answer and its end of text.
     """
     tokenizer = sampler.text_tokenizer()
     encoded = [encode_pair(tokenizer, pair) for pair in questions]
@@ -174,7 +174,7 @@ class TaskScore:
 
 
 def exact_match(sampler: Sampler, tasks: Iterable[str]) -> dict[str, TaskScore]:
-    """Right answers on D_train and D_test of every task: finished, and equal to the letter."""
+    """Right answers on D_train and D_test of every task: equal to the pair's, and finished."""
     scores = {}
     for task in tasks:
         fitting, too_long = fits(

@@ -1,14 +1,14 @@
 """The transformer, from the token embedding to the logits.
 
-It follows the figure of Vaswani et al. (2017) from top to bottom, in the pre-norm form of every
-model since GPT-2. The options of `ModelConfig` turn the one `Block` below into Llama (the default),
-GPT-2 or GPT-Neo, the family of the published TinyStories models.
+A decoder-only transformer (Vaswani et al. 2017; Radford et al. 2019) with the norm before attention
+and MLP. The options of `ModelConfig` turn the one `Block` below into Llama (the default), GPT-2 or
+GPT-Neo, the family of the published TinyStories models.
 
 The letters after a tensor's name are its axes:
 
     B  batch rows                        C  width of the residual stream
     T  new tokens (queries)              H  query heads
-    S  cached tokens (keys and values)   K  key/value heads; H // K query heads share one
+    S  positions of keys and values      K  key/value heads; H // K query heads share one
     V  vocabulary                        D  width of one head
     L  blocks                            F  width of the MLP
 """
@@ -37,8 +37,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x_float = x.float()  # a sum of squares needs more digits than bfloat16 has
-        rms = x_float.pow(2).mean(-1, keepdim=True).add(self.eps).rsqrt()
-        return (x_float * rms).to(x.dtype) * self.weight
+        inverse_rms = x_float.pow(2).mean(-1, keepdim=True).add(self.eps).rsqrt()
+        return (x_float * inverse_rms).to(x.dtype) * self.weight
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
@@ -50,8 +50,8 @@ def make_norm(config: ModelConfig) -> nn.Module:
 def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
     """Cosines and sines [context, D] of rotary position embeddings (Su et al. 2021), in float32.
 
-    Features d and d + D/2 form a pair, rotated by position * theta^(-2d/D): the feature order of
-    Hugging Face.
+    Dimensions d and d + D/2 of a head form a pair, rotated by position * theta^(-2d/D): the order
+    of Hugging Face.
     """
     if config.rope_scaling:
         raise UserError("rope_scaling is computed by minislm.load: open the model with it")
@@ -62,7 +62,7 @@ def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x_BHTD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair of features by the angle of its position; cos and sin broadcast to x."""
+    """Rotate each pair of dimensions by the angle of its position; cos, sin broadcast to x."""
     first, second = x_BHTD.chunk(2, dim=-1)
     return x_BHTD * cos + torch.cat((-second, first), dim=-1) * sin
 
@@ -208,7 +208,7 @@ class Transformer(nn.Module):
 
         With a query bias b and a key bias u, query t and key s score b R(s - t) u, whatever the
         tokens are (R rotates by the rotary angles). The score is largest at distance n for
-        b = R(-n) u, and falls off fast for a u in the features of the highest frequencies. Models
+        b = R(-n) u, and falls off fast for a u in the dimensions of the highest frequencies. Models
         learn such heads in any case; here they start with them.
         """
         attention = cast(Block, self.blocks[0]).attention
@@ -223,7 +223,7 @@ class Transformer(nn.Module):
     def features(
         self, tokens_BT: Tensor, cache: KVCache | None = None, pos_BT: Tensor | None = None
     ) -> Tensor:
-        """The final residual stream, normalised for the head: [B, T, C].
+        """The final hidden states, from which the head computes the logits: [B, T, C].
 
         Without a cache, the tokens are whole texts from position 0. With one, `pos_BT` gives the
         position of every token in its row; its key and value are written there, and it attends to

@@ -1,9 +1,9 @@
 """Optimizers: AdamW, and Muon for the matrices of the blocks; and the learning-rate schedule.
 
-AdamW (Loshchilov & Hutter 2019) scales every number of a gradient by its own history. Muon (Jordan
-et al. 2024) replaces the averaged gradient of a matrix by the nearest matrix whose singular values
-are all near 1: every direction is learned at the same speed, not only the few that dominate the
-gradient. Embeddings, norms and biases stay with AdamW.
+AdamW (Loshchilov & Hutter 2019) divides each element of the averaged gradient by the root of its
+second moment. Muon (Jordan et al. 2024) replaces the averaged gradient of a matrix by a matrix near
+it whose singular values are all near 1: every direction is learned at the same speed, not only the
+few that dominate the gradient. Embeddings, norms and biases stay with AdamW.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from minislm.config import TrainConfig
 from minislm.model import Transformer
 
 Matrix = tuple[Tensor, Tensor, Tensor, int, float]  # weight, momentum, row_power, step, rate
-_ROW_MEMORY = 0.95  # weight of the past in the mean square of a row
+_ROW_BETA = 0.95  # decay rate of the second moment of a row, as beta2 of AdamW
 
 
 def schedule(progress: float, warmup: float, decay: float) -> float:
@@ -51,14 +51,14 @@ def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfl
 def normalized_update(momentum: Tensor, row_power: Tensor, step: int, dtype: torch.dtype) -> Tensor:
     """The orthogonalised momentum [..., rows, columns], its rows made equally large.
 
-    The rows of an orthogonalised matrix still differ in size: each is divided by its root mean
-    square over the last steps (`row_power` [..., rows, 1] is updated), and the whole is scaled back
-    to its norm (NorMuon, Li et al. 2025).
+    The rows of an orthogonalised matrix still differ in size: each is divided by the root of its
+    second moment (`row_power` [..., rows, 1], which is updated), and the whole is scaled back to
+    its norm (NorMuon, Li et al. 2025).
     """
     update = orthogonalize(momentum, dtype=dtype)
     norm = update.norm(dim=(-2, -1), keepdim=True)
-    row_power.lerp_(update.square().mean(-1, keepdim=True), 1 - _ROW_MEMORY)
-    update = update / (row_power / (1 - _ROW_MEMORY**step)).sqrt().clamp(min=1e-8)
+    row_power.lerp_(update.square().mean(-1, keepdim=True), 1 - _ROW_BETA)
+    update = update / (row_power / (1 - _ROW_BETA**step)).sqrt().clamp(min=1e-8)
     return update * (norm / update.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-8))
 
 
@@ -90,8 +90,8 @@ class Muon(torch.optim.Optimizer):
         """Update all momenta; yield the weight, momentum [rows, columns], row_power [rows, 1], step
         and learning rate of every matrix.
 
-        The rate times sqrt(rows / columns) gives matrices of any shape the same effect on their
-        output (Bernstein 2024).
+        The rate is multiplied by sqrt(rows / columns) where there are more rows than columns, so
+        that an update changes the outputs of tall and wide matrices equally (Bernstein 2024).
         """
         for group in self.param_groups:
             for weight in (each for each in group["params"] if each.grad is not None):
@@ -113,7 +113,7 @@ def make_optimizers(
     model: Transformer, config: TrainConfig, dtype: torch.dtype = torch.bfloat16,
     muon: type[Muon] = Muon,
 ) -> list[torch.optim.Optimizer]:  # fmt: skip
-    """The optimizers of a run. Matrices decay; norms and biases never do.
+    """The optimizers of a run. Weight decay is for matrices only, not for norms and biases.
 
     dtype: precision of Muon's iteration. Every group keeps its peak rate as "peak".
     """

@@ -145,8 +145,8 @@ class Batch:
         self.rows += new
 
     def decode(self) -> None:
-        """The next tokens of all rows: as many as the engine makes in one call, or one where the
-        longest has no place for more. What is sampled beyond the end of a text is dropped."""
+        """The next tokens of all rows: `engine.steps` of them, or one where the longest row would
+        exceed the engine's length. What is sampled beyond the end of a text is dropped."""
         tokens_B = torch.tensor([each.ids[-1] for each in self.rows])
         pos_B = torch.tensor([len(each.prompt) + len(each.ids) - 1 for each in self.rows])
         fits = int(pos_B.max()) + self.engine.steps <= self.engine.length
@@ -309,7 +309,7 @@ class Sampler:
         self, id_lists: Sequence[Sequence[int]], settings: SampleConfig,
         seeds: Sequence[int] | None,
     ) -> tuple[list[Continuation], int]:  # fmt: skip
-        """What is to be done, and the greatest length that a sequence can reach."""
+        """The continuations to sample, and the greatest length that a sequence can reach."""
         config = getattr(self.model, "config", None)
         context, size = (config.context, config.vocab_size) if config else (1 << 30, 1 << 62)
         for ids in id_lists:

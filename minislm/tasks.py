@@ -4,9 +4,9 @@
     D_test  = {i : i mod 10     in {1, 3, 7}}    30 pairs
 
 A model that has learned the rule of a task answers all of D_test. One that relies on the last
-digit, on lengths it has seen or on a list of cases answers D_train and fails. A task is a function
-from i to a prompt and its answer; its docstring names what it tests and the heuristic. An answer
-starts with a space, because the token of a word includes the space before it.
+digit, on lengths it has seen or on a list of cases answers D_train and fails on D_test. A task is a
+function from i to a prompt and its answer; its docstring names what it tests and the heuristic. An
+answer starts with a space, because the token of a word includes the space before it.
 """
 
 from collections.abc import Callable, Iterable
@@ -38,7 +38,7 @@ class Pair:
 
 
 def _unary(i: int) -> tuple[str, str]:
-    """The reference task. Tests counting and comparing with the prompt.
+    """The reference task of the project. Tests counting and comparing with the prompt.
 
     Heuristic: stop at a length that ended an answer in training.
     """
@@ -71,7 +71,8 @@ def _successor(i: int) -> tuple[str, str]:
 def _words(i: int) -> tuple[str, str]:
     """Tests composition of tens and units. Heuristic: a list of the numbers seen.
 
-    D_train never has "three", "seven", "eleven", "thirteen" or "seventeen": other text must.
+    D_train never has "three", "seven", "eleven", "thirteen" or "seventeen": a model must learn
+    these words from other text.
     """
     return f"Write {i} in words:", f" {number_words(i)}"
 
@@ -83,7 +84,7 @@ def _count(i: int) -> tuple[str, str]:
 
 
 def _sentence(i: int) -> tuple[str, str]:
-    """Tests all word classes in new combinations: number in words, adjective, noun, verb.
+    """Tests four word classes in new combinations: number in words, adjective, noun, verb.
 
     Heuristic: the number words seen, and always the plural ("One ... jumps" is in D_test only).
     """
@@ -137,7 +138,7 @@ def number_words(i: int) -> str:
     return _TENS[tens - 2] + (f"-{_BELOW_20[units]}" if units else "")
 
 
-# To add a task, write a function like those above and list it here.
+# To add a task, write a function like those above and list it here (see also CONTRIBUTING.md).
 TASKS: dict[str, Callable[[int], tuple[str, str]]] = {
     "unary": _unary,
     "copy": _copy,

@@ -19,7 +19,7 @@ _SMALLEST_VOCABULARY = 256 + 1  # every byte is a token, so any text can be enco
 # minutes, and no useful token is longer than this many characters.
 _LONGEST_TRAINING_WORD = 64
 _REPLACEMENT = "\ufffd"  # what decoding gives for bytes that are not UTF-8
-_WINDOW = 16  # tokens decoded together, about: spaces depend on the tokens before
+_WINDOW = 16  # tokens decoded together, for the spaces between words depend on those before
 
 
 class Tokenizer:
@@ -144,7 +144,9 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Text of a token stream, returned as soon as it is final; the text of `before` is not.
+    """Text of a token stream, returned as soon as it is final.
+
+    before: tokens before the stream; their text is not returned.
 
     A character beyond ASCII takes 2 to 4 bytes, often in several tokens. Text that ends in a
     replacement character is held back for 3 tokens: it may be the beginning of such a character.

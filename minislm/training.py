@@ -2,8 +2,8 @@
 
 One step: loss and gradient of some batches, gradient clipping, optimizers at the scheduled rate.
 Now and then an evaluation without gradients, after which weights and training state are saved. The
-state holds everything the rest of a run depends on: a resumed run ends with the same weights as one
-that was never interrupted.
+state holds everything the rest of a run depends on: with a number of steps (not of minutes), a
+resumed run ends with the same weights as one that was never interrupted.
 """
 
 import math
@@ -48,12 +48,14 @@ def loss_and_grad(
 
 def train_step(
     model: Transformer, batches: Iterable[tuple[Tensor, Tensor]],
-    optimizers: Sequence[torch.optim.Optimizer], *, rate: float, clip: float, dtype: torch.dtype,
-    loss_and_grad: LossAndGrad = loss_and_grad, group: ProcessGroup | None = None,
+    optimizers: Sequence[torch.optim.Optimizer], *, multiplier: float, clip: float,
+    dtype: torch.dtype, loss_and_grad: LossAndGrad = loss_and_grad,
+    group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor, int]:  # fmt: skip
-    """One optimizer step on some batches: the mean loss, the gradient norm, the number of targets.
+    """One optimizer step on some batches: the loss, the gradient norm, the number of targets.
 
-    rate: learning-rate multiplier, of every parameter group's peak rate. clip: largest norm of the
+    The loss is the mean over the batches of each batch's mean; in several processes, this process's
+    part of it. multiplier: of every parameter group's peak learning rate. clip: largest norm of the
     gradient. group: processes that train the same model on parts of the same batches.
     """
     group, batches = group or ProcessGroup(), list(batches)
@@ -64,14 +66,14 @@ def train_step(
         if device.type == "cuda":  # copied while the GPU still works on the last step
             batch = tuple(each.pin_memory() for each in batch)
         inputs_BT, targets_BT = (each.to(device, non_blocking=True) for each in batch)
-        count_all = max(1, count * len(batches))
-        loss = loss + loss_and_grad(model, inputs_BT, targets_BT, dtype, count_all)
+        denominator = max(1, count * len(batches))  # every batch has the same weight
+        loss = loss + loss_and_grad(model, inputs_BT, targets_BT, dtype, denominator)
         tokens += count
     group.all_reduce_gradients(model.parameters())
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
     for optimizer in optimizers:
         for parameters in optimizer.param_groups:
-            parameters["lr"] = parameters["peak"] * rate
+            parameters["lr"] = parameters["peak"] * multiplier
         optimizer.step()
         optimizer.zero_grad()
     return loss, norm, tokens
@@ -151,7 +153,7 @@ class Trainer:
     def _step(self, batches: list[tuple[Tensor, Tensor]]) -> None:
         loss, norm, tokens = train_step(
             self.model, batches, self.optimizers, clip=self.config.clip, dtype=self.dtype,
-            rate=schedule(self.done(), self.config.warmup, self.config.decay),
+            multiplier=schedule(self.done(), self.config.warmup, self.config.decay),
             loss_and_grad=self.loss_and_grad, group=self.group,
         )  # fmt: skip
         # The loss of a step is read after the next one has been launched: a GPU never waits.

@@ -246,7 +246,7 @@ def words_in(path: Path) -> list[tuple[int, str]]:
     and docstrings, because their strings have texts of stories."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
-        blocks = r"```.*?```|`[^`\n]*`"
+        blocks = r"```.*?```|`[^`\n]*`|\n> [^\n]*"  # code, and texts that a model wrote
         text = re.sub(blocks, lambda match: "\n" * match[0].count("\n"), text, flags=re.S)
     if path.suffix != ".py" or not {"stories", "tests"} & set(path.parts):
         return list(enumerate(text.splitlines(), 1))

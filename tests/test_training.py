@@ -40,7 +40,7 @@ def test_accumulated_batches_are_one_large_batch():
         optimizers = make_optimizers(model, TrainConfig(), torch.float32)
         batches = list(zip(inputs.chunk(parts), targets.chunk(parts)))
         results.append(train_step(
-            model, batches, optimizers, rate=1.0, clip=1.0, dtype=torch.float32
+            model, batches, optimizers, multiplier=1.0, clip=1.0, dtype=torch.float32
         ))  # fmt: skip
     for at, tolerance in ((0, 1e-4), (1, 1e-3)):
         assert float(results[0][at]) == pytest.approx(float(results[1][at]), rel=tolerance)

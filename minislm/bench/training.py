@@ -60,7 +60,7 @@ class Loop:
     def __call__(self, steps: int) -> float:
         for _ in range(steps):
             loss, _, _ = train_step(
-                self.model, [self.batch], self.optimizers, rate=1.0, clip=self.clip,
+                self.model, [self.batch], self.optimizers, multiplier=1.0, clip=self.clip,
                 dtype=self.dtype, loss_and_grad=self.loss_and_grad,
             )  # fmt: skip
         return float(loss)

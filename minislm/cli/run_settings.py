@@ -135,12 +135,13 @@ def _has_type(value: Any, kind: Any) -> bool:
     return type(value) in ((int, float) if kind is float else (kind,))
 
 
-def newest_run() -> Path:
-    """The run folder that was written to last; raises UserError if there is none."""
-    configs = list(_RUNS.glob(f"*/{CONFIG}"))
-    if not configs:
-        raise UserError(f"no run in {_RUNS}/ yet; train one with: python train.py")
-    return max(configs, key=lambda config: config.stat().st_mtime).parent
+def newest_run(file: str = CONFIG) -> Path:
+    """The run folder with the newest `file`: one with weights, or with a state to resume from.
+    UserError: there is none."""
+    found = list(_RUNS.glob(f"*/{file}"))
+    if not found:
+        raise UserError(f"no run with {file} in {_RUNS}/ yet; train one with: python train.py")
+    return max(found, key=lambda path: path.stat().st_mtime).parent
 
 
 def new_run(name: str, out: str | None) -> Path:

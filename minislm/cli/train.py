@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from minislm import checkpoint
+from minislm.checkpoint import STATE
 from minislm.cli.data import TrainingData, prepare_data
 from minislm.cli.run_settings import Settings, lock_run, new_run, newest_run, resumed, settings_from
 from minislm.dataset import Batches
@@ -45,7 +46,7 @@ def train(flags: argparse.Namespace) -> None:
     memory is full, or the loss is not finite. A run that has begun can be resumed."""
     run = None
     if getattr(flags, "resume", False):
-        run = Path(flags.out) if getattr(flags, "out", None) else newest_run()
+        run = Path(flags.out) if getattr(flags, "out", None) else newest_run(STATE)
     settings = resumed(flags, run) if run else settings_from(flags)
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)

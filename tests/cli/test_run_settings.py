@@ -120,6 +120,8 @@ def test_a_new_run_has_the_next_free_name(tmp_path, monkeypatch):
         os.utime("runs/old/config.json", (seconds, seconds))
         os.utime("runs/gpt2/config.json", (2, 2))
         assert newest_run() == Path("runs") / newest
+    # A run that was interrupted before its first evaluation has a state and no weights.
+    assert newest_run("train_state.pt") == Path("runs/gpt2-2")
 
 
 def test_tasks_that_a_model_cannot_learn_are_left_out_unless_named(capsys):
