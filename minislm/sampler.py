@@ -124,11 +124,14 @@ class Continuation:
 class Batch:
     """The continuations that have a row: number b is in row b of the engine."""
 
-    def __init__(self, engine: Engine, settings: SampleConfig, tokenizer: Tokenizer | None):
+    def __init__(
+        self, engine: Engine, settings: SampleConfig, tokenizer: Tokenizer | None,
+        token_sampler: type[TokenSampler],
+    ):  # fmt: skip
         self.engine, self.settings, self.tokenizer = engine, settings, tokenizer
         self.stop_id = tokenizer.eot_id if tokenizer and settings.stop else None
         s = settings
-        self.sample = TokenSampler(s.temperature, s.top_k, s.top_p, s.min_p)
+        self.sample = token_sampler(s.temperature, s.top_k, s.top_p, s.min_p)
         self.rows: list[Continuation] = []
 
     def prefill(self, new: list[Continuation]) -> None:
@@ -205,6 +208,8 @@ class Sampler:
     Raises:
         UserError: fewer than one row.
     """
+
+    token_sampler = TokenSampler  # a subclass may have a faster one
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer | None = None, batch_size: int = 64):
         if batch_size < 1:
@@ -289,7 +294,7 @@ class Sampler:
         self, engine: Engine, waiting: deque[Continuation], settings: SampleConfig, rows: int
     ) -> Iterator[None]:
         """The loop: free rows take what waits, all rows get tokens, what has ended leaves."""
-        batch = Batch(engine, settings, self.tokenizer)
+        batch = Batch(engine, settings, self.tokenizer, self.token_sampler)
         while batch.rows or waiting:
             free = rows - len(batch.rows)
             # Prefilling a few at a time keeps the batch full without a prefill at every step.

@@ -18,7 +18,6 @@ from minislm.fast.cuda_graphs import STEPS, CUDAGraphSteps, padded_rows
 from minislm.fast.kv_cache import FastKVCache, rounded_up
 from minislm.fast.linear import PRECISIONS, for_compiled_steps, prepack
 from minislm.fast.modules import FusedRMSNorm, SingleQueryAttention, copy_with
-from minislm.fast.topk import FastTokenSampler
 from minislm.fast.traced import Prefill, Step, Steps, trace_prefill, trace_steps
 from minislm.model import Attention, RMSNorm, Transformer
 from minislm.sampler import Pick
@@ -92,7 +91,7 @@ class PreparedModel:
         key = (sample, compiled)
         with self._lock:
             if key not in self._runs:
-                self._runs[key] = self._make(FastTokenSampler(**vars(sample)), compiled)
+                self._runs[key] = self._make(sample, compiled)
             return self._runs[key]
 
     def _make(self, sample: TokenSampler, compiled: bool) -> Callable[..., Tensor]:

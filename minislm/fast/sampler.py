@@ -15,6 +15,7 @@ from minislm.config import SampleConfig
 from minislm.fast.engine import FastEngine, PreparedModel
 from minislm.fast.linear import PRECISIONS
 from minislm.fast.threads import run_threads
+from minislm.fast.topk import FastTokenSampler
 from minislm.runtime.errors import UserError
 from minislm.sampler import Continuation, Engine, PlainEngine, Sampler
 from minislm.tokenizer import Tokenizer
@@ -36,6 +37,8 @@ class FastSampler(Sampler):
     Raises:
         UserError: fewer than one row, or `compiled` where it is not available.
     """
+
+    token_sampler = FastTokenSampler
 
     def __init__(
         self, model: nn.Module, tokenizer: Tokenizer | None = None, batch_size: int = 64, *,
