@@ -167,3 +167,13 @@ def test_exactly_k_stay_where_logits_are_equal(kind):
     u = (torch.arange(1000) + 0.5) / 1000
     assert len(set(kind(1.0, top_k=4)(torch.zeros(1000, 30), u).tolist())) == 4
     assert len(set(kind(1.0).largest(torch.zeros(1, 4096), 50)[1][0].tolist())) == 50
+
+
+@both
+def test_limits_are_inclusive_where_probabilities_are_equal(kind):
+    """Two tokens of probability 0.5: the first alone is the smallest set of 0.5; both have at least
+    1.0 times the highest probability."""
+    logits, u = torch.zeros(1, 2), torch.tensor([0.99])
+    assert kind(1.0, top_p=0.5)(logits, u).item() == 0
+    assert kind(1.0, min_p=1.0)(logits, u).item() == 1
+    assert kind(1.0, top_k=2, min_p=1.0)(logits, u).item() == 1
