@@ -175,5 +175,6 @@ def test_limits_are_inclusive_where_probabilities_are_equal(kind):
     1.0 times the highest probability."""
     logits, u = torch.zeros(1, 2), torch.tensor([0.99])
     assert kind(1.0, top_p=0.5)(logits, u).item() == 0
-    assert kind(1.0, min_p=1.0)(logits, u).item() == 1
-    assert kind(1.0, top_k=2, min_p=1.0)(logits, u).item() == 1
+    for u, token in ((0.99, 1), (0.3, 0)):
+        for settings in ({"min_p": 1.0}, {"min_p": 1.0, "top_k": 2}):
+            assert kind(1.0, **settings)(logits, torch.tensor([u])).item() == token
