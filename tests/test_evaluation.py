@@ -7,6 +7,7 @@ import torch
 from helpers import random_model
 from torch.nn import functional as F
 
+from minislm import evaluation
 from minislm.dataset import TokenDataset
 from minislm.evaluation import (
     Answer,
@@ -109,6 +110,17 @@ def test_an_answer_must_be_equal_and_finished(digits):
     found = answers(sampler, [first, second, third])
     assert found[0] == Answer(" 12", True) and found[2] == Answer(" 16", True)
     assert not found[1].finished and found[1].text.startswith(" 144")
+
+
+@pytest.mark.parametrize("finished, right", [(True, (70, 30)), (False, (0, 0))])
+def test_a_right_text_without_an_end_is_no_match(digits, monkeypatch, finished, right):
+    def reply(sampler, questions):
+        return [Answer(each.answer, finished) for each in questions]
+
+    monkeypatch.setattr(evaluation, "answers", reply)
+    sampler = Sampler(random_model(vocab_size=digits.vocab_size), digits)
+    score = exact_match(sampler, ["copy"])["copy"]
+    assert (score.train[0], score.test[0]) == right
 
 
 def test_pairs_beyond_the_context_are_left_out_and_named(digits):

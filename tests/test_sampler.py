@@ -204,6 +204,16 @@ def test_a_text_ends_before_its_stop_string_and_never_shows_a_part_of_it(kind, t
 
 
 @both
+def test_the_end_of_text_ends_a_text_beside_stop_strings(kind, tokenizer, monkeypatch):
+    sampler = kind(random_model(vocab_size=tokenizer.vocab_size), tokenizer)
+    options = dict(max_new_tokens=30, temperature=1.0, seed=4)
+    (ids,) = sampler.generate_ids([[1]], stop=False, **options)
+    monkeypatch.setattr(tokenizer, "eot_id", ids[9])
+    (ended,) = sampler.generate_ids([[1]], stop_strings=("never there",), **options)
+    assert ended == ids[: ids.index(ids[9]) + 1]
+
+
+@both
 def test_the_memory_of_many_prompts_does_not_grow(kind):
     """10,000 prompts of very different lengths through one sampler."""
     model = random_model(width=16, n_head=2, n_kv_head=1, n_layer=1)

@@ -10,12 +10,14 @@ import torch
 from helpers import TINY, random_model, read_metrics
 from torch.nn import functional as F
 
-from minislm import checkpoint
+from minislm import checkpoint, training
 from minislm.cli.run_settings import settings_from
 from minislm.config import PRESET_TRAINING, TrainConfig
 from minislm.dataset import IGNORED, Batches, TokenDataset
+from minislm.evaluation import TextLoss
 from minislm.fast.backward import FastLossAndGrad
 from minislm.optimizer import make_optimizers
+from minislm.tokenizer import Tokenizer
 from minislm.training import Trainer, loss_and_grad, train_step, validation_subset
 
 
@@ -47,6 +49,33 @@ def test_accumulated_batches_are_one_large_batch():
     assert results[0][2] == results[1][2] == 240
     for a, b in zip(one.parameters(), two.parameters()):
         torch.testing.assert_close(a, b, atol=2e-3, rtol=0)
+
+
+def test_the_gradient_is_clipped_to_its_norm():
+    model = random_model()
+    before = [weight.detach().clone() for weight in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer.param_groups[0]["peak"] = 2.0
+    batch = tuple(torch.randint(0, 300, (2, 4, 30)))
+    _, norm, _ = train_step(
+        model, [batch], [optimizer], multiplier=0.5, clip=0.01, dtype=torch.float32
+    )
+    moved = torch.cat([(a.detach() - b).flatten() for a, b in zip(model.parameters(), before)])
+    assert norm > 0.01 and float(moved.norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("keep_best, kept", [(True, [1, 2]), (False, [1, 2, 3])])
+def test_the_best_weights_are_kept_or_the_last(tmp_path, monkeypatch, keep_best, kept):
+    nats, saved = iter((3.0, 1.0, 2.0)), []
+    monkeypatch.setattr(training, "text_loss", lambda *_, **__: TextLoss(next(nats), 1, 1))
+    documents = TokenDataset.from_ids([[1, 2, 3, 0]] * 8)
+    trainer = Trainer(
+        random_model(), Batches(documents, context=16, batch_tokens=32, eot_id=0),
+        TrainConfig(steps=3, evals=3), run=tmp_path, valid=documents, keep_best=keep_best,
+        tokenizer=Tokenizer.train([], 257), save=lambda *_: saved.append(trainer.progress.step),
+    )  # fmt: skip
+    trainer.train()
+    assert saved == kept
 
 
 def test_a_trainer_without_a_run_folder_learns_and_writes_nothing(tmp_path, monkeypatch):
