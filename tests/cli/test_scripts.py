@@ -1,6 +1,7 @@
 """The three scripts as a user types them: results, and one clear line for every mistake."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -116,6 +117,16 @@ def test_a_run_that_cannot_be_resumed_is_refused(run_script, tiny_run, tmp_path,
     before = load_file(tiny_run / "model.safetensors")
     after = load_file(run / "model.safetensors")
     assert all(before[tensor].equal(after[tensor]) for tensor in before)
+
+
+def test_resume_alone_takes_the_newest_state_also_without_weights(run_script, tiny_run, tmp_path):
+    """A run that was interrupted before its first evaluation has no weights yet."""
+    for name, seconds in (("older", 1), ("newer", 2)):
+        run = shutil.copytree(tiny_run, tmp_path / "runs" / name)
+        os.utime(run / "train_state.pt", (seconds, seconds))
+    (run / "config.json").unlink()
+    outcome = run_script("train.py", "--resume", "--steps", 7)
+    assert outcome.code == 0 and "run folder: runs/newer" in outcome.out
 
 
 def test_a_prompt_longer_than_the_context_is_refused(run_script, tiny_run):
