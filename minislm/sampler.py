@@ -114,9 +114,11 @@ class Continuation:
         for token in tokens[: self.remaining]:
             self.ids.append(token)
             self.remaining -= 1
+            ended = token == stop_id
             if self.decoder is not None:
                 self.text += self.decoder.push(token)
-            if token == stop_id or any(stop in self.text for stop in stops):
+                ended = ended or any(stop in self.text for stop in stops)
+            if ended:
                 self.remaining = 0
                 break
 

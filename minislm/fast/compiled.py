@@ -60,9 +60,7 @@ def compile_steps(rows: int, model: Transformer, sample: TokenSampler) -> Callab
     for any multiple of the steps compiled together.
 
     The cache must have `rows` rows; those without a token are overwritten, so they must be free.
-
-    Raises:
-        UserError: there is no C++ compiler.
+    UserError: there is no C++ compiler.
     """
     count = max(1, _BLOCKS // model.config.n_layer)
     steps = Steps(Step(model, sample)).eval()

@@ -162,10 +162,7 @@ class FastEngine:
 
     def decode(self, tokens_B: Tensor, pos_B: Tensor, u_Bn: Tensor, pick: Pick) -> Tensor:
         """As many steps as there are columns of uniform numbers: the new tokens [B, n].
-
-        Raises:
-            ValueError: a sequence would exceed the length of this engine.
-        """
+        ValueError: a sequence would exceed the length of this engine."""
         (B, n), end = u_Bn.shape, int(pos_B.max()) + u_Bn.shape[1]
         if end > self.length:
             raise ValueError(f"{end} tokens exceed the length of {self.length} of this engine")

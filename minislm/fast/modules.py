@@ -55,8 +55,8 @@ class LoopAttention(Attention):
         q_NG1D = computed_once((q_BHTD.float() * self.scale).reshape(-1, H // K, 1, D))
         k_N1SD, v_N1SD = k_BKSD.flatten(0, 1)[:, None], v_BKSD.flatten(0, 1)[:, None]
         scores_NGS = (q_NG1D * k_N1SD.float()).sum(-1)
-        scores_BHS = scores_NGS.view(-1, H, S)
-        p_BHS = torch.where(mask_B1TS[:, 0], scores_BHS, -torch.inf).softmax(-1)
+        mask_B1S = computed_once(torch.where(mask_B1TS[:, 0], 0.0, -torch.inf))  # for all heads
+        p_BHS = (scores_NGS.view(-1, H, S) + mask_B1S).softmax(-1)
         y_NGD = (p_BHS.view(-1, H // K, S, 1) * v_N1SD.float()).sum(-2)
         return y_NGD.view(-1, H, 1, D).to(q_BHTD.dtype)
 

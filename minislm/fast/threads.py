@@ -18,10 +18,8 @@ def run_threads(works: Sequence[Callable[[], Result]], cores: int | None = None)
 
     The operations of each worker use `cores` cores (None: an equal part of PyTorch's; a single
     worker is then the caller's own thread). Settings of the caller's thread alone, such as
-    inference mode, do not hold in a worker.
-
-    Raises:
-        what the first worker that failed raised, when all have ended.
+    inference mode, do not hold in a worker. When all have ended, the exception of the first worker
+    that failed is raised.
     """
     if len(works) == 1 and cores is None:
         return [works[0]()]
