@@ -6,7 +6,6 @@ runs, the other threads can run theirs.
 
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +101,6 @@ class Trace:
             return self._run(*inputs)
 
 
-@lru_cache
 def can_trace() -> bool:
     """Whether this version of PyTorch can trace a module and run the trace."""
     x = torch.zeros(1)

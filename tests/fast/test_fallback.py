@@ -36,7 +36,7 @@ MKL = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="needs MK
 
 
 def forget() -> None:
-    for function in (can_trace, linear._traceable, fallback._log_once):
+    for function in (linear._traceable, fallback._log_once):
         function.cache_clear()
 
 
@@ -80,6 +80,14 @@ def test_tracing_may_be_missing(missing, monkeypatch, capfd):
     assert FastSampler(model).generate_ids(PROMPTS, **GREEDY) == expected
     (line,) = capfd.readouterr().err.splitlines()
     assert "cannot run traced steps" in line and missing in line
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_nothing_is_written_where_nothing_is_missing(precision, monkeypatch, recwarn, capfd):
+    """No warning either, of what is deprecated."""
+    monkeypatch.setattr(linear, "_INT8_FROM", 1)
+    FastSampler(random_model(), batch_size=5, precision=precision).generate_ids(PROMPTS, **GREEDY)
+    assert not capfd.readouterr().err and not recwarn.list
 
 
 @ONEDNN
