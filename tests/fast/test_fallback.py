@@ -86,7 +86,9 @@ def test_tracing_may_be_missing(missing, monkeypatch, capfd):
 def test_nothing_is_written_where_nothing_is_missing(precision, monkeypatch, recwarn, capfd):
     """No warning either, of what is deprecated."""
     monkeypatch.setattr(linear, "_INT8_FROM", 1)
-    FastSampler(random_model(), batch_size=5, precision=precision).generate_ids(PROMPTS, **GREEDY)
+    sampler = FastSampler(random_model(), batch_size=5, precision=precision)
+    sampler.generate_ids(PROMPTS, **GREEDY)
+    assert all(prepared.traced for prepared in sampler._prepared.values())
     assert not capfd.readouterr().err and not recwarn.list
 
 
