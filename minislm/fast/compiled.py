@@ -15,11 +15,13 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from pkgutil import resolve_name
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from minislm.fast.fallback import tried
 from minislm.fast.kv_cache import FastKVCache
 from minislm.fast.traced import Step, Steps
 from minislm.model import Transformer
@@ -38,6 +40,18 @@ _SETTINGS = {
 # PyTorch keeps GCC from finding the instructions for products of bytes; this is the one setting
 # that comes after the flag with which it does.
 _FIND_BYTES = {"cpp.march": "native -ftree-loop-vectorize"}
+_INTERNALS = (
+    "torch._inductor.config:cpp.march",  # for int8 alone
+    "torch._inductor:aoti_compile_and_package", "torch._inductor:aoti_load_package",
+    "torch._inductor.config:get_config_copy", "torch._inductor.cpp_builder:is_clang",
+    "torch._inductor.exc:InvalidCxxCompiler", "torch:_C._aoti.AOTIModelPackageLoader.boxed_run",
+)  # fmt: skip
+
+
+def can_compile(precision: str) -> bool:
+    """Whether this version of PyTorch has the internals that compiled steps need."""
+    names = _INTERNALS if precision == "int8" else _INTERNALS[1:]
+    return bool(tried("compiled steps", "traced ones", lambda: [*map(resolve_name, names)]))
 
 
 @torch.no_grad()
@@ -108,13 +122,6 @@ def _load(program: torch.export.ExportedProgram, rows: int):
     seconds = time.perf_counter() - begin
     log(f"steps of {rows} rows compiled in {seconds:.0f} s, stored in {path.parent}")
     return torch._inductor.aoti_load_package(str(path))
-
-
-def int8_in_loops() -> bool:
-    """Whether this version of PyTorch lets the compiler find the instructions for bytes."""
-    from torch._inductor import config
-
-    return set(_FIND_BYTES) <= set(config.get_config_copy())
 
 
 def _settings() -> dict[str, bool | str]:

@@ -4,7 +4,6 @@ Engines in several threads, each with a cache of its own, share one `PreparedMod
 """
 
 import math
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -13,12 +12,12 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from minislm.fast.compiled import compile_steps, int8_in_loops
+from minislm.fast.compiled import can_compile, compile_steps
 from minislm.fast.cuda_graphs import STEPS, CUDAGraphSteps, padded_rows
 from minislm.fast.kv_cache import FastKVCache, rounded_up
 from minislm.fast.linear import PRECISIONS, for_compiled_steps, prepack
 from minislm.fast.modules import FusedRMSNorm, SingleQueryAttention, copy_with
-from minislm.fast.traced import Prefill, Step, Steps, trace_prefill, trace_steps
+from minislm.fast.traced import Prefill, Step, Steps, can_trace, trace_prefill, trace_steps
 from minislm.model import Attention, RMSNorm, Transformer
 from minislm.sampler import Pick
 from minislm.sampling import TokenSampler
@@ -30,8 +29,8 @@ class PreparedModel:
     """A model ready to decode about `rows` rows at a time.
 
     On a CPU its matrices are prepacked in `precision` (float32, bfloat16 or int8; None: the model's
-    own) and its steps are traced. On a GPU (CUDA) its steps are CUDA graphs. Elsewhere the model
-    runs as it is.
+    own), and its steps are traced where PyTorch can trace. On a GPU (CUDA) its steps are CUDA
+    graphs. Elsewhere the model runs as it is.
 
     Args:
         compiled: compile the steps where that is faster: on a CPU instead of traces, for all rows
@@ -42,28 +41,20 @@ class PreparedModel:
         self, model: Transformer, rows: int, precision: str | None = None, compiled: bool = False
     ):
         weight = model.embedding.weight
-        own = str(weight.dtype).removeprefix("torch.")
-        precision = precision or own
-        self.rows, self.cuda = rows, weight.device.type == "cuda"
-        self.traced = (
-            weight.device.type == "cpu"
-            and torch.backends.mkldnn.is_available()
-            and sys.version_info < (3, 14)  # where torch.jit is not supported any more
-        )
-        prepacked = self.traced and precision in PRECISIONS
-        if prepacked:
+        precision = precision or str(weight.dtype).removeprefix("torch.")
+        device = weight.device.type
+        self.rows, self.cuda = rows, device == "cuda"
+        self.traced = device == "cpu" and can_trace()
+        if device == "cpu" and precision in PRECISIONS:
             self.model = prepack(model, precision, rows)
         else:
             fused = {RMSNorm: FusedRMSNorm} if self.cuda else {}
-            replacements = {Attention: SingleQueryAttention} | fused
-            self.model = copy_with(model, replacements, frozen=True)
+            self.model = copy_with(model, {Attention: SingleQueryAttention} | fused, frozen=True)
         self.compiled = compiled and self.cuda and rows == 1
         self.for_compiled: Transformer | None = None  # the model of compiled steps
-        if compiled and not self.cuda:
+        if compiled and not self.cuda and can_compile(precision):
             # Of no use for prefill, or for other numbers of rows.
-            self.model, self.for_compiled = for_compiled_steps(
-                rows, model, precision if prepacked else own, self.model, int8_in_loops()
-            )
+            self.model, self.for_compiled = for_compiled_steps(rows, model, precision, self.model)
         self.config, self.like = model.config, self.model.embedding.weight
         self.steps = STEPS if self.cuda else max(1, _BLOCKS // model.config.n_layer)
         self._prefill, self._traced_prefill, self._prefills = Prefill(self.model), None, 0

@@ -14,7 +14,6 @@ O is the number of outputs, I of inputs, R of rows.
 
 import copy
 import statistics
-import warnings
 from collections.abc import Callable
 from functools import lru_cache, partial
 
@@ -22,7 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minislm.fast.fallback import tried
 from minislm.fast.modules import LoopAttention, SingleQueryAttention, computed_once, copy_with
+from minislm.fast.traced import can_trace
 from minislm.model import Attention, Transformer
 from minislm.runtime.device import best_seconds
 
@@ -33,25 +34,23 @@ _TILE = 16  # outputs: as many float32 numbers as a register of AVX-512 holds
 _PARALLEL_SUMS = 4  # of a tile, so that none waits for its last addition
 _SLOWER = 1.15  # times as slow: what is saved elsewhere would be lost in the products
 
-# These two operators can be traced from TorchScript only. In the second, a scale of 1/127 and a
-# zero point of 128 turn bytes into numbers from -1 to 1: the form oneDNN has its fast kernels for.
-_OPERATORS = """
-def linear(x, weight, bias):
-    # type: (Tensor, Tensor, Optional[Tensor]) -> Tensor
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
-def int8_linear(x, weight, scale, zero):
-    # type: (Tensor, Tensor, Tensor, Tensor) -> Tensor
+
+# A scale of 1/127 and a zero point of 128 turn bytes into numbers from -1 to 1: the form oneDNN
+# has its fast kernels for.
+def _int8_linear(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     return torch.ops.onednn.qlinear_pointwise(
-        x, 1.0 / 127, 128, weight, scale, zero, None, 1.0, 0, 6, "none", [], "")
-"""
+        x, 1.0 / 127, 128, weight, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
+    )
 
 
-@lru_cache(maxsize=1)
-def _operators() -> torch.jit.CompilationUnit:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.jit.CompilationUnit(_OPERATORS)
+@lru_cache
+def _traceable(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function with one of these operators, which a trace contains from TorchScript only."""
+    return torch.jit.script(operator) if can_trace() else operator
 
 
 class _FrozenLinear(nn.Module):
@@ -74,7 +73,7 @@ class PrepackedLinear(_FrozenLinear):
         self.register_buffer("weight", torch.ops.mkldnn._reorder_linear_weight(weight_OI, rows))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _operators().linear(x, self.weight, self.bias)
+        return _traceable(_linear)(x, self.weight, self.bias)
 
 
 class TransposedLinear(_FrozenLinear):
@@ -121,7 +120,7 @@ class Int8Linear(_FrozenLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         x_int, largest = quantize_input(x)
-        y = _operators().int8_linear(x_int, self.weight, self.scale, self.zero) * largest
+        y = _traceable(_int8_linear)(x_int, self.weight, self.scale, self.zero) * largest
         return self.add_bias(y).to(x.dtype)
 
 
@@ -236,17 +235,25 @@ def prepack(model: Transformer, precision: str, rows: int) -> Transformer:
     """
 
     def make(linear: nn.Linear) -> nn.Module:
-        if precision == "int8" and linear.weight.numel() >= _INT8_FROM:
-            return Int8Linear(linear, rows)
         if precision == "float32" and rows == 1:
             return TransposedLinear(linear)
-        return PrepackedLinear(linear, rows)
+        int8 = precision == "int8" and linear.weight.numel() >= _INT8_FROM
+        return _or_plain(Int8Linear if int8 else PrepackedLinear, linear, rows)
 
     return with_linear(model, precision, make)
 
 
+def _or_plain(kind: type[nn.Module], linear: nn.Linear, rows: int) -> nn.Module:
+    """`kind(linear, rows)`; the given layer where PyTorch lacks an operator, which is private: it
+    may exist for some processors or precisions only, so each layer is run once."""
+    name, x_RI = kind.__name__, linear.weight.new_zeros(rows, linear.in_features)
+    layer = tried(name, "nn.Linear", lambda: kind(linear, rows))
+    works = layer is not None and tried(name, "nn.Linear", lambda: layer(x_RI)) is not None
+    return layer if works else linear
+
+
 def for_compiled_steps(
-    rows: int, model: Transformer, precision: str, prepacked: Transformer, int8_in_loops: bool
+    rows: int, model: Transformer, precision: str, prepacked: Transformer
 ) -> tuple[Transformer, Transformer | None]:
     """The model for single steps and the one for compiled steps of so many rows, with the same
     results. The given ones are unchanged.
@@ -258,29 +265,25 @@ def for_compiled_steps(
         precision: as for `prepack`; but with few rows int8 is for all matrices, and the rest is in
             float32.
         prepacked: the model prepacked in this precision.
-        int8_in_loops: whether the compiler finds the processor's instructions for bytes.
     """
 
     def compiled(precision: str, make: Callable[[nn.Linear], nn.Module]) -> Transformer:
         return with_linear(model, precision, make, LoopAttention)
 
     if precision == "int8":
-        if rows > FEW or not int8_in_loops:
+        single = with_linear(model, "float32", lambda each: _or_plain(Int8Linear, each, rows))
+        if rows > FEW or isinstance(single.head, nn.Linear):  # whose results would be others
             return prepacked, None
-        single = with_linear(model, "float32", lambda linear: Int8Linear(linear, rows))
         return single, compiled("float32", Int8LoopLinear)
     if rows <= FEW:
         return prepacked, compiled(precision, lambda linear: TiledLinear(linear, rows))
-    shared = compiled(precision, lambda linear: _library_linear(linear, precision, rows))
+    if precision == "bfloat16":
+        shared = compiled(precision, WeightFirstLinear)
+    else:
+        shared = compiled(precision, lambda linear: _or_plain(MKLLinear, linear, rows))
     x_RC = torch.zeros(rows, model.config.width, dtype=shared.embedding.weight.dtype)
     slower = _times_as_slow(shared.head, prepacked.head, x_RC) >= _SLOWER
     return prepacked, None if slower else shared
-
-
-def _library_linear(linear: nn.Linear, precision: str, rows: int) -> nn.Module:
-    if precision == "bfloat16":
-        return WeightFirstLinear(linear)
-    return MKLLinear(linear, rows) if torch.backends.mkl.is_available() else linear
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from minislm.fast.fallback import tried
 from minislm.fast.kv_cache import FastKVCache
 from minislm.model import Transformer
 from minislm.sampling import TokenSampler
@@ -84,11 +85,9 @@ class Trace:
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        *example: Tensor,
+        self, module: nn.Module, *example: Tensor,
         within: Callable[[nn.Module], nn.Module] = lambda traced: traced,
-    ):
+    ):  # fmt: skip
         with warnings.catch_warnings(), torch.inference_mode():
             # Deprecated in favour of torch.compile, which takes half a minute where this takes
             # 0.1 s and does not run beside other threads.
@@ -100,6 +99,12 @@ class Trace:
         # Else the first two runs are profiled for 0.2 s, which makes no later one faster.
         with torch.jit.optimized_execution(False):
             return self._run(*inputs)
+
+
+def can_trace() -> bool:
+    """Whether this version of PyTorch can trace a module and run the trace."""
+    x = torch.zeros(1)
+    return tried("traced steps", "plain ones", lambda: Trace(nn.Identity(), x)(x)) is not None
 
 
 def trace_steps(step: Step) -> Trace:
