@@ -167,9 +167,9 @@ class StreamDecoder:
         new = text[self._returned : len(text) - open_end]
         self._returned = max(self._returned, len(text) - open_end)
         if not open_end:
-            if len(self._ids) > _WINDOW:
-                self._ids = self._ids[self._whole :]
-                self._returned = len(self._tokenizer.decode(self._ids))
+            kept = self._ids[self._whole :]  # its text is "" where they are special tokens alone
+            if len(self._ids) > _WINDOW and (length := len(self._tokenizer.decode(kept))):
+                self._ids, self._returned = kept, length
             self._whole = len(self._ids)
         return new
 
