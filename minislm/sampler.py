@@ -8,7 +8,7 @@ tokens are equally probable to seven digits, either may be chosen.)
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -109,14 +109,14 @@ class Continuation:
     decoder: StreamDecoder | None = None
     uniforms: np.ndarray = field(default_factory=lambda: np.zeros(0))  # a random number per token
 
-    def add(self, tokens: Sequence[int], stop_id: int | None, stops: Sequence[str]) -> None:
+    def add(self, tokens: Sequence[int], stop_ids: Collection[int], stops: Sequence[str]) -> None:
         """Add tokens as far as the end of text, a stop string or the limit."""
         for token in tokens[: self.remaining]:
             self.ids.append(token)
             self.remaining -= 1
             if self.decoder is not None:
                 self.text += self.decoder.push(token)
-            if token == stop_id or any(stop in self.text for stop in stops):
+            if token in stop_ids or any(stop in self.text for stop in stops):
                 self.remaining = 0
                 break
 
@@ -129,9 +129,9 @@ class Batch:
         token_sampler: type[TokenSampler],
     ):  # fmt: skip
         self.engine, self.settings, self.tokenizer = engine, settings, tokenizer
-        self.stop_id = tokenizer.eot_id if tokenizer and settings.stop else None
-        s = settings
-        self.sample = token_sampler(s.temperature, s.top_k, s.top_p, s.min_p)
+        s, sizes = settings, [tokenizer.vocab_size] if tokenizer else []
+        self.stop_ids = tokenizer.end_ids if tokenizer and s.stop else ()
+        self.sample = token_sampler(s.temperature, s.top_k, s.top_p, s.min_p, *sizes)
         self.rows: list[Continuation] = []
 
     def prefill(self, new: list[Continuation]) -> None:
@@ -172,7 +172,7 @@ class Batch:
 
     def _add(self, rows: Sequence[Continuation], tokens_Bn: Tensor) -> None:
         for each, tokens in zip(rows, tokens_Bn.tolist()):
-            each.add(tokens, self.stop_id, self.settings.stop_strings)
+            each.add(tokens, self.stop_ids, self.settings.stop_strings)
 
     def _pick(self, rows: Sequence[Continuation]) -> Pick:
         """How to sample: with a repetition penalty or log-probabilities, one step at a time."""

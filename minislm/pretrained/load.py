@@ -21,7 +21,7 @@ from minislm.model import Transformer
 from minislm.pretrained import llama2c
 from minislm.pretrained.families import Family, describe, parse_config, read_config
 from minislm.pretrained.rope import scaled_rotary_tables
-from minislm.pretrained.tokenizers import load_tokenizer
+from minislm.pretrained.tokenizers import PretrainedTokenizer, load_tokenizer
 from minislm.runtime.device import DTYPES, on_meta_device
 from minislm.runtime.errors import CheckpointError, UserError, log
 from minislm.runtime.files import read_text
@@ -62,7 +62,7 @@ def load(
         folder, tokenizer_folder = (file, file) if file.is_dir() else _fetch(str(source), revision)
         file, stored = _read_weights(folder)
         family, config = read_config(folder / "config.json")
-        tokenizer = load_tokenizer(tokenizer_folder)
+        tokenizer = load_tokenizer(tokenizer_folder, folder)
     full = (family.prefix, "lm_head.")
     try:
         names = [_WRAPPER.sub("", name) for name in stored]
@@ -72,7 +72,7 @@ def load(
         stored = dict(zip(names, stored.values()))
         name = family.stored_names("embedding.weight")[0]
         _find(stored, name, (config.vocab_size, config.width))
-        if tokenizer.vocab_size > config.vocab_size:
+        if tokenizer.vocab_size > config.vocab_size and not tokenizer.fits(config.vocab_size):
             raise CheckpointError(
                 f"tensor {name} has {config.vocab_size} rows, too few for the tokenizer's "
                 f"{tokenizer.vocab_size} tokens; they do not belong together"
@@ -100,7 +100,7 @@ def _fetch(source: str, revision: str | None) -> tuple[Path, Path]:
         raise UserError(f"there is no folder {source} here, and on the hub: {error}") from error
 
 
-def _open_llama2c(file: Path) -> tuple[dict[str, Any], Tensors, Tokenizer]:
+def _open_llama2c(file: Path) -> tuple[dict[str, Any], Tensors, PretrainedTokenizer]:
     if file.suffix != ".bin" or file.name.startswith(("pytorch_model", "adapter_")):
         raise CheckpointError(f"{file}: {describe([file], 'a part of a model; give its folder')}")
     _check_start(file)
