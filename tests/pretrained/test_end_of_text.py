@@ -125,8 +125,9 @@ def test_the_end_may_be_named_beside_the_tokenizer_alone(
 def test_the_id_of_a_config_names_the_end_of_texts(model_folder, tmp_path):
     folder = shutil.copytree(model_folder, tmp_path / "model")
     assert load_tokenizer(folder).eot_id == 3  # the well-known name
-    declare(folder, config={"eos_token_id": 2})
-    assert load_tokenizer(folder).eot_id == 2
+    for id in (0, 2):
+        declare(folder, config={"eos_token_id": id})
+        assert load_tokenizer(folder).eot_id == id
     declare(folder, generation_config={"eos_token_id": [1, 2]})
     assert (load_tokenizer(folder).eot_id, load_tokenizer(folder).end_ids) == (1, {1, 2})
     declare(folder, tokenizer_config={"eos_token": "</s>"})
