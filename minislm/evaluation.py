@@ -158,9 +158,9 @@ def answers(sampler: Sampler, questions: Sequence[Pair]) -> list[Answer]:
     found = []
     new_ids = sampler.generate_ids([prompt for prompt, _ in encoded], settings)
     for (prompt, _), ids in zip(encoded, new_ids):
-        finished = tokenizer.eot_id in ids
-        ids = ids[: ids.index(tokenizer.eot_id)] if finished else ids
-        found.append(Answer(tokenizer.continuation(prompt, ids), finished))
+        finished = ids[-1] in tokenizer.end_ids
+        text = tokenizer.continuation(prompt, ids[:-1] if finished else ids)
+        found.append(Answer(text, finished))
     return found
 
 

@@ -8,7 +8,7 @@ tokens are equally probable to seven digits, either may be chosen.)
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -109,12 +109,12 @@ class Continuation:
     decoder: StreamDecoder | None = None
     uniforms: np.ndarray = field(default_factory=lambda: np.zeros(0))  # a random number per token
 
-    def add(self, tokens: Sequence[int], stop_id: int | None, stops: Sequence[str]) -> None:
+    def add(self, tokens: Sequence[int], stop_ids: Collection[int], stops: Sequence[str]) -> None:
         """Add tokens as far as the end of text, a stop string or the limit."""
         for token in tokens[: self.remaining]:
             self.ids.append(token)
             self.remaining -= 1
-            ended = token == stop_id
+            ended = token in stop_ids
             if self.decoder is not None:
                 self.text += self.decoder.push(token)
                 ended = ended or any(stop in self.text for stop in stops)
@@ -131,9 +131,9 @@ class Batch:
         token_sampler: type[TokenSampler],
     ):  # fmt: skip
         self.engine, self.settings, self.tokenizer = engine, settings, tokenizer
-        self.stop_id = tokenizer.eot_id if tokenizer and settings.stop else None
-        s = settings
-        self.sample = token_sampler(s.temperature, s.top_k, s.top_p, s.min_p)
+        s, size = settings, tokenizer.vocab_size if tokenizer else 1 << 62
+        self.stop_ids = tokenizer.end_ids if tokenizer and s.stop else ()
+        self.sample = token_sampler(s.temperature, s.top_k, s.top_p, s.min_p, size)
         self.rows: list[Continuation] = []
 
     def prefill(self, new: list[Continuation]) -> None:
@@ -174,7 +174,7 @@ class Batch:
 
     def _add(self, rows: Sequence[Continuation], tokens_Bn: Tensor) -> None:
         for each, tokens in zip(rows, tokens_Bn.tolist()):
-            each.add(tokens, self.stop_id, self.settings.stop_strings)
+            each.add(tokens, self.stop_ids, self.settings.stop_strings)
 
     def _pick(self, rows: Sequence[Continuation]) -> Pick:
         """How to sample: with a repetition penalty or log-probabilities, one step at a time."""

@@ -27,8 +27,11 @@ class TokenSampler:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    size: int = 1 << 62  # larger ids have no token: they are never sampled
 
     def __call__(self, logits_BV: Tensor, u_B: Tensor) -> Tensor:
+        if self.size < logits_BV.shape[1]:
+            logits_BV = logits_BV[:, : self.size]
         if self.temperature == 0:
             return self.argmax(logits_BV)
         if self.top_k == 0 and self.top_p == 1.0:  # nothing that needs an order

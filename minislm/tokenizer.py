@@ -41,7 +41,7 @@ class Tokenizer:
             )
         # Where the token is an ordinary word of the vocabulary, decoding would print it.
         backend.add_special_tokens([_special(end_of_text)])
-        self.eot_id: int = eot_id
+        self.eot_id, self.end_ids = eot_id, {eot_id}  # sampling stops at all of `end_ids`
         self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values())
 
     @classmethod
@@ -92,8 +92,7 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
         """Read the tokenizer.json of a folder; raises UserError naming the file."""
-        file = Path(folder) / "tokenizer.json"
-        return cls(read_backend(file))
+        return cls(read_backend(Path(folder) / "tokenizer.json"))
 
     def save(self, folder: str | Path) -> None:
         """Write FOLDER/tokenizer.json."""
@@ -167,9 +166,9 @@ class StreamDecoder:
         new = text[self._returned : len(text) - open_end]
         self._returned = max(self._returned, len(text) - open_end)
         if not open_end:
-            if len(self._ids) > _WINDOW:
-                self._ids = self._ids[self._whole :]
-                self._returned = len(self._tokenizer.decode(self._ids))
+            kept = self._ids[self._whole :]  # its text is "" where they are special tokens alone
+            if len(self._ids) > _WINDOW and (length := len(self._tokenizer.decode(kept))):
+                self._ids, self._returned = kept, length
             self._whole = len(self._ids)
         return new
 

@@ -208,7 +208,7 @@ def test_the_end_of_text_ends_a_text_beside_stop_strings(kind, tokenizer, monkey
     sampler = kind(random_model(vocab_size=tokenizer.vocab_size), tokenizer)
     options = dict(max_new_tokens=30, temperature=1.0, seed=4)
     (ids,) = sampler.generate_ids([[1]], stop=False, **options)
-    monkeypatch.setattr(tokenizer, "eot_id", ids[9])
+    monkeypatch.setattr(tokenizer, "end_ids", {ids[9]})
     (ended,) = sampler.generate_ids([[1]], stop_strings=("never there",), **options)
     assert ended == ids[: ids.index(ids[9]) + 1]
 

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
@@ -35,6 +35,12 @@ _TYPE_NAMES = {int: "a whole number from {:g} to {:g}", float: "a number from {:
 _ROPE_SCALING = {  # kind of rotary scaling -> its parameters; see rope.py
     "linear": ["factor"],
     "llama3": ["low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "factor"],
+}
+_OTHER_FILES = {  # pattern of a name -> what is often given in place of a model, and what to do
+    r"adapter_.*": "is an adapter: merge it into its base model (PEFT: merge_and_unload)",
+    r".*\.gguf": "is for llama.cpp; give a Hugging Face folder of the model",
+    r".*\.(pt|pth|ckpt)": "is a training state; give a Hugging Face folder, or the run folder",
+    r".*\.(h5|msgpack|onnx)": "is for another framework; get model.safetensors",
 }
 
 
@@ -164,6 +170,15 @@ _OWN_KEYS = {name: name for name in _TYPES if name not in ("windows", "rope_scal
 OWN = Family(model_type="minislm", architecture="", keys=_OWN_KEYS)
 
 FAMILIES = {family.model_type: family for family in (LLAMA, GPT2, GPT_NEO, OWN)}
+
+
+def describe(files: Iterable[Path], otherwise: str) -> str:
+    """What the first of `_OTHER_FILES` is, and what to do; `otherwise` if there is none."""
+    for file in sorted(files):
+        for pattern, kind in _OTHER_FILES.items():
+            if re.fullmatch(pattern, file.name, re.IGNORECASE):
+                return f"{file.name} {kind}"
+    return otherwise
 
 
 def read_config(file: Path) -> tuple[Family, ModelConfig]:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from huggingface_hub import HfApi, constants, errors, snapshot_download
 
+from minislm.pretrained.families import describe
 from minislm.runtime.errors import UserError
 
 _TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
@@ -184,10 +185,10 @@ def _names(folder: Path) -> set[str]:
 def _model_files(repo_id: str, names: set[str]) -> list[str]:
     """The files of a model to download; raises UserError if the repository lacks some."""
     weights = _weight_files(names)
-    if "config.json" not in names:
+    if not weights:
+        missing = f"{' or '.join(_WEIGHTS)}: {describe(map(Path, names), 'give another revision')}"
+    elif "config.json" not in names:
         missing = "config.json: it is not a model of transformers; give another"
-    elif not weights:
-        missing = f"{' or '.join(_WEIGHTS)}, whole or in shards: give another revision or model"
     elif not _has_tokenizer(names) and repo_id.split("/")[0] not in _TOKENIZER_OF:
         missing = "tokenizer.json, nor vocab.json and merges.txt: give a local folder with them"
     else:

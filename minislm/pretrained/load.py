@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from minislm.model import Transformer
 from minislm.pretrained import llama2c
-from minislm.pretrained.families import Family, parse_config, read_config
+from minislm.pretrained.families import Family, describe, parse_config, read_config
 from minislm.pretrained.rope import scaled_rotary_tables
-from minislm.pretrained.tokenizers import load_tokenizer
+from minislm.pretrained.tokenizers import PretrainedTokenizer, load_tokenizer
 from minislm.runtime.device import DTYPES, on_meta_device
 from minislm.runtime.errors import CheckpointError, UserError, log
 from minislm.runtime.files import read_text
@@ -30,6 +30,7 @@ from minislm.tokenizer import Tokenizer
 
 _FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
           "pytorch_model.bin.index.json")  # fmt: skip
+_WRAPPER = re.compile(r"\b(_orig_mod|(_\w+_)?module)\.")  # of torch.compile, DDP and FSDP
 Tensors = dict[str, Tensor]  # of files, mapped into memory: values are read when they are used
 Parts = list[tuple[str, slice, str, Tensor]]  # parameter, its rows, name and values of a tensor
 
@@ -59,15 +60,19 @@ def load(
         family, config = parse_config(contents)
     else:
         folder, tokenizer_folder = (file, file) if file.is_dir() else _fetch(str(source), revision)
-        family, config = read_config(folder / "config.json")
         file, stored = _read_weights(folder)
-        tokenizer = load_tokenizer(tokenizer_folder)
+        family, config = read_config(folder / "config.json")
+        tokenizer = load_tokenizer(tokenizer_folder, folder)
     full = (family.prefix, "lm_head.")
-    stored = {n if n.startswith(full) else family.prefix + n: stored[n] for n in stored}
     try:
+        names = [_WRAPPER.sub("", name) for name in stored]
+        names = [name if name.startswith(full) else family.prefix + name for name in names]
+        if len(set(names)) < len(names):
+            raise CheckpointError("two tensors have names that differ only in a prefix")
+        stored = dict(zip(names, stored.values()))
         name = family.stored_names("embedding.weight")[0]
         _find(stored, name, (config.vocab_size, config.width))
-        if tokenizer.vocab_size > config.vocab_size:
+        if tokenizer.vocab_size > config.vocab_size and not tokenizer.fits(config.vocab_size):
             raise CheckpointError(
                 f"tensor {name} has {config.vocab_size} rows, too few for the tokenizer's "
                 f"{tokenizer.vocab_size} tokens; they do not belong together"
@@ -95,9 +100,9 @@ def _fetch(source: str, revision: str | None) -> tuple[Path, Path]:
         raise UserError(f"there is no folder {source} here, and on the hub: {error}") from error
 
 
-def _open_llama2c(file: Path) -> tuple[dict[str, Any], Tensors, Tokenizer]:
-    if file.suffix != ".bin" or file.name.startswith("pytorch_model"):
-        raise CheckpointError(f"{file} is a part of a model; give its folder")
+def _open_llama2c(file: Path) -> tuple[dict[str, Any], Tensors, PretrainedTokenizer]:
+    if file.suffix != ".bin" or file.name.startswith(("pytorch_model", "adapter_")):
+        raise CheckpointError(f"{file}: {describe([file], 'a part of a model; give its folder')}")
     _check_start(file)
     contents, tensors = llama2c.read_model(file)
     return contents, tensors, llama2c.read_tokenizer(file, contents["vocab_size"])
@@ -110,7 +115,8 @@ def _read_weights(folder: Path) -> tuple[Path, Tensors]:
     """The weight file, or the index of its shards, and all tensors; safetensors come first."""
     found = [folder / name for name in _FILES if (folder / name).is_file()]
     if not found:
-        raise CheckpointError(f"no weights in {folder}: it needs {_FILES[0]} or {_FILES[2]}")
+        advice = describe(folder.glob("*"), f"it needs {_FILES[0]} or {_FILES[2]}")
+        raise CheckpointError(f"no weights in {folder}: {advice}")
     tensors: Tensors = {}
     for file in _shards(found[0]) if found[0].suffix == ".json" else found[:1]:
         _check_start(file)
@@ -184,7 +190,7 @@ def _read_pickle(file: Path) -> Tensors:
         plain = isinstance(name, str) and isinstance(tensor, Tensor)
         dense = plain and tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not dense or tensor.nbytes > tensor.untyped_storage().nbytes():
-            raise CheckpointError(f"{file}: {name!s:.200} is not a dense tensor")
+            raise CheckpointError(f"{file}: {name!s:.200} is not a dense tensor; save a state_dict")
     return tensors
 
 
@@ -222,7 +228,8 @@ def _match(model: Transformer, family: Family, stored: Tensors) -> Parts:
 
 def _find(stored: Tensors, name: str, shape: tuple[int, ...]) -> Tensor:
     if name not in stored:
-        raise CheckpointError(f"tensor {name} is missing")
+        tied = "; if it is that of the embedding, set tie_word_embeddings to true in config.json"
+        raise CheckpointError(f"tensor {name} is missing{tied * name.endswith('head.weight')}")
     found = stored[name].shape
     if found != shape:
         raise CheckpointError(f"tensor {name} is {list(found)}, by config.json {list(shape)}")

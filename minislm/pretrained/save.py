@@ -34,8 +34,9 @@ def save(folder: str | Path, model: Transformer, tokenizer: Tokenizer) -> None:
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     save_tokenizer(folder, tokenizer, config.context)
-    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eot_id)
-    ids["bos_token_id"] = tokenizer.prompt_ids("")[0]
+    start, end, ends = tokenizer.prompt_ids("")[0], tokenizer.eot_id, sorted(tokenizer.end_ids)
+    eos = ends if len(ends) > 1 else ends[0]
+    ids = {"bos_token_id": start, "eos_token_id": eos, "pad_token_id": end}
     contents = hf_config(family, config) | ids
     if family is not OWN:
         contents["torch_dtype"] = str(model.embedding.weight.dtype).removeprefix("torch.")

@@ -1,7 +1,8 @@
-"""Tokenizers of published models: tokenizer.json and its configuration; vocab.json, merges.txt."""
+"""Tokenizers of published models: tokenizer.json; vocab.json, merges.txt; and what ends a text."""
 
 import json
 import reprlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import tokenizers
@@ -12,15 +13,13 @@ from minislm.runtime.files import read_text, write_json
 from minislm.tasks import END_OF_TEXT
 from minislm.tokenizer import Tokenizer, read_backend
 
-# Names of the token that ends a text, most specific first.
-_END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
+_END_NAMES = [END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>"]  # most specific first
 
 
 class PretrainedTokenizer(Tokenizer):
     """A tokenizer that may put a begin-of-text token before a prompt (Llama does, GPT-2 does not).
 
-    Args:
-        end_of_text: the token that ends a text; None: the first well-known name in the vocabulary.
+    end_of_text: the token that ends a text; None: the first well-known name in the vocabulary.
 
     Raises:
         UserError: the vocabulary has no such token.
@@ -36,11 +35,20 @@ class PretrainedTokenizer(Tokenizer):
     def prompt_ids(self, text: str) -> list[int]:
         return self.bos_ids + self.encode(text) or [self.eot_id]
 
+    def fits(self, rows: int) -> bool:
+        """Whether an embedding has all tokens but added ones ([PAD]): texts have none of these."""
+        added = self.backend.get_added_tokens_decoder().items()
+        self.backend.add_special_tokens([token for id, token in added if id >= rows])
+        words = self.backend.get_vocab(with_added_tokens=False).values()
+        return max(self.eot_id, *self.prompt_ids(""), *words) < rows
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+
+def load_tokenizer(folder: Path, model: Path | None = None) -> PretrainedTokenizer:
     """Read the tokenizer.json of a folder, or its GPT-2 style vocab.json with merges.txt.
 
-    A tokenizer_config.json beside tokenizer.json names the end-of-text token.
+    Sampling stops where `transformers` does: at the ids in generation_config.json or config.json
+    (of the folder `model`, if that is another). A text ends with the token that the files of the
+    tokenizer name, or with the first of these ids.
 
     Raises:
         CheckpointError: a file is missing, damaged or not a tokenizer; the message names it.
@@ -48,15 +56,25 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     file, vocab = folder / "tokenizer.json", folder / "vocab.json"
     try:
         if file.exists():
-            return PretrainedTokenizer(read_backend(file), _configured_end_of_text(folder))
-        if vocab.exists():
-            return PretrainedTokenizer(_gpt2_backend(vocab, folder / "merges.txt"))
+            backend = read_backend(file)
+        elif vocab.exists():
+            backend = _gpt2_backend(vocab, folder / "merges.txt")
+        else:
+            needed = "tokenizer.json, or vocab.json and merges.txt"
+            raise CheckpointError(f"no tokenizer in {folder}: it needs {needed}")
+        names = _read(folder, ("tokenizer_config", "special_tokens_map"), "eos_token", str)
+        ids = _read(model or folder, ("generation_config", "config"), "eos_token_id", int)
+        ids = [id for id in ids if 0 <= id < 2**32 and backend.id_to_token(id) is not None]
+        names = names + [backend.id_to_token(id) for id in ids] or _END_NAMES
+        end = next((name for name in names if backend.token_to_id(name) is not None), names[0])
+        if not file.exists():  # an end that the vocabulary lacks gets the next id
+            backend.add_special_tokens([AddedToken(end, special=True, normalized=False)])
+        tokenizer = PretrainedTokenizer(backend, end)
+        tokenizer.end_ids = set(ids) or tokenizer.end_ids
+        return tokenizer
     except UserError as error:
-        named = str(folder) in str(error)
+        named = isinstance(error, CheckpointError) or str(folder) in str(error)
         raise CheckpointError(str(error) if named else f"{file}: {error}") from error
-    raise CheckpointError(
-        f"no tokenizer in {folder}: it needs tokenizer.json, or vocab.json and merges.txt"
-    )
 
 
 def save_tokenizer(folder: Path, tokenizer: Tokenizer, model_max_length: int) -> None:
@@ -85,20 +103,21 @@ def _gpt2_backend(vocab: Path, merges: Path) -> tokenizers.Tokenizer:
         raise UserError(f"{vocab}, {merges.name} are damaged or do not match: {error}") from error
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
     return backend
 
 
-def _configured_end_of_text(folder: Path) -> str | None:
-    file = folder / "tokenizer_config.json"
-    if not file.exists():
-        return None
-    try:
-        token = json.loads(read_text(file)).get("eos_token")
-        token = token["content"] if isinstance(token, dict) else token  # both are in use
-        if not isinstance(token, str | None):
-            raise TypeError(f"eos_token is {reprlib.repr(token)}, not a string")
-        (token or "").encode()  # half of a surrogate pair raises a ValueError
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} is damaged: {error}") from error
-    return token
+def _read(folder: Path, files: Iterable[str], key: str, kind: type) -> list:
+    """The values of `key`, one or several, in the first of these JSON files that has some."""
+    for file in (folder / f"{name}.json" for name in files):
+        try:
+            value = json.loads(read_text(file)).get(key) if file.exists() else None
+            value = value["content"] if isinstance(value, dict) else value  # both are in use
+            values = value if isinstance(value, list) and kind is int else [value]
+            if value is not None and not all(type(each) is kind for each in values):
+                raise TypeError(f"{key} is {reprlib.repr(value)}, not of type {kind.__name__}")
+            str(value).encode()  # half of a surrogate pair raises a ValueError
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{file} is damaged: {error}") from error
+        if value not in (None, [], ""):
+            return values
+    return []

@@ -193,6 +193,8 @@ def test_mistakes_get_one_line(hub, tmp_path):
         "some/no-config": {NEW: {k: v for k, v in files.items() if k != "config.json"}},
         "some/no-weights": {NEW: {"config.json": b"{}", "tokenizer.json": b"{}", "m.gguf": b""}},
         "some/files-forbidden": {NEW: files},
+        "some/adapter": {NEW: {"adapter_config.json": b"{}", "adapter_model.bin": b""}},
+        "some/llama.cpp": {NEW: {"m.Q4_0.gguf": b"", "README.md": b""}},
     }
     hub.refuse = {
         "some/private": (401, "RepoNotFound"),
@@ -213,6 +215,8 @@ def test_mistakes_get_one_line(hub, tmp_path):
         (MODEL, "v9"): "no revision 'v9'",
         (MODEL, "c" * 40): "no revision",
         ("some/no-config", None): "config.json",
+        ("some/adapter", None): "merge",
+        ("some/llama.cpp", None): "m.Q4_0.gguf is for llama.cpp",
         ("some/no-weights", None): "model.safetensors or pytorch_model.bin",
     }
     errors = request(hub, tmp_path, *expected)
