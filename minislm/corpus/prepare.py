@@ -20,7 +20,7 @@ from minislm.runtime.errors import UserError, log
 from minislm.runtime.files import atomic_path, lock_file, os_error
 from minislm.tokenizer import Tokenizer
 
-FORMAT = "minislm-tokens-4"  # part of every key: change it when cleaning or the files change
+FORMAT = "minislm-tokens-5"  # part of every key: change it when cleaning or the files change
 TOKENIZER_TEXT = 50_000_000  # characters: more text does not make a better vocabulary
 _HASHES = "hashes.txt"
 
