@@ -28,6 +28,7 @@ class DataConfig:
     loss_on: str = option("completion", "part of a pair that has a loss",
                           choices=("completion", "all"))  # fmt: skip
     cache: str = option("runs/cache", "folder of the token files")
+    content: tuple[str, ...] = ()  # hashes of the texts of a run, of those from files; not a flag
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,16 +1,18 @@
 """Training and validation text of a run as tokens, from files, the hub or the story generator."""
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from minislm.cli.config import DataConfig, EvalConfig
 from minislm.cli.run_settings import Settings, task_names
 from minislm.config import ModelConfig
-from minislm.corpus.prepare import CacheError, prepare, train_tokenizer
-from minislm.corpus.read import cut, validation_files
+from minislm.corpus.prepare import HASHES, CacheError, prepare, train_tokenizer
+from minislm.corpus.read import cut, fingerprint, validation_files
 from minislm.dataset import TokenDataset, hold_out
 from minislm.pretrained.hub import find_text
-from minislm.runtime.errors import log
+from minislm.runtime.errors import UserError, log
 from minislm.stories.generate import generate
 from minislm.tasks import encode_pair, fits, pairs
 from minislm.tokenizer import Tokenizer
@@ -62,6 +64,20 @@ def _with_files(data: DataConfig) -> DataConfig:
         valid = data.valid or its_valid or validation_files(text)
         data = replace(data, data=text, valid=valid)
     return replace(data, valid=data.valid and find_text(data.valid)[0])
+
+
+def with_content(settings: Settings) -> Settings:
+    """Settings of a run with absolute paths of its texts and the hashes of their content.
+    UserError: a text is not there, or is not the one that the run began with."""
+    data, files = settings.data, _with_files(settings.data)
+    texts = [text for text in (files.data, files.valid) if text]
+    content = tuple(fingerprint(text, Path(data.cache, HASHES)) for text in texts)
+    if data.content not in ((), content):
+        names = " or ".join(texts)
+        raise UserError(f"{names} is not the text of this run; restore it, or give --data NEW")
+    paths = {name: getattr(data, name) for name in ("data", "valid")}
+    local = {n: os.path.abspath(path) for n, path in paths.items() if path in texts}
+    return replace(settings, data=replace(data, content=content, **local))
 
 
 def _datasets(
@@ -135,6 +151,8 @@ def measured_text(
         data, seed = settings.data, settings.train.seed
     files = _with_files(data)
     source = files.valid or files.data
+    if data.content and fingerprint(source, Path(data.cache, HASHES)) != data.content[-1]:
+        log(f"{source} has changed since the run began; these are the figures of the new text")
     text = _validation_text(replace(files, valid=source), seed, tokenizer)
     held_out = config.data is None and files.data and not files.valid
     return _hold_out(text, tokenizer)[1] if held_out else text

@@ -1,18 +1,20 @@
-"""The texts of a run: the part held out, and what eval.py reports of a text."""
+"""The texts of a run: the part held out, what eval.py reports of a text, and texts that move."""
 
+import argparse
 import json
 from pathlib import Path
 
 import pytest
 from helpers import TINY
 
-from minislm import load
+from minislm import checkpoint, load
 from minislm.cli.config import DataConfig, EvalConfig, RunConfig
-from minislm.cli.data import measured_text, prepare_data
-from minislm.cli.run_settings import Settings
+from minislm.cli.data import measured_text, prepare_data, with_content
+from minislm.cli.run_settings import Settings, resumed
 from minislm.config import ModelConfig, TrainConfig
 from minislm.evaluation import text_loss
 from minislm.runtime.errors import UserError
+from minislm.runtime.files import write_json
 
 RUN = [*TINY, "--samples", 0, "--tasks", "none", "--evals", 1]
 
@@ -133,3 +135,69 @@ def test_a_text_is_measured_where_no_cache_can_be_written(write, stories, tokeni
         measured_text(None, tokenizer, EvalConfig(data="nothing.txt"))
     with pytest.raises(UserError, match="cannot write runs/cache"):
         prepare_data(settings("text.txt"))
+
+
+# --- Texts that move or change --------------------------------------------------------------------
+
+
+def test_a_run_finds_its_texts_from_every_folder(run_script, write, stories, monkeypatch):
+    for folder, at in (("a", 0), ("b", 50)):
+        write(f"{folder}/mine.txt", stories[at : at + 40])
+        write(f"{folder}/valid.txt", stories[at + 40 : at + 50])
+    monkeypatch.chdir("a")
+    flags = ["--data", "mine.txt", "--valid", "valid.txt", *RUN, "--out", "run"]
+    assert run_script("train.py", *flags, "--steps", 2, "--json", "t.json").code == 0
+    assert Settings.read("run").data.valid == str(Path("valid.txt").absolute())
+    monkeypatch.chdir("../b")
+    done = run_script("eval.py", "--model", "../a/run", "--json", "e.json")
+    figures = [models(file)["bits_per_byte"] for file in ("e.json", "../a/t.json")]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-5) and "changed" not in done.err
+    done = run_script("train.py", "--resume", "--out", "../a/run", "--steps", 3)
+    assert done.code == 0, done.err
+    monkeypatch.chdir("../a")
+    assert run_script("train.py", "--resume", *flags, "--steps", 4).code == 0
+    (step, *_), before = checkpoint.load_state(Path("run")).values(), Path("run/train_state.pt")
+    state = before.read_bytes()
+    for more in (["--data", "../b/mine.txt"], ["--valid", "../b/valid.txt"]):
+        done = run_script("train.py", "--resume", "--out", "run", *more)
+        assert done.code == 2 and "not the text of this run" in done.err
+    assert step == 4 and before.read_bytes() == state
+
+
+def test_a_text_may_move_and_a_changed_one_is_noticed(run_script, write, stories):
+    def resume(*flags):
+        return run_script("train.py", "--resume", "--out", "run", *flags)
+
+    write("mine.txt")
+    flags = ["--data", "mine.txt", *RUN, "--steps", 2, "--out", "run"]
+    assert run_script("train.py", *flags).code == 0
+    Path("mine.txt").rename("moved.txt")
+    done = resume("--steps", 3)
+    assert done.code == 2 and "no file or folder" in done.err and "mine.txt" in done.err
+    write("mine.txt", stories[:39])
+    assert resume().code == 2
+    done = run_script("eval.py", "--model", "run")
+    assert done.code == 0 and "mine.txt has changed since the run began" in done.err
+    done = resume("--data", "moved.txt", "--steps", 3)
+    assert done.code == 0, done.err
+    assert Settings.read("run").data.data == str(Path("moved.txt").absolute())
+    assert resume("--steps", 4).code == 0
+    done = run_script("eval.py", "--model", "run")
+    assert done.code == 0 and "changed" not in done.err
+
+
+def test_texts_of_the_hub_keep_their_name_and_old_runs_their_path(write, stories, monkeypatch):
+    write("valid.txt", stories[40:50])
+    found = {"owner/name": (write("all.txt"), "valid.txt")}
+    find = "minislm.cli.data.find_text"
+    monkeypatch.setattr(find, lambda source: found.get(source, (source, None)))
+    kept = with_content(settings("owner/name")).data
+    assert (kept.data, kept.valid, len(kept.content)) == ("owner/name", None, 2)
+    path = str(Path("all.txt").absolute())
+    assert with_content(settings("all.txt", valid="valid.txt")).data.content == kept.content
+    write_json("run/run.json", settings("all.txt").as_dict() | {"tasks": []})  # without content
+    with pytest.raises(UserError, match="--data other.txt differs from all.txt"):
+        resumed(argparse.Namespace(resume=True, data="other.txt"), Path("run"))
+    old = with_content(resumed(argparse.Namespace(resume=True), Path("run")))
+    assert old.data.data == path and len(old.data.content) == 1
+    assert with_content(settings(None)).data == settings(None).data
