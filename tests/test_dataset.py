@@ -46,6 +46,17 @@ def test_every_token_is_a_target_once_per_epoch_and_examples_as_often_as_wanted(
     assert targets_of[90_003] == 2 and targets_of[91_003] == 2
 
 
+@pytest.mark.parametrize("context", [3, 16, 39, 63, 99])  # three leave a last row with one token
+def test_all_tokens_of_a_document_beyond_the_context_are_targets(context):
+    batches = make(context=context)
+    rows = range(int((batches.document < len(LENGTHS)).sum()))
+    targets = [batches.row(r, from_end_of_text=True)[1] for r in rows]
+    assert np.array_equal(np.concatenate(targets), documents().tokens)  # with their ends
+    targets = [batches.row(r, from_end_of_text=False)[1] for r in rows]
+    first = documents().starts[:-1]  # which nothing precedes
+    assert np.array_equal(np.concatenate(targets), np.delete(documents().tokens, first))
+
+
 def test_the_end_of_text_is_a_target_of_every_document():
     ends = sum(int((targets == EOT).sum()) for _, targets in one_epoch(make()))
     assert ends == len(LENGTHS) + 2 * len(EXAMPLES)

@@ -10,9 +10,9 @@ from minislm.runtime.errors import UserError
 class DataConfig:
     """Training data."""
 
-    data: str | None = option(None, "training text: a .txt or .parquet file, a folder of them, or "
-                              "a data set of the hub (owner/name or owner/name/FILE); default: "
-                              "generated stories")  # fmt: skip
+    data: str | None = option(None, "training text: a .txt, .jsonl, .csv or .parquet file, a "
+                              "folder, or a data set of the hub (owner/name or owner/name/FILE); "
+                              "default: generated stories")  # fmt: skip
     valid: str | None = option(None, "validation text; default: the data set's own, or one story "
                                "in 20 is held out")  # fmt: skip
     tasks: str = option("auto", "pair tasks to train: names with commas, all, or none; auto: all "
@@ -28,6 +28,7 @@ class DataConfig:
     loss_on: str = option("completion", "part of a pair that has a loss",
                           choices=("completion", "all"))  # fmt: skip
     cache: str = option("runs/cache", "folder of the token files")
+    content: tuple[str, ...] = ()  # hashes of the texts of a run, of those from files; not a flag
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,14 +1,18 @@
 """Training and validation text of a run as tokens, from files, the hub or the story generator."""
 
+import os
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from minislm.cli.config import DataConfig, EvalConfig
 from minislm.cli.run_settings import Settings, task_names
 from minislm.config import ModelConfig
-from minislm.corpus.prepare import prepare, train_tokenizer
+from minislm.corpus.prepare import HASHES, CacheError, prepare, train_tokenizer
+from minislm.corpus.read import cut, fingerprint, validation_files
 from minislm.dataset import TokenDataset, hold_out
 from minislm.pretrained.hub import find_text
-from minislm.runtime.errors import log
+from minislm.runtime.errors import UserError, log
 from minislm.stories.generate import generate
 from minislm.tasks import encode_pair, fits, pairs
 from minislm.tokenizer import Tokenizer
@@ -57,25 +61,62 @@ def _with_files(data: DataConfig) -> DataConfig:
     """Settings with texts of the hub as files; without --valid, the validation text of --data."""
     if data.data:
         text, its_valid = find_text(data.data)
-        data = replace(data, data=text, valid=data.valid or its_valid)
+        valid = data.valid or its_valid or validation_files(text)
+        data = replace(data, data=text, valid=valid)
     return replace(data, valid=data.valid and find_text(data.valid)[0])
+
+
+def with_content(settings: Settings) -> Settings:
+    """Settings of a run with absolute paths of its texts and the hashes of their content.
+    UserError: a text is not there, or is not the one that the run began with."""
+    data, files = settings.data, _with_files(settings.data)
+    texts = [text for text in (files.data, files.valid) if text]
+    content = tuple(fingerprint(text, Path(data.cache, HASHES)) for text in texts)
+    if data.content not in ((), content):
+        names = " or ".join(texts)
+        raise UserError(f"{names} is not the text of this run; restore it, or give --data NEW")
+    paths = {name: getattr(data, name) for name in ("data", "valid")}
+    local = {n: os.path.abspath(path) for n, path in paths.items() if path in texts}
+    return replace(settings, data=replace(data, content=content, **local))
 
 
 def _datasets(
     data: DataConfig, texts: list[str], seed: int, tokenizer: Tokenizer
 ) -> tuple[TokenDataset, TokenDataset]:
     """Training and validation text; `texts` are the generated stories, where there is no --data."""
-    if data.data:
-        train = prepare(data.data, tokenizer, data.cache, exclude=data.valid)
-        log(str(train.counts))
-        if not data.valid:
-            return hold_out(train)
-    else:
-        train = TokenDataset.from_texts(texts, tokenizer)
-    if data.valid:
-        return train, prepare(data.valid, tokenizer, data.cache)
-    held_out = generated(HELD_OUT_STORIES, seed, start=data.stories)
-    return train, TokenDataset.from_texts(held_out, tokenizer)
+    if not data.data:
+        return TokenDataset.from_texts(texts, tokenizer), _validation_text(data, seed, tokenizer)
+    train = prepare(data.data, tokenizer, data.cache, exclude=data.valid)
+    log(str(train.counts))
+    if not data.valid:
+        return _hold_out(train, tokenizer)
+    log(f"validation text: {data.valid}")
+    return train, _validation_text(data, seed, tokenizer)
+
+
+def _validation_text(data: DataConfig, seed: int, tokenizer: Tokenizer) -> TokenDataset:
+    """The text of --valid, with a line of what was dropped or changed; else generated stories."""
+    if not data.valid:
+        texts = generated(HELD_OUT_STORIES, seed, start=data.stories)
+        return TokenDataset.from_texts(texts, tokenizer)
+    try:
+        text = prepare(data.valid, tokenizer, data.cache)
+    except CacheError as error:
+        log(f"{error}; continuing without a cache")
+        with TemporaryDirectory() as folder:
+            text = prepare(data.valid, tokenizer, folder)
+            text = replace(text, tokens=text.tokens.copy(), path=None)  # in memory
+    if ":" in text.counts:
+        log(f"{data.valid}: {' '.join(text.counts.split())}")
+    return text
+
+
+def _hold_out(text: TokenDataset, tokenizer: Tokenizer) -> tuple[TokenDataset, TokenDataset]:
+    """Training and validation part. A single document is cut, so that its end can be held out."""
+    if len(text) == 1:
+        story = tokenizer.decode(text.document(0)[:-1].tolist())
+        text = TokenDataset.from_texts(cut(story, len(story) * 19 // 20), tokenizer)
+    return hold_out(text)
 
 
 def _examples(
@@ -105,9 +146,13 @@ def measured_text(
 ) -> TokenDataset:
     """The text to evaluate on: --data, the validation text of a run with these settings, or
     generated stories."""
-    if config.data is None and settings is None:
-        return TokenDataset.from_texts(generated(HELD_OUT_STORIES, 1), tokenizer)
-    data = _with_files(settings.data if config.data is None else DataConfig(data=config.data))
-    if data.valid or config.data is not None:
-        return prepare(data.valid or data.data, tokenizer, data.cache)
-    return _datasets(data, [], settings.train.seed, tokenizer)[1]
+    data, seed = DataConfig(data=config.data, stories=0), 1
+    if config.data is None and settings is not None:
+        data, seed = settings.data, settings.train.seed
+    files = _with_files(data)
+    source = files.valid or files.data
+    if data.content and fingerprint(source, Path(data.cache, HASHES)) != data.content[-1]:
+        log(f"{source} has changed since the run began; these are the figures of the new text")
+    text = _validation_text(replace(files, valid=source), seed, tokenizer)
+    held_out = config.data is None and files.data and not files.valid
+    return _hold_out(text, tokenizer)[1] if held_out else text

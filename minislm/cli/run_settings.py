@@ -93,14 +93,15 @@ def resumed(flags: argparse.Namespace, run: Path) -> Settings:
     if kept is None:
         raise CheckpointError(f"{run / _FILE} is missing: {run} is not a run of train.py")
     before = {name: v for group in kept.as_dict().values() for name, v in group.items()}
+    moved = {"data", "valid"} if kept.data.content else set()  # their content is compared
     for name, value in vars(flags).items():
-        if name not in _CHANGEABLE and before[name] != value:
+        if name not in _CHANGEABLE | moved and before[name] != value:
             raise UserError(
                 f"{flag_name(name)} {value} differs from {before[name]} of {run}; a resumed "
                 "run keeps its settings: leave the flag out, or start a new run"
             )
-    train, own = (build(type(c), flags, asdict(c)) for c in (kept.train, kept.run))
-    return replace(kept, train=train, run=own)
+    configs = (kept.data, kept.train, kept.run)
+    return Settings(kept.model, *(build(type(each), flags, asdict(each)) for each in configs))
 
 
 def task_names(data: DataConfig) -> list[str]:

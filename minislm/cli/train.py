@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from minislm import checkpoint
 from minislm.checkpoint import STATE
-from minislm.cli.data import TrainingData, prepare_data
+from minislm.cli.data import TrainingData, prepare_data, with_content
 from minislm.cli.run_settings import Settings, lock_run, new_run, newest_run, resumed, settings_from
 from minislm.dataset import Batches
 from minislm.evaluation import exact_match, text_loss
@@ -47,7 +47,7 @@ def train(flags: argparse.Namespace) -> None:
     run = None
     if getattr(flags, "resume", False):
         run = Path(flags.out) if getattr(flags, "out", None) else newest_run(STATE)
-    settings = resumed(flags, run) if run else settings_from(flags)
+    settings = with_content(resumed(flags, run) if run else settings_from(flags))
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
     keep_freed_memory()
@@ -78,7 +78,7 @@ def _train(run: Path, settings: Settings, group: ProcessGroup) -> None:
     trainer = _make_trainer(run, settings, data, device, group)
     if resume:
         trainer.restore(checkpoint.load_state(run))
-    elif group.is_main:
+    if group.is_main and (not resume or settings.data != Settings.read(run).data):
         write_json(run / "run.json", trainer.settings)
     _log_introduction(settings, data, trainer)
     begin = time.perf_counter()

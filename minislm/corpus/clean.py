@@ -25,7 +25,7 @@ from minislm.runtime.files import atomic_path
 from minislm.tasks import END_OF_TEXT
 from minislm.tokenizer import Tokenizer
 
-MIN_CHARACTERS, MIN_WORDS = 50, 10
+MIN_BYTES = 50  # of a story in UTF-8: about ten words, also of Chinese, which has no spaces
 MAX_WORKERS = 8
 
 
@@ -44,13 +44,16 @@ class Counts(Counter[str]):
         return "\n".join(f"{name:<36}{n:>12,}" for name, n in rows)
 
 
-# UTF-8 that was decoded as cp1252 or Latin-1. Repaired are the families that occur in English
-# text: accented characters, general punctuation and emoji; others would change correct text. Of
-# punctuation the last byte is often lost (9d: a closing quote) or was straightened (94: a dash).
+# UTF-8 that was decoded as cp1252 or Latin-1. What emoji and punctuation become is in no correct
+# text. (Their last byte is often lost, 9d: a closing quote; or was straightened, 94: a dash.) But
+# an accented letter becomes a pair that also ends words in capitals, before a quote or an ellipsis:
+# pairs are repaired where a story has more certain mojibake than other characters beyond ASCII.
 _TAIL = "[\x80-\xbf" + bytes(range(0x80, 0xA0)).decode("cp1252", "ignore") + "]"
-_MOJIBAKE = re.compile(
-    f"\xc2[\xa0-\xbf]|\xc3{_TAIL}|\xf0[\u0178\x9f]{_TAIL * 2}"
-    f'|\xe2[\u20ac\x80](?:{_TAIL}|["\ufffd]|)'
+_LONG = f'\xe2[\u20ac\x80](?:{_TAIL}|["\ufffd]|)|\xf0[\u0178\x9f]{_TAIL * 2}'
+_MOJIBAKE = f"{_LONG}|\xc2[\xa0-\xbf]|[\xc3-\xc5]{_TAIL}"
+_CERTAIN = (
+    f"{_LONG}|[a-z0-9]\xc2[\xa0-\xbf]|[a-z][\xc3-\xc5]{_TAIL}|[\xc2\xc3][\x80-\x9f\xa1-\xa7\xa9\xac"
+    "\xb1\xb5\xbc-\xbf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2030]"
 )
 _LAST_BYTE_LOST = {"": "\u201d", "\ufffd": "\u201d", '"': "\u2014"}
 _LINE_END = re.compile("\r\n?|[\v\f\u2028\u2029]")
@@ -79,7 +82,9 @@ def normalise(story: str, counts: Counts) -> str:
 
     story = step("line ends", _LINE_END.sub("\n", story))
     if not story.isascii():
-        story = step("mojibake repaired", _MOJIBAKE.sub(_repair, story))
+        others = re.sub(f"{_MOJIBAKE}|[\0-\x7f]+", "", story)
+        pairs = len(re.findall(_CERTAIN, story)) > len(others)
+        story = step("mojibake repaired", re.sub(_MOJIBAKE if pairs else _LONG, _repair, story))
     story = step("control characters removed", _CONTROL.sub("", story))
     if not story.isascii():
         story = step("Unicode NFC", _NFC_BLOCK.sub(lambda run: normalize("NFC", run[0]), story))
@@ -101,7 +106,7 @@ def long_enough(stories: Iterable[str], counts: Counts) -> Iterator[str]:
     for raw in stories:
         counts["read"] += 1
         story = normalise(raw, counts)
-        if len(story) >= MIN_CHARACTERS and len(story.split(None, MIN_WORDS)) >= MIN_WORDS:
+        if len(story.encode()) >= MIN_BYTES:
             yield story
         else:
             counts["dropped: too short"] += 1
@@ -141,7 +146,7 @@ def make_shard(raw: list[str], tokenizer: Tokenizer) -> dict[str, object]:
         "tokens": np.array([*chain(*ids)], "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"),
         "stories": np.array(rows, np.int64).reshape(-1, 3),
         "counts": json.dumps(counts),
-        "bytes_read": sum(len(f"{story}{END_OF_TEXT}".encode()) for story in raw),
+        "bytes_read": sum(len(f"{story}{END_OF_TEXT}".encode(errors="replace")) for story in raw),
     }
 
 

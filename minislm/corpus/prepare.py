@@ -20,9 +20,13 @@ from minislm.runtime.errors import UserError, log
 from minislm.runtime.files import atomic_path, lock_file, os_error
 from minislm.tokenizer import Tokenizer
 
-FORMAT = "minislm-tokens-4"  # part of every key: change it when cleaning or the files change
+FORMAT = "minislm-tokens-5"  # part of every key: change it when cleaning or the files change
 TOKENIZER_TEXT = 50_000_000  # characters: more text does not make a better vocabulary
-_HASHES = "hashes.txt"
+HASHES = "hashes.txt"
+
+
+class CacheError(UserError):
+    """A folder for token files that cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,13 @@ def prepare(
     """The token file of `source` without the stories of `exclude`, made in `cache` or found there.
 
     Of several processes that want the same one, the first makes it. Raises UserError as
-    `read_stories`; or no story is left, `cache` cannot be written to, or a worker was killed.
+    `read_stories`; CacheError: `cache` cannot be written to; no story is left; a worker was killed.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # A worker imports the main script; here it would wait for its own parent for ever.
         raise RuntimeError('a script must call prepare() under `if __name__ == "__main__":`')
     cache = Path(cache)
-    texts = [fingerprint(each, cache / _HASHES) for each in (source, exclude) if each is not None]
+    texts = [fingerprint(each, cache / HASHES) for each in (source, exclude) if each is not None]
     folder = cache / _key(FORMAT, texts, tokenizer.eot_id, tokenizer.backend.to_str())
     with suppress(UserError):  # not there, or damaged
         return _open(folder)
@@ -53,7 +57,7 @@ def prepare(
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / "lock", "ab")
     except OSError as error:
-        raise os_error(f"write {folder}", error) from error
+        raise CacheError(str(os_error(f"write {folder}", error))) from error
     with lock:
         if not lock_file(lock, wait=False):
             log("waiting for another process that prepares the same text")
@@ -71,7 +75,7 @@ def train_tokenizer(
 
     It is trained now or found in `cache`. Raises UserError as `read_stories` and `Tokenizer.train`.
     """
-    content = fingerprint(source, Path(cache) / _HASHES)
+    content = fingerprint(source, Path(cache) / HASHES)
     key = _key(FORMAT, tokenizers.__version__, TOKENIZER_TEXT, content, *more, vocab_size, digits)
     folder = Path(cache) / f"tokenizer-{key}"
     with suppress(UserError):  # not there, or damaged
@@ -95,7 +99,7 @@ def _key(*parts: object) -> str:
 def _open(folder: Path) -> PreparedText:
     """The token file of a folder; raises UserError if it is not there or damaged."""
     index, file = clean.load_arrays(folder / "index.npz"), folder / "tokens.bin"
-    if fingerprint(file, folder.parent / _HASHES) != index["sha256"]:
+    if fingerprint(file, folder.parent / HASHES) != index["sha256"]:
         raise UserError(f"{file} is damaged; run the same command again")
     tokens = np.memmap(file, str(index["dtype"]), mode="r")
     return PreparedText(tokens, index["starts"], index["sizes"], str(index["counts"]), folder)
@@ -132,6 +136,6 @@ def _make(
         raise
     lengths, sizes, _ = np.concatenate(stories).T
     index = {"starts": np.insert(np.cumsum(lengths), 0, 0), "sizes": sizes, "counts": str(counts)}
-    index |= {"sha256": fingerprint(file, folder.parent / _HASHES), "dtype": tokens.dtype.str}
+    index |= {"sha256": fingerprint(file, folder.parent / HASHES), "dtype": tokens.dtype.str}
     clean.save_arrays(folder / "index.npz", index)
     shutil.rmtree(parts, ignore_errors=True)

@@ -1,11 +1,13 @@
-"""Raw stories from text and parquet files, one or many, streamed; and the hash of their content."""
+"""Raw stories from text, .jsonl, .csv and parquet files, streamed; and their content's hash."""
 
 import codecs
+import csv
 import hashlib
+import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -18,65 +20,81 @@ MAX_STORY = 100_000  # characters; the longest story of TinyStories has about 5,
 BLOCK = 1 << 20  # bytes read at a time
 BATCH = 1 << 21  # characters that a process cleans and tokenizes at a time
 _ROWS = 256  # of a parquet file, read at a time
+_STRING = re.compile(r"(large_)?string(_view)?$|dictionary<values=(large_)?string(_view)?,")
+_HELD_OUT = re.compile("(?i)(?<![a-z])(validation|valid|val|test|dev)(?![a-z])")
+# How JSON begins: brackets, then a string before a colon, a comma or a bracket.
+_JSON = re.compile(r'[\ufeff\s]*[\[{][\[{\s]*"(?:[^"\\]|\\.)*"\s*[:,\]]')
 
 
 class TextError(UserError):
     """A text that cannot be read until its file is changed."""
 
 
-def source_files(source: str | Path) -> list[Path]:
-    """The files of `source`: a file, a folder's *.txt and *.parquet, or a pattern's; by name.
+def source_files(source: str | Path, every: bool = False) -> list[Path]:
+    """The files of `source`: a file, or those of a folder or pattern that can be read; by name.
 
-    Raises UserError if there is none.
+    Hidden files are left out. So are those named for validation or testing, unless `every` or the
+    pattern includes them, or there are no others. Raises UserError if there is none.
     """
-    path, found = Path(source), []
+    path, found, held_out = Path(source), [], False
     missing = (
         f"no file or folder {path}; give a text file, a folder of *.txt files, or owner/name "
         "of the hub"
     )
     if os.path.isfile(path):  # False, too, for a name that no file can have
-        found = [path]
-    elif os.path.isdir(path):
-        found = [file for file in path.iterdir() if file.suffix in (".txt", ".parquet")]
-        missing = f"no *.txt file in folder {path}; put text files there or give one file"
+        return [path]
+    if os.path.isdir(path):
+        found = path.iterdir()
+        missing = f"no *.txt file in folder {path}, nor .jsonl, .csv, .parquet; put texts there"
     elif os.path.exists(path):
         missing = f"{path} is not a regular file; save the text to a file and give that"
     elif any(c in path.name for c in "*?["):
-        found = path.parent.glob(path.name)
+        found, held_out = path.parent.glob(path.name), bool(_HELD_OUT.search(path.name))
+    found = (file for file in found if file.suffix.lower() in _READERS and file.name[0] != ".")
     if files := sorted(file for file in found if file.is_file()):
-        return files
+        named = [file for file in files if bool(_HELD_OUT.search(file.name)) == held_out]
+        return files if every else named or files
     raise UserError(missing)
 
 
+def validation_files(source: str | Path) -> str | None:
+    """The pattern of the files named for validation, else testing, beside others of `source`."""
+    files = source_files(source, every=True)
+    words = [word[0] for file in files if (word := _HELD_OUT.search(file.name))]
+    pattern = str(files[0].with_name(f"*{max(words, key=str.lower, default='')}*"))
+    return pattern if 0 < len(words) < len(files) else None
+
+
 def read_stories(source: str | Path, counts: Counts | None = None) -> Iterator[str]:
-    """Stream the raw stories of UTF-8 text files and of the rows of parquet files.
+    """Stream the raw stories of UTF-8 text files and of the rows of .jsonl, .csv and .parquet.
 
     `<|endoftext|>` separates stories, wherever it stands; so does the end of a file or of a row. A
     file without it is one document. A text longer than MAX_STORY characters is cut, in its second
     half, at the last blank line, else line end, else space; `counts` has the number of these cuts.
 
-    Raises:
-        UserError: nothing there, or unreadable.
-        TextError: binary, not UTF-8 (with the byte offset), no story.
+    UserError: nothing there, or unreadable; TextError: no text, not UTF-8 (with the byte offset).
     """
     return chain.from_iterable(read_batches(source, Counts() if counts is None else counts))
 
 
 def read_batches(source: str | Path, counts: Counts) -> Iterator[list[str]]:
     """The stories of `read_stories` in lists, each of BATCH characters or up to a block more."""
-    files, batch, empty = source_files(source), [], True
+    files, batch, size, empty = source_files(source), [], 0, True
     for path in files:
-        rest = ""
-        for text in _rows(path) if path.suffix == ".parquet" else _decode(path):
+        rest, reader = "", _READERS.get(path.suffix.lower() or ".txt")
+        if reader is None:
+            raise TextError(f"{path} is not read: give {', '.join(_READERS)} (plain text: .txt)")
+        for text in reader(path):
             *whole, rest = (rest + text).split(END_OF_TEXT)
             # The slack leaves a separator that has only half arrived behind the cut.
-            *begun, rest = _cut(rest, MAX_STORY + len(END_OF_TEXT))
-            parts = [part for story in whole for part in _cut(story, MAX_STORY)] + begun
+            *begun, rest = cut(rest, MAX_STORY, slack=len(END_OF_TEXT))
+            parts = [part for story in whole for part in cut(story, MAX_STORY)] + begun
             counts["changed: long text cut"] += len(parts) - len(whole)
             batch += filter(str.strip, parts)
-            if sum(map(len, batch)) >= BATCH:
+            size += sum(map(len, parts))
+            if batch and size >= BATCH:
                 yield batch
-                batch, empty = [], False
+                batch, size, empty = [], 0, False
     if batch:
         yield batch
     elif empty:
@@ -85,12 +103,12 @@ def read_batches(source: str | Path, counts: Counts) -> Iterator[list[str]]:
         raise TextError(f"{source} {what}; give a file with text in it")
 
 
-def _cut(text: str, limit: int) -> list[str]:
-    """`text` in parts of at most MAX_STORY characters, where it is longer than `limit`."""
+def cut(text: str, size: int, slack: int = 0) -> list[str]:
+    """`text` in parts of at most `size` characters, where it is longer than `size` + `slack`."""
     parts = []
-    while len(text) > limit:
-        places = (text.rfind(gap, MAX_STORY // 2, MAX_STORY) for gap in ("\n\n", "\n", " "))
-        place = next((place for place in places if place > 0), MAX_STORY)
+    while len(text) > size + slack:
+        places = (text.rfind(gap, size // 2, size) for gap in ("\n\n", "\n", " "))
+        place = next((place for place in places if place > 0), size)
         parts.append(text[:place])
         text = text[place:]
     return [*parts, text]
@@ -117,7 +135,10 @@ def _decode(path: Path) -> Iterator[str]:
             if b"\0" in data:
                 at = offset + begun + data.index(0)
                 raise TextError(f"{path} is not text (NUL byte at offset {at}); give UTF-8 text")
-            yield decoder.decode(data)
+            text = decoder.decode(data)
+            if not offset and _JSON.match(text):
+                raise TextError(f"{path} is JSON; give one object with a text per line, as .jsonl")
+            yield text
             offset += begun + len(data) - len(decoder.getstate()[0])
         yield decoder.decode(b"", final=True) + END_OF_TEXT
     except UnicodeDecodeError as error:
@@ -125,6 +146,28 @@ def _decode(path: Path) -> Iterator[str]:
             f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x} at offset "
             f"{offset + error.start}); convert it, for example: iconv -f LATIN1 -t UTF-8"
         ) from error
+
+
+def _records(path: Path) -> Iterator[str]:
+    """The texts of a .jsonl or .csv file, each with a separator behind it."""
+    column, number = "", 1
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = (json.loads(line) for line in file if line.strip())
+            if path.suffix.lower() == ".csv":
+                csv.field_size_limit(1 << 30)
+                lines = chain([names := file.readline()], file)
+                rows = csv.DictReader(lines, delimiter=max(",;\t", key=names.count), strict=True)
+            for row in rows:
+                if not isinstance(row, dict) or None in row:  # None: of values beyond the names
+                    raise ValueError("it has values without a name")
+                texts = [k for k in row if isinstance(row[k], str) and row[k].strip("-.0123456789")]
+                column = column or _text_column(path, ["text"] if "text" in row else texts, row)
+                yield (row.get(column) or "") + END_OF_TEXT
+                number += 1
+    except (ValueError, TypeError, OSError, RecursionError, csv.Error) as error:
+        advice = 'a line of .jsonl is {"text": "..."}, a text with commas in .csv is in quotes'
+        raise TextError(f"{path}: row {number} cannot be read ({error}); {advice}") from error
 
 
 def _rows(path: Path) -> Iterator[str]:
@@ -137,19 +180,27 @@ def _rows(path: Path) -> Iterator[str]:
     try:
         with parquet.ParquetFile(path, buffer_size=BLOCK) as file:  # page by page
             kinds = {each.name: str(each.type) for each in file.schema_arrow}
-            columns = [name for name, kind in kinds.items() if kind in ("string", "large_string")]
-            if "text" in columns:
-                columns = ["text"]
-            if len(columns) != 1:
-                raise TextError(f'{path} has no column "text", but {", ".join(kinds) or "none"}')
+            texts = [name for name, kind in kinds.items() if _STRING.match(kind)]
+            columns = [_text_column(path, texts, kinds)]
             for rows in file.iter_batches(_ROWS, columns=columns):
                 yield "".join(text + END_OF_TEXT for text in rows.column(0).to_pylist() if text)
     except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise TextError(f"{path} is damaged or no parquet file ({error}); get it again") from error
 
 
+def _text_column(path: Path, texts: list[str], names: Iterable[str]) -> str:
+    """The column of the stories: "text", or the only one with texts that are no numbers."""
+    texts = ["text"] if "text" in texts else texts
+    if len(texts) != 1:
+        raise TextError(f'{path} has no column "text", but {", ".join(names) or "none"}')
+    return texts[0]
+
+
+_READERS = {".txt": _decode, ".jsonl": _records, ".csv": _records, ".parquet": _rows}
+
+
 def fingerprint(source: str | Path, hashes: Path) -> str:
-    """The sha256 of the contents of all files of `source`, in their order.
+    """The sha256 of the contents and suffixes of all files of `source`, in their order.
 
     The text file `hashes` keeps those of large files, so that they are not read before every run.
     """
@@ -170,5 +221,5 @@ def fingerprint(source: str | Path, hashes: Path) -> str:
                     hashes.parent.mkdir(parents=True, exist_ok=True)
                     with open(hashes, "a") as file:
                         file.write(f"{content.hexdigest()} {state}\n")
-        whole.update((found[1] if found else content.hexdigest()).encode())
+        whole.update(f"{found[1] if found else content.hexdigest()}{path.suffix.lower()}".encode())
     return whole.hexdigest()

@@ -12,16 +12,17 @@ def normal(text: str) -> str:
     return normalise(text, Counts())
 
 
+def misread(text: str) -> str:
+    """UTF-8 decoded as cp1252; tools pass the five bytes that it does not define as they are."""
+    bytes_of_text = (bytes([b]) for b in text.encode())
+    undefined = b"\x81\x8d\x8f\x90\x9d"
+    return "".join(b.decode("latin-1" if b in undefined else "cp1252") for b in bytes_of_text)
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
 def test_mojibake_is_repaired_to_what_was_written(encoding):
     written = "\u201cIt\u2019s a caf\u00e9,\u201d he said \u2013 na\u00efve\u2014\u2026 \U0001f60a!"
-    if encoding == "cp1252":  # browsers and tools pass its five undefined bytes as they are
-        corrupted = "".join(
-            bytes([b]).decode("latin-1" if b in b"\x81\x8d\x8f\x90\x9d" else "cp1252")
-            for b in written.encode()
-        )
-    else:
-        corrupted = written.encode().decode("latin-1")
+    corrupted = misread(written) if encoding == "cp1252" else written.encode().decode("latin-1")
     clean = '"It\'s a caf\u00e9," he said - na\u00efve-... \U0001f60a!'
     assert normal(corrupted) == normal(written) == clean
 
@@ -40,6 +41,51 @@ def test_damaged_mojibake(corrupted, repaired):
     counts = Counts()
     assert normalise(corrupted, counts) == repaired
     assert counts["changed: mojibake repaired"] == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "L’été, le garçon rêvait près du café; là, un cœur battait. À demain!",
+        "Die Straße führt über die Brücke, „zum schönen Schloß“. Ändert das was?",
+        "¿Dónde está el niño? Soñó con un pingüino, ¡y mañana irá a ESPAÑA!",
+        "A irmã não comeu a maçã; “AMANHÃ…” disse a avó. «É a MAÇÃ»!",
+        "Zażółć gęślą jaźń: mała żaba śpi, a Łódź płynie.",
+        "Çocuk güneşi gördü ve ağacın altında “HÂLÂ” şarkı söyledi.",
+        "Båten låg vid bryggan på ön, och Åsa såg en räv – “SÅ”… 5 °C",
+    ],
+)
+def test_mojibake_of_several_languages_is_repaired(text):
+    counts = Counts()
+    assert normalise(misread(text), counts) == normal(text) != misread(text)
+    assert counts["changed: mojibake repaired"] == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AMANHÃ… disse ele, e todos ficaram calados.",  # nothing else beyond ASCII
+        "ELE GRITOU “NÃO VOU, IRMÃ” e correu; «MAÇÃ» leu a menina.",
+        "Duvarda “HÂLÂ” ve «HÂLÂ» yazıyordu.",
+        "Pe ușă scria «COBORÂ», iar copilul a citit: COBORÂ»",
+        "Il a vu la RÂ\xa0: « CHÂTEAU DE CÂ\xa0» et rien d’autre.",
+        "Bà nói: «CÂ» rồi cười, và viết VÂ® nữa.",
+        "Auf dem Schild stand „NÄ“, darunter „JÄ…“ und „MENÜ“.",
+        "Skylten visade «SLÅ», ”BLÅ” och »PÅ«; ca 2Å–3Å, 5Å±1.",
+        "Der Satz A Ã² B.",
+    ],
+)
+def test_capitals_before_punctuation_are_no_mojibake(text):
+    counts = Counts()
+    letters = "".join(filter(str.isalpha, text))
+    assert "".join(filter(str.isalpha, normalise(text, counts))) == letters
+    assert not counts["changed: mojibake repaired"]
+
+
+def test_pairs_need_the_evidence_of_the_whole_text():
+    portuguese = "A irmã não lê «MAÇÃ» em voz alta, a avó lê: itâ€™s"
+    assert normal(portuguese) == portuguese.replace("â€™", "'")  # this is in no correct text
+    assert normal("Ã\xa0 la maison, lÃ\xa0, cafÃ©") == "à la maison, là, café"
 
 
 def test_correct_accents_stay():
@@ -95,10 +141,25 @@ def test_a_digest_is_the_same_in_every_process():
 
 
 def test_short_stories():
-    ten = "abcdefgh " * 10
-    assert len(list(clean_stories([ten.strip()], Counts()))) == 1
-    assert not list(clean_stories(["abcdefgh " * 9], Counts()))  # 9 words, 80 characters
-    assert not list(clean_stories(["a b c d e f g h i j k"], Counts()))  # 11 words, 21 characters
+    assert len(list(clean_stories(["abcdefgh " * 6], Counts()))) == 1
+    assert not list(clean_stories(["abcdefgh " * 5], Counts()))  # 44 characters
+    assert not list(clean_stories(["a b c d e f g h i j k"], Counts()))
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        "小猫在花园里找到了一只红色的球，它很高兴地跑回家。",
+        "むかしむかし、あるところに、おじいさんとおばあさんがいました。",
+        "กาลครั้งหนึ่งนานมาแล้วมีแมวตัวหนึ่งอาศัยอยู่ในป่า",
+        "កាលពីព្រេងនាយមានឆ្មាមួយក្បាលរស់នៅក្នុងព្រៃ",
+        "ໃນອະດີດມີແມວໂຕໜຶ່ງອາໄສຢູ່ໃນປ່າກັບແມ່ຂອງມັນ",
+    ],
+)
+def test_stories_without_spaces_are_kept(story):
+    counts = Counts()
+    assert list(clean_stories([story, story[:4]], counts)) == [story]
+    assert counts["dropped: too short"] == 1
 
 
 def test_counts_are_a_table():

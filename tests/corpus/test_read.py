@@ -1,15 +1,22 @@
 """Files of text and parquet: which stories are read, what is refused, and the content's hash."""
 
+import json
 import os
 import sys
 import time
 
 import pytest
-from corpus.texts import STORIES, in_file
+from corpus.texts import STORIES, in_file, make_story
 
-from minislm.corpus import read
+from minislm.corpus import prepare, read
 from minislm.corpus.clean import Counts
-from minislm.corpus.read import fingerprint, read_batches, read_stories
+from minislm.corpus.read import (
+    fingerprint,
+    read_batches,
+    read_stories,
+    source_files,
+    validation_files,
+)
 from minislm.runtime.errors import UserError
 from minislm.tasks import END_OF_TEXT
 
@@ -132,6 +139,131 @@ def test_missing_files_and_folders_without_text(tmp_path):
         list(read_stories("/dev/null"))
 
 
+# --- Folders --------------------------------------------------------------------------------------
+
+
+def test_hidden_files_are_left_out_and_suffixes_have_any_case(tmp_path):
+    in_file(tmp_path / "A.TXT", STORIES[:2])
+    (tmp_path / "._A.TXT").write_bytes(b"\0\5\x16\7 of another system")
+    (tmp_path / ".hidden.txt").write_text("left by an editor")
+    (tmp_path / "b.Jsonl").write_text(json.dumps({"text": STORIES[2]}))
+    for source in (tmp_path, tmp_path / "*"):
+        assert [story.strip() for story in read_stories(source)] == STORIES[:3]
+    assert list(read_stories(tmp_path / ".hidden.txt")) == ["left by an editor"]
+
+
+@pytest.mark.parametrize(
+    "names, training, validation",
+    [
+        (["train.txt", "valid.txt"], ["train.txt"], ["valid.txt"]),
+        (["TinyStories-Train.txt", "TinyStories-VALID.txt"], ["TinyStories-Train.txt"],
+         ["TinyStories-VALID.txt"]),
+        (["a.txt", "val_1.txt", "val_2.txt"], ["a.txt"], ["val_1.txt", "val_2.txt"]),
+        (["test-0.txt", "train-0.txt", "train-1.txt", "validation-0.txt"],
+         ["train-0.txt", "train-1.txt"], ["validation-0.txt"]),
+        (["books.txt", "test.txt"], ["books.txt"], ["test.txt"]),
+        (["valley.txt", "contest.txt"], ["contest.txt", "valley.txt"], None),
+        (["valid.txt"], ["valid.txt"], None),
+    ],
+)  # fmt: skip
+def test_validation_files_of_a_folder_are_known_by_name(tmp_path, names, training, validation):
+    for name in names:
+        (tmp_path / name).write_text("text")
+    for source in (tmp_path, tmp_path / "*.txt"):
+        assert [file.name for file in source_files(source)] == training
+        pattern = validation_files(source)
+        found = pattern and [file.name for file in source_files(pattern)]
+        assert found == validation
+    assert validation_files(tmp_path / names[0]) is None
+
+
+# --- Tables: .jsonl and .csv ----------------------------------------------------------------------
+
+
+def written(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    "lines, stories",
+    [
+        ('{"text": "One.", "source": "x", "n": 3}\n{"n": 4, "text": "Two."}\n', ["One.", "Two."]),
+        ('{"story": "One.", "n": 3, "id": "17"}\r\n\r\n{"story": "Two."}', ["One.", "Two."]),
+        ('\ufeff{"text": "One.\\nTwo.\u2028Three\\u00e9"}\n', ["One.\nTwo.\u2028Three\u00e9"]),
+        ('{"text": null, "title": "x"}\n{"text": ""}\n{"text": "One."}\n{"n": 1}', ["One."]),
+        ('{"text": "One.<|endoftext|>Two."}\n', ["One.", "Two."]),
+    ],
+)
+def test_a_line_of_jsonl_is_a_story(tmp_path, lines, stories):
+    assert list(read_stories(written(tmp_path / "a.jsonl", lines))) == stories
+
+
+@pytest.mark.parametrize(
+    "rows, stories",
+    [
+        ('id,text,n\n1,"One, ""two"".\nThree.",3\n2,Four.,4\n', ['One, "two".\nThree.', "Four."]),
+        ("\ufeffid;story\r\n1;One, two.\r\n2;Three.\r\n", ["One, two.", "Three."]),
+        ("story\nOne.\n\nTwo.\n", ["One.", "Two."]),
+        ("text,score\n,1\nOne.,2\n", ["One."]),
+    ],
+)
+def test_a_row_of_csv_is_a_story(tmp_path, rows, stories):
+    assert list(read_stories(written(tmp_path / "a.csv", rows))) == stories
+
+
+def test_long_texts_and_many_rows_of_tables(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "BATCH", 1000)
+    long = "word " * 40_000  # longer than a field of csv may be by default
+    rows = [long, *(make_story(n, 10) for n in range(50))]
+    written(tmp_path / "a.csv", "text\n" + "".join(f'"{row}"\n' for row in rows))
+    written(tmp_path / "b.jsonl", "".join(json.dumps({"text": row}) + "\n" for row in rows))
+    for name in ("a.csv", "b.jsonl"):
+        batches = list(read_batches(tmp_path / name, Counts()))
+        assert "".join(story for batch in batches for story in batch) == "".join(rows)
+        assert all(len("".join(batch)) >= 1000 for batch in batches[:-1]) and len(batches) > 3
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.jsonl", '{"text": "One."}\n{"text": "Two."', "row 2 cannot be read"),
+        ("a.jsonl", '["One."]\n', "row 1 cannot be read .*without a name"),
+        ("a.jsonl", '{"text": 5}\n', "row 1 cannot be read"),
+        ("a.jsonl", "[" * 100_000, "row 1 cannot be read"),
+        ("a.jsonl", b'{"text": "caf\xe9"}', "row 1 cannot be read .*0xe9"),
+        ("a.jsonl", '{"title": "One.", "body": "Two."}', 'no column "text", but title, body'),
+        ("a.csv", "title,body\nOne.,Two.\n", 'no column "text", but title, body'),
+        ("a.csv", "text,n\nOne.,1\nTwo, three.,2\n", "row 2 cannot be read .*without a name"),
+        ("a.csv", 'text\nOne.\n"Two.\n', "row 2 cannot be read"),
+        ("a.csv", "text\n", "holds no story"),
+        ("a.json", '[{"text": "One."}]', "a.json is not read: give .txt, .jsonl, .csv, .parquet"),
+        ("a.md", "One.", "a.md is not read: give .txt"),
+        ("a.txt.gz", b"\x1f\x8b", "a.txt.gz is not read: give .txt"),
+        ("a.txt", '{"text": "One."}\n', "a.txt is JSON; .*jsonl"),
+        ("a.txt", '\ufeff [ {"text" : "On\\"e."}]', "a.txt is JSON; .*jsonl"),
+        ("a", '["One.", "Two."]', "a is JSON; .*jsonl"),
+    ],
+)  # fmt: skip
+def test_tables_that_cannot_be_read_and_files_that_are_not(tmp_path, name, content, words):
+    with pytest.raises(UserError, match=words) as error:
+        list(read_stories(written(tmp_path / name, content)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ['["Run!" she cried.', '{Lily: "Hi."}', "[1] One.", '"One."', "{}"]
+)
+def test_brackets_alone_are_no_json(tmp_path, text):
+    assert list(read_stories(written(tmp_path / "notes", text))) == [text]
+
+
+def test_half_of_a_surrogate_pair_in_json_is_removed(tmp_path, tokenizer):
+    path = written(tmp_path / "a.jsonl", json.dumps({"text": STORIES[0] + "\ud83d"}))
+    made = prepare.prepare(path, tokenizer, tmp_path / "cache")
+    assert tokenizer.decode(made.document(0)[:-1].tolist()) == STORIES[0]
+
+
 # --- Parquet --------------------------------------------------------------------------------------
 
 
@@ -155,6 +287,21 @@ def test_a_row_of_a_parquet_file_is_a_story(tmp_path):
 def test_the_column_called_text_is_preferred(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", title=STORIES[:2], text=STORIES[2:4])
     assert list(read_stories(path)) == STORIES[2:4]
+
+
+@pytest.mark.parametrize("kind", ["dictionary", "string_view", "large_string"])
+def test_every_type_of_text_column(tmp_path, kind):
+    pyarrow = pytest.importorskip("pyarrow")
+    text = pyarrow.array([*STORIES, None])
+    if kind != "dictionary" and not hasattr(pyarrow, kind):
+        pytest.skip("not in this version of pyarrow")
+    text = text.dictionary_encode() if kind == "dictionary" else text.cast(getattr(pyarrow, kind)())
+    path = write_parquet(tmp_path / "a.parquet", n=list(range(13)), story=text)
+    assert str(pyarrow.parquet.read_schema(path).field("story").type) == str(text.type)
+    assert list(read_stories(path)) == STORIES
+    lists = write_parquet(tmp_path / "b.parquet", story=[[story] for story in STORIES])
+    with pytest.raises(UserError, match='no column "text", but story'):
+        list(read_stories(lists))
 
 
 def test_parquet_files_that_cannot_be_read(tmp_path, monkeypatch):
@@ -208,3 +355,10 @@ def test_the_order_and_the_borders_of_files_are_part_of_the_hash(tmp_path):
     (tmp_path / "a.txt").write_text("on")
     (tmp_path / "b.txt").write_text("etwo")
     assert fingerprint(tmp_path, tmp_path / "hashes") != first
+
+
+def test_the_kind_of_a_file_is_part_of_the_hash(tmp_path):
+    kinds = ["a.txt", "a.csv", "a.jsonl"]
+    prints = {fingerprint(in_file(tmp_path / name), tmp_path / "hashes") for name in kinds}
+    assert len(prints) == 3
+    assert fingerprint(in_file(tmp_path / "B.TXT"), tmp_path / "hashes") in prints
