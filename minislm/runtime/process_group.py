@@ -24,10 +24,16 @@ class ProcessGroup:
     """This process, number `rank` of `world_size`. If it is the only one, results are its own."""
 
     def __init__(self) -> None:
-        self.rank = int(os.environ.get("RANK", 0))
-        self.world_size = int(os.environ.get("WORLD_SIZE", 1))
-        if self.world_size > 1 and not dist.is_initialized():
-            dist.init_process_group(_BACKENDS[_device()], timeout=_TIMEOUT)
+        try:
+            self.rank, local = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))
+            self.world_size = size = int(os.environ.get("WORLD_SIZE", 1))
+            if not (0 <= self.rank < size and 0 <= local < size):
+                raise ValueError(f"RANK {self.rank}, LOCAL_RANK {local}, WORLD_SIZE {size}")
+            if size > 1 and not dist.is_initialized():
+                dist.init_process_group(_BACKENDS[_device()], timeout=_TIMEOUT)
+        except (ValueError, RuntimeError) as error:
+            os.environ["RANK"] = "0"  # else only the first process would report it
+            raise UserError(f"{error}; unset RANK and WORLD_SIZE, or use torchrun") from error
 
     @property
     def is_main(self) -> bool:
