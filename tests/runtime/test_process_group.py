@@ -1,8 +1,12 @@
 """A process group of one. (tests/cli has two processes, started by torchrun.)"""
 
+import threading
+import time
+
 import pytest
 import torch
 
+from minislm.runtime import process_group
 from minislm.runtime.errors import UserError, log
 from minislm.runtime.process_group import ProcessGroup
 
@@ -61,3 +65,27 @@ def test_variables_that_torchrun_does_not_set_are_reported(monkeypatch, capsys, 
     log(str(raised.value))  # by this process, whatever its number is
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not torch.distributed.is_initialized()
+
+
+def test_a_restart_does_not_read_the_addresses_of_ended_processes(monkeypatch):
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda *_, **__: iter([(store, 0, 0)]))
+    for restart in range(3):
+        found = {}
+
+        def start(rank, found=found):
+            found[rank] = process_group._new_keys(rank, 3)
+            found[rank].set(f"address/{rank}", str(rank))
+
+        threads = [threading.Thread(target=start, args=(rank,)) for rank in range(3)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.05)  # the first one reads what was left
+        for thread in threads:
+            thread.join(20)
+        assert not found[0].check(["restart"])
+        found[0].set("restart", str(restart))
+        for own in found.values():
+            assert [own.get(f"address/{rank}") for rank in range(3)] == [b"0", b"1", b"2"]
+            assert own.get("restart") == str(restart).encode()
+        store.set("sent/1", "of an ended process")
