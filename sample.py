@@ -1,5 +1,7 @@
 """Continue a text: `python sample.py --prompt "Once upon a time"`. See --help."""
 
+import sys
+
 from minislm.bench.config import BenchmarkConfig
 from minislm.cli.config import MachineConfig
 from minislm.cli.options import Parser, build, only_with
@@ -40,6 +42,8 @@ def main() -> None:
     from minislm.cli.sample import interact, sample
 
     if "interactive" in flags:
+        if hasattr(sys.stdin, "reconfigure"):  # a line that is not UTF-8 gets an error of its own
+            sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")
         return interact(source, settings, machine, compiled)
     prompts = read_prompts(getattr(flags, "prompt", []), getattr(flags, "prompt_file", None))
     sample(source, prompts, flags.samples, settings, machine, compiled)

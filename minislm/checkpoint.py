@@ -9,7 +9,6 @@ Every file is written under a temporary name and renamed: a reader never sees a 
 """
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from minislm.config import ModelConfig
 from minislm.model import Transformer
 from minislm.runtime.errors import CheckpointError
-from minislm.runtime.files import atomic_path, atomic_write, read_text, write_json
+from minislm.runtime.files import atomic_path, atomic_write, link_or_copy, read_text, write_json
 from minislm.runtime.pickles import read_pickle
 from minislm.tokenizer import Tokenizer
 
@@ -82,7 +81,7 @@ def save_state(run: Path, state: dict[str, Any], keep: int = 1) -> None:
     if keep < 2:
         return
     with atomic_path(run / STATES / f"step-{state['step']:08d}.pt") as temporary:
-        os.link(run / STATE, temporary)  # the same bytes under a second name
+        link_or_copy(run / STATE, temporary)
     for old in sorted((run / STATES).glob("step-*.pt"))[:-keep]:
         old.unlink(missing_ok=True)
 

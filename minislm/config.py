@@ -13,11 +13,11 @@ from minislm.runtime.errors import UserError
 
 def option(
     default: Any, help: str, *, choices: tuple[str, ...] = (), minimum: float | None = None,
-    above: float | None = None,
+    above: float | None = None, below: float = math.inf,
 ) -> Any:  # fmt: skip
-    """A field with a flag; its value must be at least `minimum`, or greater than `above`."""
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "above": above}
-    return field(default=default, metadata=metadata)
+    """A field with a flag; its value is at least `minimum`, or greater than `above`."""
+    limits = {"choices": choices, "minimum": minimum, "above": above, "below": below}
+    return field(default=default, metadata={"help": help} | limits)
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,9 @@ def check(config: Any) -> None:
             continue
         if limits["choices"] and value not in limits["choices"]:
             raise UserError(f"{flag} must be one of {', '.join(limits['choices'])}, not {value!r}")
-        if limits["minimum"] is not None and not limits["minimum"] <= value < math.inf:
-            raise UserError(f"{flag} must be a number from {limits['minimum']:g} up, not {value}")
+        low, below = limits["minimum"], limits["below"]
+        if low is not None and not low <= value < below:
+            raise UserError(f"{flag} must be at least {low:g} and below {below:g}, not {value}")
         if limits["above"] is not None and not limits["above"] < value < math.inf:
             raise UserError(f"{flag} must be a number above {limits['above']:g}, not {value}")
 

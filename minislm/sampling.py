@@ -32,7 +32,7 @@ class TokenSampler:
     def __call__(self, logits_BV: Tensor, u_B: Tensor) -> Tensor:
         if self.size < logits_BV.shape[1]:
             logits_BV = logits_BV[:, : self.size]
-        if self.temperature == 0:
+        if self.temperature < 1e-5:  # logits divided by 1e-40 would be infinite
             return self.argmax(logits_BV)
         if self.top_k == 0 and self.top_p == 1.0:  # nothing that needs an order
             p_BV = (logits_BV.float() / self.temperature).softmax(-1)
@@ -45,7 +45,7 @@ class TokenSampler:
         if self.min_p:
             p_Bk = p_Bk * (p_Bk >= self.min_p * p_Bk[:, :1])
         if self.top_p < 1.0:
-            p_Bk = p_Bk * (before_Bk < self.top_p)
+            p_Bk = p_Bk * (before_Bk < max(self.top_p, 1e-30))
         return ids_Bk.gather(1, self.inverse_cdf(p_Bk, u_B)[:, None])[:, 0]
 
     # What takes time on a large vocabulary; a subclass may do it faster.

@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 
 from minislm.runtime.errors import UserError
-from minislm.runtime.files import atomic_write, check_unicode, not_unicode, read_text
+from minislm.runtime.files import atomic_write, check_unicode, read_text
 from minislm.tasks import END_OF_TEXT
 
 _SMALLEST_VOCABULARY = 256 + 1  # every byte is a token, so any text can be encoded; and END_OF_TEXT
@@ -85,7 +85,7 @@ class Tokenizer:
             documents = (each for text in texts for each in text.split(END_OF_TEXT))
             backend.train_from_iterator(documents, trainer=trainer)
         except UnicodeEncodeError as error:
-            raise not_unicode(error) from error
+            check_unicode(error.object)
         backend.pre_tokenizer = words
         return cls(backend)
 

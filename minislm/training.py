@@ -120,7 +120,7 @@ class Trainer:
         self.optimizers = optimizers or make_optimizers(model, config, dtype)
         self.group = group or ProcessGroup()
         self.progress = Progress()
-        self.stopped = False  # set it to stop after the current step
+        self.stopped, self.stop = False, 0  # set `stop` to stop after the current step
         self._unread: tuple[int, Tensor, Tensor] | None = None  # a step, its loss and gradient norm
         self._last_loss = math.nan
 
@@ -179,7 +179,8 @@ class Trainer:
 
     def _synchronize(self, seconds: float) -> None:
         """One clock, that of the first process, and a stop for all where one is to stop."""
-        seconds, stopped = self.group.all_reduce([seconds * self.group.is_main, self.stopped])
+        own = [seconds * self.group.is_main, bool(self.stop) or self.stopped]
+        seconds, stopped = self.group.all_reduce(own)
         self.progress.seconds += seconds
         self.stopped = stopped > 0
 

@@ -43,7 +43,7 @@ class MachineConfig:
     device: str = option("auto", "cpu, cuda or mps; auto: the fastest available")
     dtype: str = option("float32", "precision of the weights; int8: the large matrices, on a CPU",
                         choices=("float32", "bfloat16", "float16", "int8"))  # fmt: skip
-    threads: int | None = option(None, "CPU threads (default: PyTorch's choice)", minimum=1)
+    threads: int | None = option(None, "CPU threads (default: PyTorch's)", minimum=1, below=1025)
     json: str | None = option(None, "write the result to this JSON file")
 
     __post_init__ = check

@@ -1,6 +1,6 @@
 """The model that --model names, and the prompts that --prompt and --prompt-file name."""
 
-import sys
+import os
 
 import torch
 
@@ -36,13 +36,18 @@ def open_sampler(
     return name, FastSampler(model, tokenizer, precision=precision, compiled=compiled)
 
 
-def read_prompts(prompts: list[str], path: str | None) -> list[str]:
-    """The prompts, and those of a file if one is named: one per line; "-" is stdin. One empty
-    prompt if there is none. UserError: the file cannot be read."""
-    if path is None:
-        return prompts or [""]
+def read_prompts(prompts: list[str], path: str | None) -> tuple[list[str], list[str]]:
+    """The prompts, and those of a UTF-8 file if one is named ("-" is stdin), one per line; an empty
+    one if there is none. And the place of each, for messages. UserError: it cannot be read."""
+    found, places, place = [*prompts], [""] * len(prompts), str(path)
     try:
-        with sys.stdin if path == "-" else open(path, encoding="utf-8") as file:
-            return [*prompts, *(line.rstrip("\r\n") for line in file if line.strip())] or [""]
+        source = 0 if path == "-" else path or os.devnull
+        with open(source, encoding="utf-8-sig", errors="surrogateescape") as file:
+            for number, line in enumerate(file, 1):
+                place = f"line {number} of {path}"
+                if line.strip():
+                    found.append(line.encode(errors="surrogateescape").decode().rstrip("\r\n"))
+                    places.append(f"{place}: ")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read prompts from {path}: {error}") from error
+        raise UserError(f"cannot read prompts from {place}: {error}") from error
+    return found or [""], places or [""]

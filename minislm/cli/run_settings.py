@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -136,12 +137,13 @@ def _has_type(value: Any, kind: Any) -> bool:
     return type(value) in ((int, float) if kind is float else (kind,))
 
 
-def newest_run(file: str = CONFIG) -> Path:
-    """The run folder with the newest `file`: one with weights, or with a state to resume from.
+def newest_run(*files: str) -> Path:
+    """The run folder with the newest of some files; without any, the newest one with weights.
     UserError: there is none."""
-    found = list(_RUNS.glob(f"*/{file}"))
+    files = files or (CONFIG,)
+    found = [path for file in files for path in _RUNS.glob(f"*/{file}")]
     if not found:
-        raise UserError(f"no run with {file} in {_RUNS}/ yet; train one with: python train.py")
+        raise UserError(f"no run with {files[0]} in {_RUNS}/ yet; train one with: python train.py")
     return max(found, key=lambda path: path.stat().st_mtime).parent
 
 
@@ -152,9 +154,15 @@ def new_run(name: str, out: str | None) -> Path:
     for run in [Path(out)] if out else (_RUNS / each for each in names):
         if run.exists() and not run.is_dir():
             raise UserError(f"--out {run} is a file; give a folder")
-        if not any((run / file).exists() for file in (CONFIG, STATE)):
+        taken = any((run / file).exists() for file in (CONFIG, STATE))
+        if not out:
+            try:
+                run.mkdir(parents=True)  # one of two runs that start together can
+            except OSError:  # `lock_run` reports any other reason
+                taken = run.is_dir()
+        if not taken:
             return run
-    raise UserError(f"--out {out} holds a run already; give --resume, or another --out")
+    raise UserError(f"--out {out} holds a run already, or a model; give --resume, or another --out")
 
 
 @contextmanager
@@ -171,9 +179,10 @@ def lock_run(run: Path) -> Iterator[None]:
             raise UserError(f"another process trains in {run}; wait for it, or give another --out")
         for temporary in (*run.glob(".*.tmp"), *run.glob(f"{STATES}/.*.tmp")):
             temporary.unlink(missing_ok=True)
+        new = not (run / _FILE).exists()
         try:
             yield
-        finally:  # a run that was refused before it began leaves no folder
-            if [path.name for path in run.iterdir()] == [".lock"]:
-                (run / ".lock").unlink()
-                run.rmdir()
+        except UserError:  # a new run that was refused before it began leaves no folder
+            if new and {path.name for path in run.iterdir()} <= {".lock", _FILE}:
+                shutil.rmtree(run)
+            raise

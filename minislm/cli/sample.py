@@ -12,22 +12,26 @@ from minislm.sampler import Sampler
 
 
 def sample(
-    source: str | None, prompts: list[str], samples: int, settings: SampleConfig,
+    source: str | None, prompts: tuple[list[str], list[str]], samples: int, settings: SampleConfig,
     machine: MachineConfig, compiled: bool = False,
 ) -> None:  # fmt: skip
-    """Print continuations of every prompt: a single one as it is made, several at the end.
-    Under torchrun the prompts are distributed over the processes, and the first one prints.
+    """Print continuations of what `read_prompts` gave: a single one as it is made, several at the
+    end. Under torchrun the prompts are distributed over the processes, and the first one prints.
     UserError: a prompt that does not fit, or fewer than one sample."""
     if samples < 1:
         raise UserError(f"--samples must be at least 1, not {samples}")
     group = ProcessGroup()
     name, sampler = open_sampler(source, machine, compiled)
-    repeated = [prompt for prompt in prompts for _ in range(samples)]
+    (texts, places), context = prompts, sampler.model.config.context
+    for prompt, place in zip(texts, places):
+        if (count := len(sampler.tokenizer.prompt_ids(prompt))) >= context:
+            raise UserError(f"{place}{count} tokens, and the model's context is {context}")
+    repeated = [prompt for prompt in texts for _ in range(samples)]
     if group.world_size == len(repeated) == 1 and not settings.logprobs:
-        found = [{"prompt": prompts[0], "text": _stream(sampler, prompts[0], settings)}]
+        found = [{"prompt": texts[0], "text": _stream(sampler, texts[0], settings)}]
     else:
         ids = group.shard([sampler.tokenizer.prompt_ids(prompt) for prompt in repeated])
-        seeds = group.shard([settings.seed + k for _ in prompts for k in range(samples)])
+        seeds = group.shard([settings.seed + k for _ in texts for k in range(samples)])
         results = group.all_gather(lambda: sampler.continuations(ids, settings, seeds))
         group.close()
         if not group.is_main:
@@ -56,7 +60,7 @@ def interact(
     while True:
         try:
             _stream(sampler, input("> "), settings)
-        except EOFError:
+        except (EOFError, OSError):  # OSError: stdin is closed
             return log("")
         except UserError as error:
             log(f"error: {error}")

@@ -41,7 +41,7 @@ def score(
     if not sources and (config.sensitivity or config.human):
         return  # no model to score was named
     judge = config.judge and Judge(config.judge, config.judge_model, budget=config.judge_budget)
-    prompts = read_prompts([], config.prompt_file) if config.prompt_file else BEGINNINGS
+    prompts = read_prompts([], config.prompt_file)[0] if config.prompt_file else BEGINNINGS
     models, judged = [], {}
     for source in sources or [None]:
         name, model, tokenizer = open_model(source, machine)

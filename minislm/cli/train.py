@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from minislm import checkpoint
-from minislm.checkpoint import STATE
+from minislm.checkpoint import METRICS, STATE
 from minislm.cli.data import TrainingData, prepare_data, with_content
 from minislm.cli.run_settings import Settings, lock_run, new_run, newest_run, resumed, settings_from
 from minislm.dataset import Batches
@@ -44,9 +44,9 @@ def train(flags: argparse.Namespace) -> None:
     """Run the training that the flags describe, and print the results.
     UserError: a flag cannot be satisfied, another process trains in the folder, the disk or the
     memory is full, or the loss is not finite. A run that has begun can be resumed."""
-    run = None
-    if getattr(flags, "resume", False):
-        run = Path(flags.out) if getattr(flags, "out", None) else newest_run(STATE)
+    run, out = None, getattr(flags, "out", None)
+    if getattr(flags, "resume", False) and (not out or Path(out, "run.json").exists()):
+        run = Path(out) if out else newest_run(STATE, "run.json")
     settings = with_content(resumed(flags, run) if run else settings_from(flags))
     if settings.run.threads:
         torch.set_num_threads(settings.run.threads)
@@ -55,39 +55,42 @@ def train(flags: argparse.Namespace) -> None:
     if run is None and group.is_main:
         run = new_run(settings.run.preset, settings.run.out)
     run = group.broadcast(run)
-    with lock_run(run) if group.is_main else nullcontext():
-        try:
+    try:
+        with lock_run(run) if group.is_main else nullcontext():
             _train(run, settings, group)
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
-                raise
-            raise UserError(
-                "the memory is full; close other programs and give --resume, or start a new run "
-                f"with a smaller --batch-tokens than {settings.train.batch_tokens}"
-            ) from error
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        raise UserError(
+            "the memory is full; close other programs and give --resume, or start a new run "
+            f"with a smaller --batch-tokens than {settings.train.batch_tokens}"
+        ) from error
 
 
 def _train(run: Path, settings: Settings, group: ProcessGroup) -> None:
-    device, resume = select_device(settings.run.device), settings.run.resume
-    known = Tokenizer.load(run) if resume and (run / "tokenizer.json").is_file() else None
+    device, file = select_device(settings.run.device), run / "run.json"
+    begun = settings.run.resume and any((run / each).exists() for each in (STATE, METRICS))
+    known = Tokenizer.load(run) if begun and (run / "tokenizer.json").is_file() else None
     if not group.is_main:
         group.barrier()  # the first process makes the token files, the others find them
+    elif not begun:  # a run that is killed from now on is resumed from step 0
+        write_json(file, settings.as_dict() | {"tasks": []})
     data = prepare_data(settings, known)
     if group.is_main:
         group.barrier()
     trainer = _make_trainer(run, settings, data, device, group)
-    if resume:
+    if begun:
         trainer.restore(checkpoint.load_state(run))
-    if group.is_main and (not resume or settings.data != Settings.read(run).data):
-        write_json(run / "run.json", trainer.settings)
+    if group.is_main and (not begun or settings.data != Settings.read(run).data):
+        write_json(file, trainer.settings)
     _log_introduction(settings, data, trainer)
     begin = time.perf_counter()
-    with _interrupts(trainer), _ProgressBar(trainer, settings.run.samples) as bar:
+    with _signals(trainer), _ProgressBar(trainer, settings.run.samples) as bar:
         trainer.train(bar.after_step)
-    if trainer.stopped:
+    if trainer.stopped or trainer.stop:
         step = trainer.progress.step
         log(f"stopped at step {step}; resume with: python train.py --resume --out {run}")
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(trainer.stop or signal.SIGINT)
     group.close()
     if group.is_main:
         log(f"trained for {(time.perf_counter() - begin) / 60:.1f} minutes; evaluating the weights")
@@ -98,7 +101,7 @@ def _make_trainer(
     run: Path, settings: Settings, data: TrainingData, device: torch.device, group: ProcessGroup
 ) -> Trainer:
     """The trainer of a run, with the fast versions of loss, optimizer and saving."""
-    torch.manual_seed(settings.train.seed)
+    torch.manual_seed(settings.train.seed % 2**64)  # it takes no larger one
     model = Transformer(replace(settings.model, vocab_size=data.tokenizer.vocab_size)).to(device)
     dtype, part = select_dtype(settings.run.dtype, device), settings.data.pair_share
     pair_tokens = sum(len(prompt) + len(completion) for prompt, completion in data.examples)
@@ -125,9 +128,7 @@ class _ProgressBar(tqdm):
 
     def __init__(self, trainer: Trainer, samples: int):
         main = trainer.group.is_main  # disable=None: unless on a terminal
-        super().__init__(
-            total=100, bar_format=_BAR, dynamic_ncols=True, disable=None if main else True
-        )
+        super().__init__(total=100, bar_format=_BAR, dynamic_ncols=True, disable=not main or None)
         self.trainer, self.samples = trainer, samples if main else 0
         self.sampled = int(trainer.done() * samples)
         self.evaluated = len(trainer.progress.history)
@@ -154,19 +155,22 @@ class _ProgressBar(tqdm):
 
 
 @contextmanager
-def _interrupts(trainer: Trainer) -> Iterator[None]:
-    """Ctrl-C ends the run after the current step; a second one ends it at once."""
+def _signals(trainer: Trainer) -> Iterator[None]:
+    """Ctrl-C, SIGTERM or SIGHUP ends the run after the current step; a second Ctrl-C at once."""
 
-    def on_interrupt(number: int, frame: object) -> None:
-        if trainer.stopped:
+    def on_signal(number: int, frame: object) -> None:
+        if trainer.stop and number == signal.SIGINT:
             raise KeyboardInterrupt
-        trainer.stopped = True
+        trainer.stop = number
 
-    previous = signal.signal(signal.SIGINT, on_interrupt)
+    others = (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+    heeded = {each for each in others if signal.getsignal(each) != signal.SIG_IGN}  # as of nohup
+    previous = {each: signal.signal(each, on_signal) for each in heeded | {signal.SIGINT}}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _log_introduction(settings: Settings, data: TrainingData, trainer: Trainer) -> None:
@@ -186,18 +190,18 @@ def _report(trainer: Trainer, data: TrainingData, json: str | None) -> None:
     sampler = FastSampler(model, tokenizer)
     loss = text_loss(model, data.valid, tokenizer.eot_id, progress=True)
     scores = exact_match(sampler, data.tasks)
+    stories = sampler.generate(["", ""], seeds=[1, 2], max_new_tokens=256, temperature=0.7)
+    plot = plot_losses(run)
+    if json:  # before printing, which may fail
+        entry = model_entry(model.n_parameters(), loss, scores)
+        entry |= {"steps": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
+        write_json(json, {"models": {str(run): entry}})
     if data.tasks:
         print(task_table(scores), end="\n\n")
     print(f"validation: {loss.nats_per_token:.3f} nats per token, perplexity "
           f"{loss.perplexity:.1f}, {loss.bits_per_byte:.3f} bits per byte\n")  # fmt: skip
-    stories = sampler.generate(["", ""], seeds=[1, 2], max_new_tokens=256, temperature=0.7)
     for number, text in enumerate(stories, 1):
         print(f"--- story {number} ---\n{text.strip()}\n")
-    plot = plot_losses(run)
     print(f"run folder: {run}" + (f" (loss curve: {plot})" if plot else ""))
     print(f'try next:   python sample.py --model {run} --prompt "Once upon a time"')
     print(f"            python eval.py --model {run}")
-    if json:
-        entry = model_entry(model.n_parameters(), loss, scores)
-        entry |= {"steps": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
-        write_json(json, {"models": {str(run): entry}})

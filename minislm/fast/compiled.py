@@ -134,9 +134,11 @@ def _settings() -> dict[str, bool | str]:
 
 
 def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "minislm"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its files are executed
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "minislm")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its files are executed
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        raise UserError(f"--compile cannot store its steps: {error}; set XDG_CACHE_HOME") from error
     return folder
 
 

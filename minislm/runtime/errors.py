@@ -1,12 +1,14 @@
 """Errors that a user can correct, each one line, and exit codes.
 
-0: done; 2: a `UserError`, printed on stderr without a traceback; 130: interrupted by Ctrl-C. Any
-other exception is a bug and keeps its traceback.
+0: done; 2: a `UserError`, printed on stderr without a traceback; 130: interrupted by Ctrl-C, or
+128 + N by signal N. Any other exception is a bug and keeps its traceback.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 _LONGEST = 600  # characters of a message
 
@@ -30,20 +32,44 @@ class CheckpointError(UserError):
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's `main` and end the process with the exit code of its outcome."""
+    for name, flags in (("stdin", os.O_WRONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_RDONLY)):
+        if getattr(sys, name) is None:  # closed: its use fails, and no file gets its number
+            number = os.open(os.devnull, flags)
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w"))
+    _drop_errors(sys.stdout)
+    _drop_errors(sys.stderr)
     try:
         main()
         sys.stdout.flush()
+        error = getattr(sys.stdout, "error", None)
+        if error and not isinstance(error, BrokenPipeError):  # of a reader (head, less) that ended
+            raise UserError(f"cannot print: {error.strerror}")
     except UserError as error:
         log(f"error: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:  # its argument is the signal, if it was not Ctrl-C
         log("interrupted")
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output (head, less) has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + (*error.args, signal.SIGINT)[0])
 
 
 def log(line: str) -> None:
     """Print progress and errors to stderr; of several processes, the first one prints."""
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0" or "WORLD_SIZE" not in os.environ:
         print(line, file=sys.stderr, flush=True)
+
+
+def _drop_errors(stream: Any) -> None:
+    """Let a stream drop what it cannot print, and keep the error, which ends nothing."""
+
+    def dropping(method: Callable) -> Callable:
+        def tried(*arguments: str) -> Any:
+            try:
+                return method(*arguments)
+            except OSError as error:
+                stream.error = error
+
+        return tried
+
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="replace")  # characters beyond its encoding
+    stream.write, stream.flush = dropping(stream.write), dropping(stream.flush)

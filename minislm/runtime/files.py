@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,15 +18,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on failure.
 
     A reader sees the old file or the new one, never a part of one, whenever the writer is killed.
+    A link is followed. Of a pipe or a device the path itself is yielded.
 
     Raises:
         UserError: the folder cannot be written to, or the disk is full.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    special = os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+    path = temporary = Path(path if special or not os.path.islink(path) else os.path.realpath(path))
     try:
+        if special:
+            yield path
+            return
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # of a new file, by the umask
         yield temporary
+        if temporary.stat().st_mode != mode:  # safetensors gives it to its owner alone
+            temporary.chmod(mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -33,8 +43,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise os_error(f"write {path}", error) from error
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        if not special:
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def atomic_write(path: str | Path, data: bytes | str) -> None:
@@ -62,13 +73,22 @@ def append_line(path: str | Path, line: str, advice: str) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Flush a folder to the disk, where the system allows it."""
-    if hasattr(os, "O_DIRECTORY"):  # not on Windows
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Flush a folder to the disk, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Replace `target` by a second name of a file, or by a copy where there are no such links."""
+    target.unlink()
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def lock_file(file: IO[bytes], wait: bool = True) -> bool:
@@ -104,11 +124,7 @@ def check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise not_unicode(error) from error
-
-
-def not_unicode(error: UnicodeEncodeError) -> UserError:
-    return UserError(
-        f"the text is not Unicode: character {error.start} is U+{ord(error.object[error.start]):X}"
-        ", half of a surrogate pair; remove it or read the file with the right encoding"
-    )
+        raise UserError(
+            f"the text is not Unicode: character {error.start} is U+{ord(text[error.start]):X}, "
+            "half of a surrogate pair; remove it or read the file with the right encoding"
+        ) from error

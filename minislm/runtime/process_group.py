@@ -6,9 +6,11 @@ continues its own prompts.
 """
 
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -24,10 +26,18 @@ class ProcessGroup:
     """This process, number `rank` of `world_size`. If it is the only one, results are its own."""
 
     def __init__(self) -> None:
-        self.rank = int(os.environ.get("RANK", 0))
-        self.world_size = int(os.environ.get("WORLD_SIZE", 1))
-        if self.world_size > 1 and not dist.is_initialized():
-            dist.init_process_group(_BACKENDS[_device()], timeout=_TIMEOUT)
+        try:
+            self.rank, local = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))
+            self.world_size = size = int(os.environ.get("WORLD_SIZE", 1))
+            if not (0 <= self.rank < size and 0 <= local < size):
+                raise ValueError(f"RANK {self.rank}, LOCAL_RANK {local}, WORLD_SIZE {size}")
+            if size > 1 and not dist.is_initialized():
+                store = _new_keys(self.rank, size)
+                dist.init_process_group(_BACKENDS[_device()], timeout=_TIMEOUT, store=store,
+                                        rank=self.rank, world_size=size)  # fmt: skip
+        except (ValueError, RuntimeError) as error:
+            os.environ["RANK"] = "0"  # else only the first process would report it
+            raise UserError(f"{error}; unset RANK and WORLD_SIZE, or use torchrun") from error
 
     @property
     def is_main(self) -> bool:
@@ -95,3 +105,23 @@ class ProcessGroup:
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _new_keys(rank: int, size: int) -> dist.Store:
+    """The store of torchrun, with a prefix that the processes of this start agree on: a restart has
+    the store of the one before, with the addresses of ended processes. So every process but the
+    first sends a random name, and the first one replies to it with its own."""
+    store, *_ = next(dist.rendezvous("env://", rank, size, timeout=_TIMEOUT))
+    name, others = uuid4().hex, range(1, size)
+    if rank:
+        store.set(f"sent/{rank}", name)
+        reply = store.get(f"reply/{name}").decode()
+        store.set(f"read/{reply}/{rank}", "")
+        return dist.PrefixStore(reply, store)
+    for _ in range(60_000):  # ten minutes
+        if store.check([f"read/{name}/{other}" for other in others]):
+            break
+        for other in others:
+            store.set(f"reply/{store.get(f'sent/{other}').decode()}", name)
+        time.sleep(0.01)
+    return dist.PrefixStore(name, store)

@@ -129,7 +129,7 @@ def test_the_last_states_are_kept_and_a_damaged_one_names_the_one_before(run_scr
     assert_same("kept", whole)
 
 
-# --- kill -9 --------------------------------------------------------------------------------------
+# --- kill, and the same command again -------------------------------------------------------------
 
 STEPS = 40
 KILLED = [*map(str, TINY), "--stories", "40", "--samples", "0", "--tasks", "copy", "--evals", "20",
@@ -149,15 +149,15 @@ def readable(run: Path) -> int:
 
 
 def kill_and_resume(folder: Path, flags: list[str], kills: int, seed: int) -> list[int]:
-    """Kill a run `kills` times, each time at a random moment after it has begun, resume it, and
-    let it end; the steps it was resumed from."""
+    """Kill a run `kills` times, each time at a random moment, start it again with the same command,
+    and let it end; the steps it was resumed from."""
     rng, run, found = random.Random(seed), folder / "killed", []
     while len(found) < kills:
         begun = (run / "train_state.pt").exists()
-        command = ["--resume", "--out", str(run)] if begun else [*flags, "--out", str(run)]
-        process = start(folder, *command)
-        while process.poll() is None and not (run / "run.json").exists():
-            time.sleep(0.01)
+        process = start(folder, *flags, "--resume", "--out", str(run))
+        if rng.random() < 0.7:  # else perhaps before there is a folder
+            while process.poll() is None and not (run / "run.json").exists():
+                time.sleep(0.01)
         # Moments are spread over the start of a process and its first seconds of training.
         time.sleep(rng.uniform(0.0, 1.0) if begun else rng.uniform(0.0, 0.6))
         if begun and rng.random() < 0.7:
@@ -169,12 +169,12 @@ def kill_and_resume(folder: Path, flags: list[str], kills: int, seed: int) -> li
         if process.poll() is not None:
             assert process.returncode == 0, process.stderr.read()
             break  # it came to its end before the next kill
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        number = rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+        process.send_signal(number)
+        # At its end it may have come to the end; before its first step it has no state to save.
+        assert process.wait() in (-number, 128 + number, 0), process.stderr.read()
         found.append(readable(run))
-    if readable(run) < STEPS:
-        command = ["--resume"] if (run / "train_state.pt").exists() else flags
-        train_in(folder, *command, "--out", run)
+    train_in(folder, *flags, "--resume", "--out", run)
     return found
 
 

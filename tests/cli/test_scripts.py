@@ -71,7 +71,6 @@ def test_a_text_that_cannot_be_used_is_refused(
         ("train.py", ["--preset", "gpt5"], ["--preset"]),
         ("train.py", ["--stps", "5"], ["--stps", "--steps"]),
         ("train.py", ["--resume"], ["python train.py"]),
-        ("train.py", ["--resume", "--out", "nowhere"], ["nowhere"]),
         ("train.py", ["--device", "abacus"], ["abacus"]),
         ("train.py", ["--vocab", "100"], ["--vocab"]),
         ("sample.py", [], ["python train.py"]),

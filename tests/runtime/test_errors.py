@@ -45,10 +45,14 @@ def test_a_bug_keeps_its_traceback(capsys):
 
 
 def test_of_several_processes_the_first_one_logs(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         log(f"line of {rank}")
     assert capsys.readouterr().err == "line of 0\n"
+    monkeypatch.delenv("WORLD_SIZE")  # a number without others is a mistake, to be reported
+    log("line")
+    assert capsys.readouterr().err == "line\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pipes differ there")
