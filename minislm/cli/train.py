@@ -1,6 +1,7 @@
 """train.py: a whole run, from flags to results."""
 
 import argparse
+import os
 import re
 import signal
 import sys
@@ -14,11 +15,13 @@ import torch
 from tqdm import tqdm
 
 from minislm import checkpoint
-from minislm.checkpoint import STATE
-from minislm.cli.data import TrainingData, prepare_data
+from minislm.checkpoint import CONFIG, STATE
+from minislm.cli.config import EvalConfig
+from minislm.cli.data import TrainingData, measured_text, prepare_data
+from minislm.cli.fine_tune import start_model
 from minislm.cli.run_settings import Settings, lock_run, new_run, newest_run, resumed, settings_from
 from minislm.dataset import Batches
-from minislm.evaluation import exact_match, text_loss
+from minislm.evaluation import exact_match, score, text_loss
 from minislm.fast.backward import FastLossAndGrad
 from minislm.fast.optimizer import FastMuon
 from minislm.fast.sampler import FastSampler
@@ -33,7 +36,7 @@ from minislm.runtime.errors import UserError, log
 from minislm.runtime.files import write_json
 from minislm.runtime.process_group import ProcessGroup
 from minislm.tokenizer import Tokenizer
-from minislm.training import Trainer
+from minislm.training import Trainer, validation_subset
 
 _BAR = "{percentage:3.0f}%|{bar}| {elapsed} {postfix}"
 # PyTorch reports full memory in several ways, and on a CPU only in the message.
@@ -44,6 +47,9 @@ def train(flags: argparse.Namespace) -> None:
     """Run the training that the flags describe, and print the results.
     UserError: a flag cannot be satisfied, another process trains in the folder, the disk or the
     memory is full, or the loss is not finite. A run that has begun can be resumed."""
+    for name in ("init_from", "pairs"):  # a run may be resumed from another folder
+        if os.path.exists(getattr(flags, name, "")):
+            setattr(flags, name, os.path.abspath(getattr(flags, name)))
     run = None
     if getattr(flags, "resume", False):
         run = Path(flags.out) if getattr(flags, "out", None) else newest_run(STATE)
@@ -53,7 +59,8 @@ def train(flags: argparse.Namespace) -> None:
     keep_freed_memory()
     group = ProcessGroup()
     if run is None and group.is_main:
-        run = new_run(settings.run.preset, settings.run.out)
+        name = "fine-tuned" if settings.run.init_from else settings.run.preset
+        run = new_run(name, settings.run.out)
     run = group.broadcast(run)
     with lock_run(run) if group.is_main else nullcontext():
         try:
@@ -69,17 +76,25 @@ def train(flags: argparse.Namespace) -> None:
 
 def _train(run: Path, settings: Settings, group: ProcessGroup) -> None:
     device, resume = select_device(settings.run.device), settings.run.resume
-    known = Tokenizer.load(run) if resume and (run / "tokenizer.json").is_file() else None
+    model = known = None
     if not group.is_main:
         group.barrier()  # the first process makes the token files, the others find them
+    if source := settings.run.init_from:
+        begun = resume and (run / CONFIG).is_file() and (run / STATE).is_file()
+        model, known = start_model(run if begun else source, str(device), settings.run.trainable)
+        settings = replace(settings, model=model.config)
+    elif resume and (run / "tokenizer.json").is_file():
+        known = Tokenizer.load(run)
     data = prepare_data(settings, known)
     if group.is_main:
         group.barrier()
-    trainer = _make_trainer(run, settings, data, device, group)
+    trainer = _make_trainer(run, settings, data, model, device, group)
     if resume:
         trainer.restore(checkpoint.load_state(run))
     elif group.is_main:
         write_json(run / "run.json", trainer.settings)
+        if model:
+            trainer.progress.history.append({"step": 0, "tokens": 0} | _losses(model, data, source))
     _log_introduction(settings, data, trainer)
     begin = time.perf_counter()
     with _interrupts(trainer), _ProgressBar(trainer, settings.run.samples) as bar:
@@ -91,15 +106,17 @@ def _train(run: Path, settings: Settings, group: ProcessGroup) -> None:
     group.close()
     if group.is_main:
         log(f"trained for {(time.perf_counter() - begin) / 60:.1f} minutes; evaluating the weights")
-        _report(trainer, data, settings.run.json)
+        _report(trainer, data, settings.run.json, source)
 
 
 def _make_trainer(
-    run: Path, settings: Settings, data: TrainingData, device: torch.device, group: ProcessGroup
-) -> Trainer:
+    run: Path, settings: Settings, data: TrainingData, model: Transformer | None,
+    device: torch.device, group: ProcessGroup,
+) -> Trainer:  # fmt: skip
     """The trainer of a run, with the fast versions of loss, optimizer and saving."""
     torch.manual_seed(settings.train.seed)
-    model = Transformer(replace(settings.model, vocab_size=data.tokenizer.vocab_size)).to(device)
+    shape = replace(settings.model, vocab_size=data.tokenizer.vocab_size)
+    model = model or Transformer(shape).to(device)
     dtype, part = select_dtype(settings.run.dtype, device), settings.data.pair_share
     pair_tokens = sum(len(prompt) + len(completion) for prompt, completion in data.examples)
     repeats = data.train.n_tokens * part / (1 - part) / pair_tokens if pair_tokens else 1
@@ -171,7 +188,8 @@ def _interrupts(trainer: Trainer) -> Iterator[None]:
 
 def _log_introduction(settings: Settings, data: TrainingData, trainer: Trainer) -> None:
     model, source = trainer.model, settings.data.data or "generated"
-    pairs = f", {len(data.examples)} pairs of {', '.join(data.tasks)}" if data.tasks else ""
+    names = ", ".join([*data.tasks, *filter(None, [settings.data.pairs])])
+    pairs = f", {len(data.examples)} pairs of {names}" if names else ""
     device, dtype = model.embedding.weight.device.type, str(trainer.dtype).removeprefix("torch.")
     log(f"text    {len(data.train):,} stories ({source}), {data.train.n_tokens:,} tokens{pairs}")
     log(f"model   {model.n_parameters():,} parameters, {model.config.n_layer} block(s), vocabulary "
@@ -179,15 +197,33 @@ def _log_introduction(settings: Settings, data: TrainingData, trainer: Trainer) 
     log(f"machine {device}, {dtype}, {torch.get_num_threads()} thread(s)\nrun     {trainer.run}")
 
 
-def _report(trainer: Trainer, data: TrainingData, json: str | None) -> None:
+def _losses(model: Transformer, data: TrainingData, source: str) -> dict[str, float]:
+    """Bits per byte on the validation text, and on that of `source` if it is a run: on about
+    40,000 tokens of each."""
+    names, texts = ("new_text_bits_per_byte", "old_text_bits_per_byte"), [data.valid]
+    try:
+        if settings := Settings.read(source):
+            texts.append(measured_text(settings, data.tokenizer, EvalConfig()))
+    except UserError as error:
+        log(f"the loss on the text of {source} is not measured: {error}")
+    losses = [text_loss(model, validation_subset(text), data.tokenizer.eot_id) for text in texts]
+    return {name: loss.bits_per_byte for name, loss in zip(names, losses)}
+
+
+def _report(trainer: Trainer, data: TrainingData, json: str | None, source: str | None) -> None:
     """Print loss and exact match of the weights kept, two stories, and what to try next."""
     run, progress = trainer.run, trainer.progress
     model, tokenizer = load(run, device=str(trainer.model.embedding.weight.device))
     sampler = FastSampler(model, tokenizer)
     loss = text_loss(model, data.valid, tokenizer.eot_id, progress=True)
     scores = exact_match(sampler, data.tasks)
-    if data.tasks:
+    if data.pairs[0]:
+        scores["pairs"] = score(sampler, *(split[:1000] for split in data.pairs))
+    if scores:
         print(task_table(scores), end="\n\n")
+    start, end = progress.history[0], _losses(model, data, source) if source else {}
+    for name in filter(start.get, end):
+        print(f"{name.replace('_', ' ')}: {start[name]:.3f} before, {end[name]:.3f} after")
     print(f"validation: {loss.nats_per_token:.3f} nats per token, perplexity "
           f"{loss.perplexity:.1f}, {loss.bits_per_byte:.3f} bits per byte\n")  # fmt: skip
     stories = sampler.generate(["", ""], seeds=[1, 2], max_new_tokens=256, temperature=0.7)
@@ -199,5 +235,6 @@ def _report(trainer: Trainer, data: TrainingData, json: str | None) -> None:
     print(f"            python eval.py --model {run}")
     if json:
         entry = model_entry(model.n_parameters(), loss, scores)
+        entry |= {"start": start, "end": end} if end else {}
         entry |= {"steps": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
         write_json(json, {"models": {str(run): entry}})
