@@ -20,7 +20,7 @@ def main() -> None:
     flags = parser.parse_args()
     only_with(flags, ("quick", "seeds", "processes"), "study")
     only_with(flags, ("samples", "prompt_file", "grader", "human", "sensitivity", "judge",
-                      "judge_model", "judge_budget"), "score")  # fmt: skip
+                      "judge_budget"), "score")  # fmt: skip
     only_with(flags, ("out",), "study", "inspect", "off")
     models, prompts = getattr(flags, "model", []), getattr(flags, "prompt", [])
     config, machine = build(EvalConfig, flags), build(MachineConfig, flags)

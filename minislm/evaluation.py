@@ -174,16 +174,18 @@ class TaskScore:
 
 
 def exact_match(sampler: Sampler, tasks: Iterable[str]) -> dict[str, TaskScore]:
-    """Right answers on D_train and D_test of every task: equal to the pair's, and finished."""
-    scores = {}
-    for task in tasks:
-        fitting, too_long = fits(
-            sampler.text_tokenizer(), pairs(task), sampler.model.config.context
-        )
-        counts = {"train": [0, 0], "test": [0, 0]}
-        for pair, answer in zip(fitting, answers(sampler, fitting)):
-            counts[pair.split][0] += answer == Answer(pair.answer, finished=True)
-            counts[pair.split][1] += 1
-        left_out = tuple(pair.i for pair in too_long)
-        scores[task] = TaskScore(tuple(counts["train"]), tuple(counts["test"]), left_out)
-    return scores
+    """`score` on D_train and D_test of every task."""
+    return {task: score(sampler, pairs(task, "train"), pairs(task, "test")) for task in tasks}
+
+
+def score(sampler: Sampler, *splits: Sequence[Pair]) -> TaskScore:
+    """Right answers of each split: equal to the pair's, as the tokenizer has it, and finished."""
+    tokenizer, counts, left_out = sampler.text_tokenizer(), [], []
+    for split in splits:
+        fitting, too_long = fits(tokenizer, split, sampler.model.config.context)
+        left_out += [pair.i for pair in too_long]
+        wanted = [tokenizer.continuation(*encode_pair(tokenizer, pair)) for pair in fitting]
+        found = zip(answers(sampler, fitting), wanted)
+        right = sum(answer == Answer(text, finished=True) for answer, text in found)
+        counts.append((right, len(fitting)))
+    return TaskScore(*counts, tuple(sorted(left_out)))

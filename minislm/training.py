@@ -194,7 +194,8 @@ class Trainer:
         if not self.group.is_main:  # the others wait in their next step
             return
         loss = text_loss(self.model, valid, tokenizer.eot_id, dtype=self.dtype)
-        record = dict(step=p.step, tokens=p.tokens, seconds=round(p.seconds, 2), train_loss=p.loss)
+        record: dict[str, Any] = dict(step=p.step, tokens=p.tokens, seconds=round(p.seconds, 2))
+        record |= dict(train_loss=p.loss) if p.step else {}
         record |= dict(valid_loss=loss.nats_per_token, bits_per_byte=loss.bits_per_byte)
         p.history.append(record)
         if loss.bits_per_byte < p.best or not self.keep_best:

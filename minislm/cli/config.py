@@ -15,10 +15,12 @@ class DataConfig:
                               "default: generated stories")  # fmt: skip
     valid: str | None = option(None, "validation text; default: the data set's own, or one story "
                                "in 20 is held out")  # fmt: skip
-    tasks: str = option("auto", "pair tasks to train: names with commas, all, or none; auto: all "
-                        "that fit the context and the model, none with --data")  # fmt: skip
+    tasks: str = option("auto", "pair tasks to train: names with commas, all, none; auto: all that "
+                        "fit the context and the model, none with --data or --pairs")  # fmt: skip
+    pairs: str | None = option(None, 'JSONL file of pairs to train, {"prompt": ..., "completion": '
+                               "...} in each line; a tenth is held out")  # fmt: skip
     stories: int | None = option(None, "number of generated stories (default: 6000, or 2 where "
-                                 "--tasks names tasks)", minimum=0)  # fmt: skip
+                                 "--tasks or --pairs name pairs)", minimum=0)  # fmt: skip
     vocab: int | None = option(None, "vocabulary size (default: 4096 with --data, 2048 for "
                                "generated stories)", minimum=257)  # fmt: skip
     digits: str = option("auto", "tokenization of numbers: one token per digit, or merged; auto: "
@@ -56,6 +58,10 @@ class RunConfig(MachineConfig):
     dtype: str = option("auto", "precision of the matrix products; auto: bfloat16 where fast",
                         choices=("auto", "float32", "bfloat16"))  # fmt: skip
     out: str | None = option(None, "run folder (default: runs/PRESET, or the next free name)")
+    init_from: str | None = option(None, "fine-tune this model: a run folder, model folder, hub id "
+                                   "or .bin; it keeps its tokenizer and shape")  # fmt: skip
+    trainable: str = option("all", "weights that --init-from trains; head: the output matrix",
+                            choices=("all", "blocks", "last-block", "head"))  # fmt: skip
     preset: str = option("one-block", "model shape and its learning rates", choices=tuple(PRESETS))
     resume: bool = option(False, "resume the run in --out, or the newest run")
     samples: int = option(2, "number of short samples shown during training", minimum=0)

@@ -2,19 +2,19 @@
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from minislm.cli.config import DataConfig, EvalConfig
+from minislm.cli.fine_tune import read_pairs
 from minislm.cli.run_settings import Settings, task_names
 from minislm.config import ModelConfig
-from minislm.corpus.prepare import HASHES, CacheError, prepare, train_tokenizer
+from minislm.corpus.prepare import CacheError, prepare, train_tokenizer
 from minislm.corpus.read import cut, fingerprint, validation_files
 from minislm.dataset import TokenDataset, hold_out
 from minislm.pretrained.hub import find_text
 from minislm.runtime.errors import UserError, log
 from minislm.stories.generate import generate
-from minislm.tasks import encode_pair, fits, pairs
+from minislm.tasks import Pair, encode_pair, fits, pairs
 from minislm.tokenizer import Tokenizer
 
 HELD_OUT_STORIES = 400  # generated for validation, beyond those of the training text
@@ -32,6 +32,7 @@ class TrainingData:
     valid: TokenDataset
     tasks: list[str]
     examples: list[tuple[list[int], list[int]]]  # ids of prompt and completion
+    pairs: tuple[list[Pair], list[Pair]]  # of --pairs: to train, and held out
 
 
 def generated(count: int, seed: int, start: int = 0) -> list[str]:
@@ -43,18 +44,21 @@ def prepare_data(settings: Settings, tokenizer: Tokenizer | None = None) -> Trai
     """Text and pairs as tokens; a tokenizer is trained on them unless one is given."""
     data, names = _with_files(settings.data), task_names(settings.data)
     texts = [] if data.data else generated(data.stories, settings.train.seed)
+    file_pairs = read_pairs(data.pairs) if data.pairs else ([], [])
+    named = {name: pairs(name, "train") for name in names} | {"pairs": file_pairs[0]}
     if tokenizer is None:
-        trained_on = [pair for name in names for pair in pairs(name, "train")]
+        trained_on = [pair for each in named.values() for pair in each]
         pair_texts = [text for pair in trained_on for text in (pair.prompt, pair.answer)]
         if data.data:
             tokenizer = train_tokenizer(data.data, pair_texts, data.vocab, data.digits, data.cache)
         else:
             tokenizer = Tokenizer.train([*texts, *pair_texts], data.vocab, data.digits)
     train, valid = _datasets(data, texts, settings.train.seed, tokenizer)
-    auto = data.tasks == "auto"
-    found = {name: _examples(name, settings.model, tokenizer, auto) for name in names}
+    model, auto = settings.model, data.tasks == "auto" and not data.pairs
+    found = {name: _examples(name, named[name], model, tokenizer, auto) for name in named}
     tasks = [name for name in names if found[name] is not None]
-    return TrainingData(tokenizer, train, valid, tasks, [e for name in tasks for e in found[name]])
+    examples = [each for name in (*tasks, "pairs") for each in found[name]]
+    return TrainingData(tokenizer, train, valid, tasks, examples, file_pairs)
 
 
 def _with_files(data: DataConfig) -> DataConfig:
@@ -70,12 +74,12 @@ def with_content(settings: Settings) -> Settings:
     """Settings of a run with absolute paths of its texts and the hashes of their content.
     UserError: a text is not there, or is not the one that the run began with."""
     data, files = settings.data, _with_files(settings.data)
-    texts = [text for text in (files.data, files.valid) if text]
-    content = tuple(fingerprint(text, Path(data.cache, HASHES)) for text in texts)
+    texts = [text for text in (data.pairs, files.data, files.valid) if text]
+    content = tuple(fingerprint(text, data.cache) for text in texts)
     if data.content not in ((), content):
         names = " or ".join(texts)
         raise UserError(f"{names} is not the text of this run; restore it, or give --data NEW")
-    paths = {name: getattr(data, name) for name in ("data", "valid")}
+    paths = {name: getattr(data, name) for name in ("pairs", "data", "valid")}
     local = {n: os.path.abspath(path) for n, path in paths.items() if path in texts}
     return replace(settings, data=replace(data, content=content, **local))
 
@@ -120,15 +124,15 @@ def _hold_out(text: TokenDataset, tokenizer: Tokenizer) -> tuple[TokenDataset, T
 
 
 def _examples(
-    name: str, model: ModelConfig, tokenizer: Tokenizer, auto: bool
+    name: str, trained: list[Pair], model: ModelConfig, tokenizer: Tokenizer, auto: bool
 ) -> list[tuple[list[int], list[int]]] | None:
     """The training pairs of a task as tokens; logs those that are too long, and leaves them out.
 
     With --tasks auto, None for a task of which a model of this shape cannot learn every pair.
     """
-    fitting, too_long = fits(tokenizer, pairs(name, "train"), model.context)
+    fitting, too_long = fits(tokenizer, trained, model.context)
     if too_long:
-        exceed = f"{len(too_long)} of 70 training pairs exceed the context of {model.context}"
+        exceed = f"{len(too_long)} of {len(trained)} pairs exceed the context of {model.context}"
         if auto:
             log(f"{name}: left out, {exceed} (train it with --tasks {name})")
             return None
@@ -151,7 +155,7 @@ def measured_text(
         data, seed = settings.data, settings.train.seed
     files = _with_files(data)
     source = files.valid or files.data
-    if data.content and fingerprint(source, Path(data.cache, HASHES)) != data.content[-1]:
+    if source and data.content and fingerprint(source, data.cache) != data.content[-1]:
         log(f"{source} has changed since the run began; these are the figures of the new text")
     text = _validation_text(replace(files, valid=source), seed, tokenizer)
     held_out = config.data is None and files.data and not files.valid

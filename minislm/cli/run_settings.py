@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from minislm.checkpoint import CONFIG, STATE, STATES
 from minislm.cli.config import DataConfig, RunConfig
-from minislm.cli.options import build
+from minislm.cli.options import build, only_with
 from minislm.config import PRESET_TRAINING, PRESETS, ModelConfig, TrainConfig, flag_name
 from minislm.runtime.errors import CheckpointError, UserError
 from minislm.runtime.files import lock_file, os_error, read_text
@@ -22,6 +22,7 @@ from minislm.tasks import TASKS, pair
 
 _RUNS, _FILE = Path("runs"), "run.json"
 _UNARY_CONTEXT = 1536  # the longest unary pair fits, where digits merge
+_FINE_TUNING = dict(learning_rate=3e-3, matrix_rate=0.01)  # with --init-from: cli/README.md
 # Settings that a resumed run may change: how long it is, and how it is run.
 _CHANGEABLE = {"resume", "out", "steps", "minutes", "threads", "json", "evals", "samples", "keep"}
 _REMOVED = {"processes"}  # settings of earlier versions, without a meaning today
@@ -73,11 +74,16 @@ def _contents(run: str | Path) -> Iterator[Any]:
 def settings_from(flags: argparse.Namespace) -> Settings:
     """The settings of a new run: preset, then flags, then what follows from them."""
     data, run = build(DataConfig, flags), build(RunConfig, flags)
-    train = build(TrainConfig, flags, PRESET_TRAINING.get(run.preset))
+    rates = _FINE_TUNING if run.init_from else PRESET_TRAINING.get(run.preset)
+    train = build(TrainConfig, flags, rates)
+    only_with(flags, ("trainable",), "init_from")
+    fixed = ("preset", "vocab", "digits", *vars(ModelConfig()))
+    if given := [name for name in fixed if run.init_from and name in flags]:
+        raise UserError(f"leave out {flag_name(given[0])}: --init-from keeps shape and tokenizer")
     named = task_names(data) if data.tasks not in ("auto", "all", "none") else []
     unary = "unary" in named
     if data.stories is None:
-        data = replace(data, stories=2 if named else 6_000)
+        data = replace(data, stories=2 if named or data.pairs else 6_000)
     if data.vocab is None:  # the generator uses fewer words than people do
         data = replace(data, vocab=4096 if data.data else 2048)
     if data.digits == "auto":
@@ -94,7 +100,7 @@ def resumed(flags: argparse.Namespace, run: Path) -> Settings:
     if kept is None:
         raise CheckpointError(f"{run / _FILE} is missing: {run} is not a run of train.py")
     before = {name: v for group in kept.as_dict().values() for name, v in group.items()}
-    moved = {"data", "valid"} if kept.data.content else set()  # their content is compared
+    moved = {"data", "valid", "pairs"} if kept.data.content else set()  # their content is compared
     for name, value in vars(flags).items():
         if name not in _CHANGEABLE | moved and before[name] != value:
             raise UserError(
@@ -107,7 +113,7 @@ def resumed(flags: argparse.Namespace, run: Path) -> Settings:
 
 def task_names(data: DataConfig) -> list[str]:
     """The tasks that --tasks stands for; raises UserError for an unknown one."""
-    if data.tasks == "none" or (data.tasks == "auto" and data.data):
+    if data.tasks == "none" or (data.tasks == "auto" and (data.data or data.pairs)):
         return []
     if data.tasks in ("auto", "all"):
         return list(TASKS)

@@ -40,7 +40,7 @@ def score(
         print(_table(("rank correlation", "score", "length", "likelihood", "shown"), rows))
     if not sources and (config.sensitivity or config.human):
         return  # no model to score was named
-    judge = config.judge and Judge(config.judge, config.judge_model, budget=config.judge_budget)
+    judge = config.judge and Judge(*config.judge.split("#", 1), budget=config.judge_budget)
     prompts = read_prompts([], config.prompt_file)[0] if config.prompt_file else BEGINNINGS
     models, judged = [], {}
     for source in sources or [None]:

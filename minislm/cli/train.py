@@ -1,6 +1,7 @@
 """train.py: a whole run, from flags to results."""
 
 import argparse
+import os
 import re
 import signal
 import sys
@@ -15,10 +16,12 @@ from tqdm import tqdm
 
 from minislm import checkpoint
 from minislm.checkpoint import METRICS, STATE
-from minislm.cli.data import TrainingData, prepare_data, with_content
+from minislm.cli.config import EvalConfig
+from minislm.cli.data import TrainingData, measured_text, prepare_data, with_content
+from minislm.cli.fine_tune import start_model
 from minislm.cli.run_settings import Settings, lock_run, new_run, newest_run, resumed, settings_from
 from minislm.dataset import Batches
-from minislm.evaluation import exact_match, text_loss
+from minislm.evaluation import exact_match, score, text_loss
 from minislm.fast.backward import FastLossAndGrad
 from minislm.fast.optimizer import FastMuon
 from minislm.fast.sampler import FastSampler
@@ -33,7 +36,7 @@ from minislm.runtime.errors import UserError, log
 from minislm.runtime.files import write_json
 from minislm.runtime.process_group import ProcessGroup
 from minislm.tokenizer import Tokenizer
-from minislm.training import Trainer
+from minislm.training import Trainer, validation_subset
 
 _BAR = "{percentage:3.0f}%|{bar}| {elapsed} {postfix}"
 # PyTorch reports full memory in several ways, and on a CPU only in the message.
@@ -44,6 +47,8 @@ def train(flags: argparse.Namespace) -> None:
     """Run the training that the flags describe, and print the results.
     UserError: a flag cannot be satisfied, another process trains in the folder, the disk or the
     memory is full, or the loss is not finite. A run that has begun can be resumed."""
+    if os.path.exists(getattr(flags, "init_from", "")):  # a run may be resumed from another folder
+        flags.init_from = os.path.abspath(flags.init_from)
     run, out = None, getattr(flags, "out", None)
     if getattr(flags, "resume", False) and (not out or Path(out, "run.json").exists()):
         run = Path(out) if out else newest_run(STATE, "run.json")
@@ -53,7 +58,8 @@ def train(flags: argparse.Namespace) -> None:
     keep_freed_memory()
     group = ProcessGroup()
     if run is None and group.is_main:
-        run = new_run(settings.run.preset, settings.run.out)
+        name = "fine-tuned" if settings.run.init_from else settings.run.preset
+        run = new_run(name, settings.run.out)
     run = group.broadcast(run)
     try:
         with lock_run(run) if group.is_main else nullcontext():
@@ -68,21 +74,28 @@ def train(flags: argparse.Namespace) -> None:
 
 
 def _train(run: Path, settings: Settings, group: ProcessGroup) -> None:
-    device, file = select_device(settings.run.device), run / "run.json"
+    device, file, model, known = select_device(settings.run.device), run / "run.json", None, None
     begun = settings.run.resume and any((run / each).exists() for each in (STATE, METRICS))
-    known = Tokenizer.load(run) if begun and (run / "tokenizer.json").is_file() else None
     if not group.is_main:
         group.barrier()  # the first process makes the token files, the others find them
     elif not begun:  # a run that is killed from now on is resumed from step 0
         write_json(file, settings.as_dict() | {"tasks": []})
+    if source := settings.run.init_from:
+        start = run if begun else source
+        model, known = start_model(start, str(device), settings.run.trainable)
+        settings = replace(settings, model=model.config)
+    elif begun and (run / "tokenizer.json").is_file():
+        known = Tokenizer.load(run)
     data = prepare_data(settings, known)
     if group.is_main:
         group.barrier()
-    trainer = _make_trainer(run, settings, data, device, group)
+    trainer = _make_trainer(run, settings, data, model, device, group)
     if begun:
         trainer.restore(checkpoint.load_state(run))
     if group.is_main and (not begun or settings.data != Settings.read(run).data):
         write_json(file, trainer.settings)
+    if source and not begun:
+        trainer.evaluate()  # the weights kept are never worse than those of the start
     _log_introduction(settings, data, trainer)
     begin = time.perf_counter()
     with _signals(trainer), _ProgressBar(trainer, settings.run.samples) as bar:
@@ -94,15 +107,17 @@ def _train(run: Path, settings: Settings, group: ProcessGroup) -> None:
     group.close()
     if group.is_main:
         log(f"trained for {(time.perf_counter() - begin) / 60:.1f} minutes; evaluating the weights")
-        _report(trainer, data, settings.run.json)
+        _report(trainer, data, settings.run.json, source)
 
 
 def _make_trainer(
-    run: Path, settings: Settings, data: TrainingData, device: torch.device, group: ProcessGroup
-) -> Trainer:
+    run: Path, settings: Settings, data: TrainingData, model: Transformer | None,
+    device: torch.device, group: ProcessGroup,
+) -> Trainer:  # fmt: skip
     """The trainer of a run, with the fast versions of loss, optimizer and saving."""
     torch.manual_seed(settings.train.seed % 2**64)  # it takes no larger one
-    model = Transformer(replace(settings.model, vocab_size=data.tokenizer.vocab_size)).to(device)
+    shape = replace(settings.model, vocab_size=data.tokenizer.vocab_size)
+    model = model or Transformer(shape).to(device)
     dtype, part = select_dtype(settings.run.dtype, device), settings.data.pair_share
     pair_tokens = sum(len(prompt) + len(completion) for prompt, completion in data.examples)
     repeats = data.train.n_tokens * part / (1 - part) / pair_tokens if pair_tokens else 1
@@ -175,7 +190,8 @@ def _signals(trainer: Trainer) -> Iterator[None]:
 
 def _log_introduction(settings: Settings, data: TrainingData, trainer: Trainer) -> None:
     model, source = trainer.model, settings.data.data or "generated"
-    pairs = f", {len(data.examples)} pairs of {', '.join(data.tasks)}" if data.tasks else ""
+    names = ", ".join([*data.tasks, *filter(None, [settings.data.pairs])])
+    pairs = f", {len(data.examples)} pairs of {names}" if names else ""
     device, dtype = model.embedding.weight.device.type, str(trainer.dtype).removeprefix("torch.")
     log(f"text    {len(data.train):,} stories ({source}), {data.train.n_tokens:,} tokens{pairs}")
     log(f"model   {model.n_parameters():,} parameters, {model.config.n_layer} block(s), vocabulary "
@@ -183,21 +199,45 @@ def _log_introduction(settings: Settings, data: TrainingData, trainer: Trainer) 
     log(f"machine {device}, {dtype}, {torch.get_num_threads()} thread(s)\nrun     {trainer.run}")
 
 
-def _report(trainer: Trainer, data: TrainingData, json: str | None) -> None:
+def _changes(
+    model: Transformer, data: TrainingData, trainer: Trainer, source: str
+) -> dict[str, tuple[float, float]]:
+    """Bits per byte before and after a fine-tuning, on about 40,000 tokens of the new validation
+    text, and of the old one if `source` is a run."""
+    tokenizer, before = data.tokenizer, trainer.progress.history[0]["bits_per_byte"]
+    changes = {"new text": (before, trainer.progress.best)}
+    try:
+        if settings := Settings.read(source):
+            text = validation_subset(measured_text(settings, tokenizer, EvalConfig()))
+            models = (load(source, device=str(model.embedding.weight.device))[0], model)
+            losses = [text_loss(each, text, tokenizer.eot_id).bits_per_byte for each in models]
+            changes["old text"] = (losses[0], losses[1])
+    except UserError as error:
+        log(f"the loss on the text of {source} is not measured: {error}")
+    return changes
+
+
+def _report(trainer: Trainer, data: TrainingData, json: str | None, source: str | None) -> None:
     """Print loss and exact match of the weights kept, two stories, and what to try next."""
     run, progress = trainer.run, trainer.progress
     model, tokenizer = load(run, device=str(trainer.model.embedding.weight.device))
     sampler = FastSampler(model, tokenizer)
     loss = text_loss(model, data.valid, tokenizer.eot_id, progress=True)
     scores = exact_match(sampler, data.tasks)
+    if data.pairs[0]:
+        scores["pairs"] = score(sampler, *(split[:1000] for split in data.pairs))
+    changes = _changes(model, data, trainer, source) if source else {}
     stories = sampler.generate(["", ""], seeds=[1, 2], max_new_tokens=256, temperature=0.7)
     plot = plot_losses(run)
     if json:  # before printing, which may fail
         entry = model_entry(model.n_parameters(), loss, scores)
+        entry |= {"before_and_after": changes} if changes else {}
         entry |= {"steps": progress.step, "tokens": progress.tokens, "seconds": progress.seconds}
         write_json(json, {"models": {str(run): entry}})
-    if data.tasks:
+    if scores:
         print(task_table(scores), end="\n\n")
+    for text, (before, after) in changes.items():
+        print(f"{text}: {before:.3f} bits per byte before, {after:.3f} after")
     print(f"validation: {loss.nats_per_token:.3f} nats per token, perplexity "
           f"{loss.perplexity:.1f}, {loss.bits_per_byte:.3f} bits per byte\n")  # fmt: skip
     for number, text in enumerate(stories, 1):

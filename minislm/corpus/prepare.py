@@ -22,7 +22,6 @@ from minislm.tokenizer import Tokenizer
 
 FORMAT = "minislm-tokens-5"  # part of every key: change it when cleaning or the files change
 TOKENIZER_TEXT = 50_000_000  # characters: more text does not make a better vocabulary
-HASHES = "hashes.txt"
 
 
 class CacheError(UserError):
@@ -49,7 +48,7 @@ def prepare(
         # A worker imports the main script; here it would wait for its own parent for ever.
         raise RuntimeError('a script must call prepare() under `if __name__ == "__main__":`')
     cache = Path(cache)
-    texts = [fingerprint(each, cache / HASHES) for each in (source, exclude) if each is not None]
+    texts = [fingerprint(each, cache) for each in (source, exclude) if each is not None]
     folder = cache / _key(FORMAT, texts, tokenizer.eot_id, tokenizer.backend.to_str())
     with suppress(UserError):  # not there, or damaged
         return _open(folder)
@@ -75,7 +74,7 @@ def train_tokenizer(
 
     It is trained now or found in `cache`. Raises UserError as `read_stories` and `Tokenizer.train`.
     """
-    content = fingerprint(source, Path(cache) / HASHES)
+    content = fingerprint(source, cache)
     key = _key(FORMAT, tokenizers.__version__, TOKENIZER_TEXT, content, *more, vocab_size, digits)
     folder = Path(cache) / f"tokenizer-{key}"
     with suppress(UserError):  # not there, or damaged
@@ -99,7 +98,7 @@ def _key(*parts: object) -> str:
 def _open(folder: Path) -> PreparedText:
     """The token file of a folder; raises UserError if it is not there or damaged."""
     index, file = clean.load_arrays(folder / "index.npz"), folder / "tokens.bin"
-    if fingerprint(file, folder.parent / HASHES) != index["sha256"]:
+    if fingerprint(file, folder.parent) != index["sha256"]:
         raise UserError(f"{file} is damaged; run the same command again")
     tokens = np.memmap(file, str(index["dtype"]), mode="r")
     return PreparedText(tokens, index["starts"], index["sizes"], str(index["counts"]), folder)
@@ -136,6 +135,6 @@ def _make(
         raise
     lengths, sizes, _ = np.concatenate(stories).T
     index = {"starts": np.insert(np.cumsum(lengths), 0, 0), "sizes": sizes, "counts": str(counts)}
-    index |= {"sha256": fingerprint(file, folder.parent / HASHES), "dtype": tokens.dtype.str}
+    index |= {"sha256": fingerprint(file, folder.parent), "dtype": tokens.dtype.str}
     clean.save_arrays(folder / "index.npz", index)
     shutil.rmtree(parts, ignore_errors=True)

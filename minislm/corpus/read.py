@@ -199,12 +199,12 @@ def _text_column(path: Path, texts: list[str], names: Iterable[str]) -> str:
 _READERS = {".txt": _decode, ".jsonl": _records, ".csv": _records, ".parquet": _rows}
 
 
-def fingerprint(source: str | Path, hashes: Path) -> str:
+def fingerprint(source: str | Path, cache: str | Path) -> str:
     """The sha256 of the contents and suffixes of all files of `source`, in their order.
 
-    The text file `hashes` keeps those of large files, so that they are not read before every run.
+    A file in `cache` keeps those of large files, so that they are not read before every run.
     """
-    known, whole = "", hashlib.sha256()
+    known, whole, hashes = "", hashlib.sha256(), Path(cache, "hashes.txt")
     with suppress(OSError):  # not there yet
         known = hashes.read_text(errors="replace")
     for path in source_files(source):

@@ -43,7 +43,7 @@ def plot_losses(run: Path) -> Path | None:
     text = read_text(metrics) if metrics.is_file() else ""
     records = [json.loads(line) for line in text.splitlines()]
     curves = {
-        label: [(record["tokens"] / 1e6, *3 * (record[key],)) for record in records]
+        label: [(r["tokens"] / 1e6, *3 * (r[key],)) for r in records if key in r]
         for key, label in (("train_loss", "training"), ("valid_loss", "validation"))
     }
     if not records or lines(curves, "million tokens", "loss (nats per token)", path) == _NONE:

@@ -16,14 +16,13 @@ class ScoreConfig:
     grader: str | None = option(None, "model whose likelihood of the texts is measured too")
     human: str | None = option(None, "CSV file of human scores to correlate with; needs --grader")
     sensitivity: bool = option(False, "show the scores of texts that were corrupted on purpose")
-    judge: str | None = option(None, "URL of an OpenAI-compatible endpoint that judges too, like "
-                               "http://localhost:8000/v1; its key: MINISLM_JUDGE_KEY")  # fmt: skip
-    judge_model: str | None = option(None, "name of the judge's model")
+    judge: str | None = option(None, "OpenAI-compatible endpoint that judges too, and its model: "
+                               "http://localhost:8000/v1#NAME; key: MINISLM_JUDGE_KEY")  # fmt: skip
     judge_budget: int = option(200_000, "tokens to and from the judge at most", minimum=1)
 
     def __post_init__(self) -> None:
         check(self)
-        if (self.judge is None) != (self.judge_model is None):
-            raise UserError("--judge and --judge-model go together; give both")
+        if self.judge is not None and not self.judge.partition("#")[2]:
+            raise UserError(f"--judge takes URL#NAME, not {self.judge!r}: the model is missing")
         if self.human is not None and self.grader is None:
             raise UserError("--human needs --grader: likelihood alone is one of the baselines")

@@ -112,7 +112,7 @@ class Judge:
                 reason = str(error) or type(error).__name__
         raise UserError(
             f"the judge at {self.url} gave no answer ({reason}); judgements so far are kept in "
-            f"{self.cache}: check --judge, --judge-model and {KEY_VARIABLE}, and try again"
+            f"{self.cache}: check --judge and {KEY_VARIABLE}, and try again"
         )
 
 

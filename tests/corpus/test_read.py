@@ -325,40 +325,41 @@ def test_parquet_files_that_cannot_be_read(tmp_path, monkeypatch):
 
 def test_a_hash_is_kept_until_the_file_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(read, "BLOCK", 100)
-    path, hashes, nowhere = in_file(tmp_path / "a.txt"), tmp_path / "cache" / "h", tmp_path / "no"
-    fresh = fingerprint(path, hashes)
+    path, cache, nowhere = in_file(tmp_path / "a.txt"), tmp_path / "cache", tmp_path / "no"
+    hashes = cache / "hashes.txt"
+    fresh = fingerprint(path, cache)
     assert not hashes.exists()  # written just now: it may change again unseen
     clock = time.time()
     monkeypatch.setattr(read.time, "time", lambda: clock + 10)
-    assert fingerprint(path, hashes) == fresh and hashes.exists()
+    assert fingerprint(path, cache) == fresh and hashes.exists()
     with monkeypatch.context() as patch:
         patch.setattr(read, "_blocks", lambda *_: pytest.fail("read again"))
-        assert fingerprint(path, hashes) == fresh
+        assert fingerprint(path, cache) == fresh
     times = path.stat()
     path.write_text(path.read_text().replace("cat", "dog"))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as old and as long as before
-    changed = fingerprint(path, hashes)
+    changed = fingerprint(path, cache)
     assert changed == fingerprint(path, nowhere) != fresh
     known = hashes.read_text()
     for damage in ("", "[]\n", known[70:], known.replace("\n", "x\n"), "x" + known, "\xff\0"):
         hashes.write_text(damage)
-        assert fingerprint(path, hashes) == changed
+        assert fingerprint(path, cache) == changed
 
 
 def test_the_order_and_the_borders_of_files_are_part_of_the_hash(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "b.txt").write_text("two")
-    first = fingerprint(tmp_path, tmp_path / "hashes")
+    first = fingerprint(tmp_path, tmp_path.parent / "cache")
     (tmp_path / "a.txt").write_text("two")
     (tmp_path / "b.txt").write_text("one")
-    assert fingerprint(tmp_path, tmp_path / "hashes") != first
+    assert fingerprint(tmp_path, tmp_path.parent / "cache") != first
     (tmp_path / "a.txt").write_text("on")
     (tmp_path / "b.txt").write_text("etwo")
-    assert fingerprint(tmp_path, tmp_path / "hashes") != first
+    assert fingerprint(tmp_path, tmp_path.parent / "cache") != first
 
 
 def test_the_kind_of_a_file_is_part_of_the_hash(tmp_path):
     kinds = ["a.txt", "a.csv", "a.jsonl"]
-    prints = {fingerprint(in_file(tmp_path / name), tmp_path / "hashes") for name in kinds}
+    prints = {fingerprint(in_file(tmp_path / name), tmp_path / "cache") for name in kinds}
     assert len(prints) == 3
-    assert fingerprint(in_file(tmp_path / "B.TXT"), tmp_path / "hashes") in prints
+    assert fingerprint(in_file(tmp_path / "B.TXT"), tmp_path / "cache") in prints

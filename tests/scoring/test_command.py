@@ -65,8 +65,8 @@ def test_models_are_scored_side_by_side(run_script, tiny_run, tmp_path):
 def test_the_judge_reads_all_texts_within_its_budget(run_script, tiny_run, stub, tmp_path):
     (tmp_path / "prompts.txt").write_text("Once upon a time\n\nOne day, Tom\n")
     flags = ("--score", "--model", tiny_run, "--samples", 16, "--threads", 1, "--judge",
-             f"http://127.0.0.1:{stub.server_port}/v1", "--judge-model", "stub",
-             "--prompt-file", "prompts.txt")  # fmt: skip
+             f"http://127.0.0.1:{stub.server_port}/v1#stub", "--prompt-file",
+             "prompts.txt")  # fmt: skip
     done = run_script("eval.py", *flags, "--judge-budget", 500)  # each answer costs 100 tokens
     assert done.code == 0, done.err
     judged = {row[0]: row[1:] for row in rows_of(done.out)}
@@ -92,8 +92,8 @@ def test_human_scores_and_corruptions_need_no_model(run_script, human_scores, ti
 def test_what_cannot_be_scored_is_refused(run_script):
     for flags, words in (
         (["--score", "--human", "x.csv"], "--human needs --grader"),
-        (["--score", "--judge", "http://x/v1"], "--judge-model"),
+        (["--score", "--judge", "http://x/v1"], "--judge takes URL#NAME"),
     ):
         done = run_script("eval.py", *flags)
         assert done.code == 2 and words in done.err
-    assert ScoreConfig(judge="http://x", judge_model="m").judge_budget > 0
+    assert ScoreConfig(judge="http://x#m").judge_budget > 0
