@@ -181,10 +181,12 @@ def exact_match(sampler: Sampler, tasks: Iterable[str]) -> dict[str, TaskScore]:
 def score(sampler: Sampler, *splits: Sequence[Pair]) -> TaskScore:
     """Right answers of each split: equal to the pair's, as the tokenizer has it, and finished."""
     tokenizer, counts, left_out = sampler.text_tokenizer(), [], []
+    decode = tokenizer.decode
     for split in splits:
         fitting, too_long = fits(tokenizer, split, sampler.model.config.context)
         left_out += [pair.i for pair in too_long]
-        wanted = [tokenizer.continuation(*encode_pair(tokenizer, pair)) for pair in fitting]
+        encoded = [encode_pair(tokenizer, pair) for pair in fitting]
+        wanted = [decode(prompt + ids)[len(decode(prompt)) :] for prompt, ids in encoded]
         found = zip(answers(sampler, fitting), wanted)
         right = sum(answer == Answer(text, finished=True) for answer, text in found)
         counts.append((right, len(fitting)))

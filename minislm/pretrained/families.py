@@ -39,7 +39,7 @@ _ROPE_SCALING = {  # kind of rotary scaling -> its parameters; see rope.py
 _OTHER_FILES = {  # pattern of a name -> what is often given in place of a model, and what to do
     r"adapter_.*": "is an adapter: merge it into its base model (PEFT: merge_and_unload)",
     r".*\.gguf": "is for llama.cpp; give a Hugging Face folder of the model",
-    r"(?!train_state).*\.(pt|pth|ckpt)": "is a training state; give a model or run folder",
+    r".*\.(pt|pth|ckpt)": "is a training state; give a run folder or Hugging Face folder",
     r".*\.(h5|msgpack|onnx)": "is for another framework; get model.safetensors",
 }
 

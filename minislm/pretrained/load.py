@@ -115,8 +115,8 @@ def _read_weights(folder: Path) -> tuple[Path, Tensors]:
     """The weight file, or the index of its shards, and all tensors; safetensors come first."""
     found = [folder / name for name in _FILES if (folder / name).is_file()]
     if not found:
-        advice = describe(folder.glob("*"), f"it needs {_FILES[0]} or {_FILES[2]}")
-        raise CheckpointError(f"no weights in {folder}: {advice}")
+        other = describe(folder.glob("*"), "check the path")
+        raise CheckpointError(f"no weights in {folder} ({_FILES[0]} or {_FILES[2]}): {other}")
     tensors: Tensors = {}
     for file in _shards(found[0]) if found[0].suffix == ".json" else found[:1]:
         _check_start(file)
