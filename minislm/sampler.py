@@ -177,13 +177,15 @@ class Batch:
             each.add(tokens, self.stop_ids, self.settings.stop_strings)
 
     def _pick(self, rows: Sequence[Continuation]) -> Pick:
-        """How to sample: with a repetition penalty or log-probabilities, one step at a time."""
+        """How to sample: step by step with a penalty, log-probabilities or ids without a token."""
         penalty = self.settings.repetition_penalty
-        if penalty == 1 and not self.settings.logprobs:
+        unused = self.tokenizer.unused_ids if self.tokenizer else []
+        if penalty == 1 and not self.settings.logprobs and not unused:
             return self.sample
 
         def pick(logits_BV: Tensor, u_B: Tensor) -> Tensor:
-            allowed_BV = logits_BV.float()
+            allowed_BV = logits_BV.float().clone()
+            allowed_BV[:, [i for i in unused if i < allowed_BV.shape[1]]] = -torch.inf
             if penalty != 1:
                 seen_BV = torch.zeros_like(allowed_BV, dtype=torch.bool)
                 for seen_V, each in zip(seen_BV, rows):

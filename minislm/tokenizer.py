@@ -5,6 +5,7 @@ text that can be streamed token by token. Other formats are in pretrained/tokeni
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import tokenizers
@@ -133,6 +134,11 @@ class Tokenizer:
                     "do the model and the tokenizer belong together?"
                 )
         return self.backend.decode(ids, skip_special_tokens=True)
+
+    @cached_property
+    def unused_ids(self) -> list[int]:
+        """Ids below `vocab_size` without a token."""
+        return sorted(set(range(self.vocab_size)) - set(self.backend.get_vocab().values()))
 
     def continuation(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """The text that `ids` add after the ids `before`.

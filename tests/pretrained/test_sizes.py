@@ -61,6 +61,25 @@ def test_ids_without_a_token_are_never_sampled(kind, more, settings, tokenizer):
     assert more == 1 or max(ids[0]) >= rows
 
 
+@both
+@pytest.mark.parametrize("settings", [dict(temperature=0.0), dict(temperature=1.0)], ids=str)
+@pytest.mark.parametrize("rows", [60, 20], ids=["rows for all", "the gap exceeds the rows"])
+def test_ids_in_a_gap_of_the_vocabulary_are_never_sampled(kind, rows, settings, tokenizer):
+    contents, last = json.loads(tokenizer.backend.to_str()), tokenizer.vocab_size - 1
+    vocabulary = contents["model"]["vocab"]
+    vocabulary[max(vocabulary, key=vocabulary.get)] += 40
+    gap = Tokenizer(Backend.from_str(json.dumps(contents)))
+    assert gap.vocab_size == last + 41 and gap.unused_ids == [*range(last, last + 40)]
+    model = random_model(vocab_size=last + rows)
+    with torch.no_grad():
+        model.embedding.weight[last : last + 40] *= 2
+    options = dict(max_new_tokens=30, seeds=range(len(PROMPTS)), **settings)
+    prompts = [gap.prompt_ids(text) for text in PROMPTS]
+    found = kind(model, gap).generate_ids(prompts, **options)
+    assert found == Sampler(model, gap).generate_ids(prompts, **options)
+    assert not set(gap.unused_ids) & {token for ids in found for token in ids}
+
+
 def test_an_evaluation_of_a_padded_vocabulary(tokenizer):
     model = random_model(vocab_size=tokenizer.vocab_size + 140)
     scores = exact_match(FastSampler(model, tokenizer), ["copy"])
