@@ -63,7 +63,7 @@ def interact(
         except (EOFError, OSError):  # OSError: stdin is closed
             return log("")
         except UserError as error:
-            log(f"error: {error}")
+            log(f"\nerror: {error}")
 
 
 def _stream(sampler: Sampler, prompt: str, settings: SampleConfig) -> str:

@@ -16,6 +16,7 @@ from minislm.fast.engine import FastEngine, PreparedModel
 from minislm.fast.linear import PRECISIONS
 from minislm.fast.threads import run_threads
 from minislm.fast.topk import FastTokenSampler
+from minislm.fast.traced import can_trace
 from minislm.runtime.errors import UserError
 from minislm.sampler import Continuation, Engine, PlainEngine, Sampler
 from minislm.tokenizer import Tokenizer
@@ -94,6 +95,8 @@ class FastSampler(Sampler):
         if self.compiled and not _stepwise(settings):
             if self._prepare(rows, True).for_compiled is not None:
                 return 0
+        if rows >= _ROWS and not can_trace():
+            return 0  # workers would wait for each other's Python
         small = self.model.n_parameters() <= _SMALL
         workers = min(threads, rows // (_ROWS if small else _ROWS_OF_LARGE))
         if workers <= 1 and not small:

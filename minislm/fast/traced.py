@@ -6,6 +6,7 @@ runs, the other threads can run theirs.
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,7 @@ class Trace:
             return self._run(*inputs)
 
 
+@cache
 def can_trace() -> bool:
     """Whether this version of PyTorch can trace a module and run the trace."""
     x = torch.zeros(1)

@@ -36,7 +36,7 @@ MKL = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="needs MK
 
 
 def forget() -> None:
-    for function in (linear._traceable, fallback._log_once):
+    for function in (linear._traceable, fallback._log_once, can_trace):
         function.cache_clear()
 
 
@@ -65,6 +65,9 @@ def test_the_matrix_without_tracing(family, tokenizer, monkeypatch, capfd):
             assert [new.ids for new in found] == [new.ids for new in expected]
             for one, other in zip(found, expected):
                 assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+        with monkeypatch.context() as patch:  # threads would wait for each other's Python
+            patch.setattr(torch, "get_num_threads", lambda: 2)
+            assert fast._workers(16, SampleConfig()) == 0
         assert fast._prepared
         for prepared in fast._prepared.values():
             assert not prepared.traced and not isinstance(prepared.model.head, nn.Linear)
