@@ -44,10 +44,7 @@ def benchmark(
     threads: int | None = None, json: str | None = None, compiled: bool = False,
 ) -> None:  # fmt: skip
     """Measure, print the table, and write the JSON file and the plot where they are named.
-
-    Raises:
-        UserError: a model that cannot be opened.
-    """
+    UserError: a model that cannot be opened."""
     where, threads = select_device(device), threads or torch.get_num_threads()
     with tempfile.TemporaryDirectory() as temporary:
         folder = _model_folder(source, config.preset, Path(temporary))

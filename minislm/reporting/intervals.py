@@ -13,10 +13,7 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.2
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """The score interval of a rate, from independent trials (Wilson 1927, equation 4).
-
-    Raises:
-        ValueError: no trials, or more successes than trials.
-    """
+    ValueError: no trials, or more successes than trials."""
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"{successes} of {trials} is not a rate")
     rate, z2 = successes / trials, _Z**2

@@ -45,10 +45,7 @@ def score_model(
 
     index: the training text, to find what is copied. grader: another model, whose log-likelihood
     of the texts is measured too.
-
-    Raises:
-        UserError: most prompts, or all instructions, exceed half of the model's context.
-    """
+    UserError: most prompts, or all instructions, exceed half of the model's context."""
     examples = (story for story in generate(20 * samples, _SEED) if "Words" in story.header)
     headers = {story.instruct.removesuffix(story.text): story
                for story in islice(examples, max(1, samples // _INSTRUCT_EVERY))}  # fmt: skip

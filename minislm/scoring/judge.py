@@ -71,10 +71,7 @@ class Judge:
 
     def judge(self, prompt: str, text: str) -> Judgement | None:
         """The judgement of a continuation; None without a usable answer or without budget.
-
-        Raises:
-            UserError: the endpoint refuses (wrong key, name or address) or cannot be reached.
-        """
+        UserError: the endpoint refuses (wrong key, name or address) or cannot be reached."""
         ages = ", ".join(f"{key}: {age}" for key, age in AGES.items())
         question = _TASK.format(prompt=prompt, text=text, ages=ages)
         key = hashlib.sha256(f"{self.url}\0{self.model}\0{question}".encode()).hexdigest()

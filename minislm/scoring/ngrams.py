@@ -32,10 +32,7 @@ def bleu(
     nearest in length (the shorter of two). An order without a match counts as 1 / (2^k x total)
     for the k-th such order (Chen & Cherry 2014, method 3). 0 if no single token matches, or if no
     hypothesis has n-grams of an order.
-
-    Raises:
-        ValueError: the lists differ in length, or a hypothesis has no reference.
-    """
+    ValueError: the lists differ in length, or a hypothesis has no reference."""
     pairs = list(zip(hypotheses, references, strict=True))
     length = sum(map(len, hypotheses))
     nearest = sum(min((abs(len(ref) - len(own)), len(ref)) for ref in refs)[1]

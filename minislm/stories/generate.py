@@ -74,6 +74,7 @@ def generate(
     """Yield `count` stories, numbers `start`, `start` + 1, ... of the stream that `seed` names.
 
     A story depends on the seed and its own number only, so slices can be made in parallel.
+    UserError: a negative count or start, or a share outside [0, 1].
 
     Args:
         agreement_errors: share of stories in which one to three words break agreement
@@ -81,9 +82,6 @@ def generate(
         shuffled: share of stories whose sentences are out of order.
         duplicates: share of stories that repeat an earlier one word for word.
         numbers: share of stories about large numbers; see `number_plots.py`.
-
-    Raises:
-        UserError: a negative count or start, or a share outside [0, 1].
     """
     for name, value in (("count", count), ("start", start)):
         if value < 0:

@@ -38,10 +38,7 @@ class Study(NamedTuple):
 
 def run_study(name: str, study: Study, config: StudyConfig, command: str) -> Path:
     """Run the trials that have no result yet and write FOLDER/report.md; returns its path.
-
-    Raises:
-        UserError: a worker process was killed, or the folder cannot be written to.
-    """
+    UserError: a worker process was killed, or the folder cannot be written to."""
     folder = Path(config.out or Path("runs/studies") / (name + "-quick" * config.quick))
     try:
         folder.mkdir(parents=True, exist_ok=True)
