@@ -161,22 +161,17 @@ class StoryState:
 
     # -- people, places, times
 
-    def child(self) -> Person:
-        """A boy or a girl with a new name."""
+    def person(self, animal: str = "") -> Person:
+        """A child, or an animal of that kind, with a new name."""
         she = self.chance()
-        return self._person(words.girls if she else words.boys, "girl" if she else "boy", she)
-
-    def animal(self, kind: str) -> Person:
-        """An animal with a new name."""
-        she = self.chance()
-        return self._person(words.she_animals if she else words.he_animals, kind, she)
-
-    def _person(self, names: Sequence[str], kind: str, she: bool) -> Person:
-        # Two names with the same first letter are easily mixed up.
+        names = words.girls if she else words.boys
+        if animal:
+            names = words.she_animals if she else words.he_animals
         name = self.pick(names)
-        while name[0] in self.initials:
+        while name[0] in self.initials:  # names with the same first letter are easily mixed up
             name = self.pick(names)
         self.initials.add(name[0])
+        kind = animal or ("girl" if she else "boy")
         return Person(name, kind, *PRONOUNS["she" if she else "he"])
 
     def cast(self, fable: float = 0.0) -> tuple[Person, Person]:
@@ -184,8 +179,8 @@ class StoryState:
         self.fable = self.chance(fable)
         if self.fable:
             one, other = self.rng.sample(words.forest_animals, 2)
-            return self.animal(one), self.animal(other)
-        return self.child(), self.child()
+            return self.person(one), self.person(other)
+        return self.person(), self.person()
 
     def outdoors(self) -> str:
         return self.pick(words.forest_places if self.fable else words.outdoors)

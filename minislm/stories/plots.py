@@ -779,8 +779,8 @@ def treasure(s: StoryState) -> str:
 def race(s: StoryState) -> str:
     """The fast one boasts, the slow one keeps going."""
     pick, s.fable = s.pick, True
-    fast = s.animal(pick(("rabbit", "deer", "horse", "fox")))
-    slow = s.animal(pick(("turtle", "snail", "hedgehog", "duck")))
+    fast = s.person(pick(("rabbit", "deer", "horse", "fox")))
+    slow = s.person(pick(("turtle", "snail", "hedgehog", "duck")))
     he = slow.he
     days, wins = s.between(4, 20), s.chance(0.7)
     goal = pick(("old bridge", "big rock", "tall tree", "end of the field", "top of the hill"))
@@ -982,7 +982,7 @@ def pets(s: StoryState) -> str:
 
 def worker(s: StoryState) -> str:
     """A day at work, in the present tense: made, sold, left."""
-    child, pick = s.child(), s.pick
+    child, pick = s.person(), s.pick
     title, kind, he = ("Mrs", "woman", "she") if s.chance() else ("Mr", "man", "he")
     boss = Person(f"{title}. {pick(words.surnames)}", kind, *PRONOUNS[he])
     his = boss.his
