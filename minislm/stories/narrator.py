@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from minislm.stories.lexicon import a, plural, words
 from minislm.tasks import number_words
@@ -37,6 +38,8 @@ class StoryState:
         self.rng = rng
         self.pick = rng.choice
         self.between = rng.randint
+        self.happy, self.sad = partial(rng.choice, words.happy), partial(rng.choice, words.sad)
+        self.was = partial(rng.choice, ("was", "was", "felt"))
         self.digit_share = rng.choices((0.0, 0.5, 1.0), (5, 2, 2))[0]
         self.owned: Counter[tuple[str, str]] = Counter()
         self.sentences: list[str] = []
@@ -59,10 +62,7 @@ class StoryState:
     # -- sentences
 
     def add(self, text: str) -> None:
-        """Add one of the variants in `text` to the story; it may be several sentences.
-
-        A sentence begins with a capital and never with a digit.
-        """
+        """Add one of the variants in `text`; it begins with a capital and never with a digit."""
         text = self.one_of(text)
         if text[0].isdigit():
             text = re.sub(r"\d+", lambda digits: number_words(int(digits[0])), text, count=1)
@@ -80,10 +80,7 @@ class StoryState:
         self.gap = "\n"
 
     def say(self, who: object, text: str, verb: str = "", *, indirect: str = "") -> None:
-        """Add direct speech: one of the variants in `text`.
-
-        A story without dialogue has the sentence `indirect` instead, or nothing.
-        """
+        """Add direct speech, one of the variants in `text`; without dialogue, `indirect`."""
         line = self.one_of(text)
         if not self.dialogue:
             if indirect:
@@ -190,15 +187,6 @@ class StoryState:
         part = self.pick(("day", "day", "morning", "afternoon"))
         fair = f"{self.pick(words.nice_weather)} {part}"
         return self.pick(("one/o day", f"one/o {part}", f"one/o {fair}", f"on {a(fair)}"))
-
-    def happy(self) -> str:
-        return self.pick(words.happy)
-
-    def sad(self) -> str:
-        return self.pick(words.sad)
-
-    def was(self) -> str:
-        return self.pick(("was", "was", "felt"))
 
 
 def at(place: str) -> str:
