@@ -108,11 +108,9 @@ def measure(
 
 def flops_per_token(model: ModelConfig) -> float:
     """Floating-point operations that one token of training needs, forward and backward.
-
     Six per weight of a matrix (Kaplan et al. 2020, table 1); and per block six for each feature of
     the, on average, context / 2 tokens that a query attends to, twice: for scores and for values.
-    What the causal mask hides is not counted.
-    """
+    What the causal mask hides is not counted."""
     with on_meta_device():
         transformer = Transformer(model)
     weights = sum(w.numel() for w in transformer.blocks.parameters() if w.ndim == 2)

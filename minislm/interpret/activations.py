@@ -195,9 +195,7 @@ def neuron_peaks(
     model: Transformer, tokenizer: Tokenizer, stories: Sequence[str], most: int = 6
 ) -> list[list[list[Peak]]]:
     """For every block and neuron, the `most` tokens with the largest activations.
-
-    Of each story only the largest activation of a neuron counts: no story fills a list alone.
-    """
+    Of each story only the largest activation of a neuron counts: no story fills a list alone."""
     encoded = [encode(model, tokenizer, story) for story in stories]
     largest = [activations_of(model, ids).max(1) for ids, _ in encoded]  # values, indices: [L, F]
     best_NLF, story_NLF = torch.stack([x.values for x in largest]).topk(min(most, len(stories)), 0)

@@ -35,10 +35,8 @@ def of_mean(values: Sequence[float]) -> tuple[float, float, float]:
 
 def of_rates(successes: Sequence[int], trials: Sequence[int]) -> tuple[float, float, float]:
     """The mean rate of several runs, one per seed, and its interval.
-
     Student's interval over the seeds covers the variance of training, but has length 0 where all
-    seeds agree. Wilson's over all trials covers that of the questions. This is their hull.
-    """
+    seeds agree. Wilson's over all trials covers that of the questions. This is their hull."""
     rates = [s / n for s, n in zip(successes, trials, strict=True)]
     low, high = wilson(sum(successes), sum(trials))
     if len(rates) > 1:

@@ -27,7 +27,6 @@ def bleu(
     hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]], order: int = 4
 ) -> float:
     """Corpus BLEU from 0 to 100 (Papineni et al. 2002), smoothed as sacrebleu does by default.
-
     references[i] are all references of hypotheses[i]. The brevity penalty takes the reference
     nearest in length (the shorter of two). An order without a match counts as 1 / (2^k x total)
     for the k-th such order (Chen & Cherry 2014, method 3). 0 if no single token matches, or if no

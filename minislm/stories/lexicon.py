@@ -85,10 +85,8 @@ def verb_form(verb: str, form: str) -> str:
 @cache
 def lexicon() -> dict[str, dict[str, tuple[str, str]]]:
     """Every known form in lower case (names as written): its classes, the default one first.
-
     Each class maps to (lemma, form): form is "one" or "many" for nouns, "base", "s", "past",
-    "past-s" (was), "participle" or "ing" for verbs, "" for the rest.
-    """
+    "past-s" (was), "participle" or "ing" for verbs, "" for the rest."""
     forms: dict[str, dict[str, tuple[str, str]]] = {}
     for word_class, surface, lemma, form in _entries():
         forms.setdefault(surface, {}).setdefault(word_class, (lemma, form))
@@ -155,10 +153,8 @@ def tokens(text: str) -> Iterator[tuple[str, str]]:
 
 def classify(text: str) -> list[tuple[str, str]]:
     """(part of the text, word class) for each word and punctuation mark of any text.
-
     A part keeps the white space in front of it, so the parts joined are the text itself. Unknown
-    words are "other"; an ambiguous word takes the class that the module's docstring describes.
-    """
+    words are "other"; an ambiguous word takes the class that the module's docstring describes."""
     parts = [(space + word, look_up(word)[0]) for space, word in tokens(text)]
     rest = text[sum(len(part) for part, _ in parts) :]
     return [*parts, (rest, "other")] if rest else parts

@@ -68,9 +68,7 @@ def edit_distance(a: str, b: str) -> int:
 
 class Baseline(nn.Module):
     """A module without weights that gives `answer(pair, train)` to the prompts of `known` pairs.
-
-    By default, it knows all pairs of all tasks, and learns from those that it knows in D_train.
-    """
+    By default, it knows all pairs of all tasks, and learns from those that it knows in D_train."""
 
     def __init__(
         self, answer: Callable[[Pair, list[Pair]], str], tokenizer: Tokenizer,

@@ -26,10 +26,8 @@ def train_in_memory(
     config: TrainConfig, steps: int, until: float = 0.0, loss_on: str = "completion",
 ) -> tuple[int, float]:  # fmt: skip
     """Train in place for `steps` steps, or until the smoothed loss is below `until`.
-
     Matrix products are in bfloat16. Only parameters that require a gradient are changed. Returns
-    the number of steps and the smoothed loss in nats per token.
-    """
+    the number of steps and the smoothed loss in nats per token."""
     batches = Batches(
         stories, examples, context=model.config.context, batch_tokens=config.batch_tokens,
         eot_id=tokenizer.eot_id, loss_on=loss_on, seed=config.seed,

@@ -37,9 +37,7 @@ LIMITS = {"unary": (400, 0.002), "all": (600, 0.01), "other": (300, 0.01)}
 
 def plan(config: StudyConfig) -> list[list[Trial]]:
     """Pre-training and the baselines; then every variant, task and seed.
-
-    A variant that is not fine-tuned is evaluated once for each pre-trained model.
-    """
+    A variant that is not fine-tuned is evaluated once for each pre-trained model."""
     seeds = range(config.seeds or (2 if config.quick else 8))
     chosen = [*VARIANTS[: 3 if config.quick else None]]
     chosen += [Variant(f"{source}, {adapt}", source, adapt=adapt) for source in config.models

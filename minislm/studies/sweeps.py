@@ -49,11 +49,9 @@ def sweep(
     describe: Callable[[Axes, Path], str],
 ) -> Study:  # fmt: skip
     """A study of a base run, and of runs that differ from it in one setting.
-
     With --quick, the values are `quick`, or else the base run's. `steps` of training are given
     without and with it. `train` takes settings, seed, steps and the study's folder; `describe`
-    writes its plots into the folder and returns Markdown.
-    """
+    writes its plots into the folder and returns Markdown."""
 
     def plan(config: StudyConfig) -> list[list[Trial]]:
         small = {name: quick.get(name, each[:1]) for name, each in values.items()}
