@@ -58,11 +58,8 @@ class Story:
     @property
     def instruct(self) -> str:
         """The story under a TinyStories-Instruct header: some of Features, Words and Summary."""
-        lines = {
-            "Features": ", ".join(self.features),
-            "Words": ", ".join(self.required),
-            "Summary": self.summary,
-        }
+        lines = {"Features": ", ".join(self.features), "Words": ", ".join(self.required),
+                 "Summary": self.summary}  # fmt: skip
         header = "".join(f"{name}: {lines[name]}\n" for name in self.header)
         return f"{header}Story:\n\n{self.text}"
 
@@ -109,7 +106,8 @@ def _story(seed: int, number: int, shares: dict[str, float]) -> Story:
     summary = _MARKED.sub(r"\1\2", plot(state))
     if options.random() < shares["shuffled"]:
         state.shuffle(options)
-    words = _words(state)
+    marked = "".join(gap + sentence for gap, sentence in zip(state.gaps, state.sentences))
+    words = tuple(_word(*groups) for groups in _MARKED.findall(marked))
     required = _required(rng, words)
     if options.random() < shares["agreement_errors"]:
         words = _break_agreement(options, words)
@@ -128,17 +126,10 @@ def _options_stream(seed: int, number: int) -> random.Random:
 
 
 @lru_cache(maxsize=1 << 16)
-def _word(before: str, surface: str, word_class: str = "") -> Word:
+def _word(before: str, surface: str, mark: str) -> Word:
     """The one shared `Word` of this form."""
-    word_class, lemma, _ = lex.look_up(surface, word_class)
+    word_class, lemma, _ = lex.look_up(surface, _MARKS[mark])
     return Word(surface, lemma, word_class, before)
-
-
-def _words(state: StoryState) -> tuple[Word, ...]:
-    marked = "".join(gap + sentence for gap, sentence in zip(state.gaps, state.sentences))
-    return tuple(
-        _word(before, surface, _MARKS[mark]) for before, surface, mark in _MARKED.findall(marked)
-    )
 
 
 def _required(rng: random.Random, words: Sequence[Word]) -> tuple[str, ...]:

@@ -1,9 +1,7 @@
 """The plots: each is a function that generates one story in a `StoryState` and returns its summary.
 
-What the end states follows from what happened. A new plot is one more function here that takes a
-`StoryState`, adds its sentences and returns a summary of one sentence; list it in PLOTS. "|"
-separates the variants of a sentence. A word that is not of the class that the lexicon gives it is
-marked in the sentence: "a smile/n".
+What the end states follows from what happened. "|" separates the variants of a sentence. A word
+that is not of the class that the lexicon gives it is marked in the sentence: "a smile/n".
 """
 
 # Unformatted, so that the variants of a sentence are below each other and speech stays compact.
