@@ -123,7 +123,8 @@ class Measurement:
 
 
 def measure_in_turn(rows: list[Measurement], rounds: int, title: str) -> None:
-    """Measure all rows, round after round; the first round is a warm-up."""
+    """Measure all rows, round after round; the first round is a warm-up. A machine that slows down
+    slows all of them, so their medians can be compared."""
     for turn in tqdm(range(rounds + 1), title, disable=None, leave=False):
         for row in rows:
             seconds = [row.seconds(*request) for request in row.requests]

@@ -1,8 +1,4 @@
-"""Sampling throughput: our samplers beside other engines, on the same weights, in one run.
-
-Every engine is measured in turn, round after round, so that a machine that slows down slows all of
-them; the median and the ratio count.
-"""
+"""Sampling throughput: our samplers beside other engines, on the same weights, in one run."""
 
 import random
 import tempfile

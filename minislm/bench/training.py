@@ -1,8 +1,7 @@
 """Training throughput: our loop beside a plain one, on the same model, in one run.
 
 The plain loop is what most training scripts do: logits of the whole batch, cross-entropy, AdamW; in
-float32, in bfloat16, and compiled. Each loop runs in an isolated process, in turn, round after
-round, so that a machine that slows down slows all of them; the median counts.
+float32, in bfloat16, and compiled. Each loop runs in an isolated process.
 """
 
 from collections import namedtuple
