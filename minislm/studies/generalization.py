@@ -102,12 +102,11 @@ def adapt_and_evaluate(seed: int, folder: Path, **variant: Any) -> dict[str, Any
 def perturbed(task: str, train: list[Pair]) -> dict[str, list[Pair]]:
     """Questions that a rule answers, and a list of cases may not: see PERTURBATIONS. The last are
     every third number; in unary, and to count to, they are too long."""
-    wording = [f"Please, {pair.prompt[0].lower()}{pair.prompt[1:]}" for pair in train]
-    spaces = [pair.prompt.replace(" ", "  ") for pair in train]
+    wording = [replace(p, prompt=f"Please, {p.prompt[0].lower()}{p.prompt[1:]}") for p in train]
+    spaces = [replace(p, prompt=p.prompt.replace(" ", "  ")) for p in train]
     numbers = range(101, 201, 3) if task not in ("unary", "count") else ()
-    groups = [[replace(pair, prompt=prompt) for pair, prompt in zip(train, prompts)]
-              for prompts in (wording, spaces)]  # fmt: skip
-    return dict(zip(PERTURBATIONS, [*groups, [Pair(task, i, *TASKS[task](i)) for i in numbers]]))
+    larger = [Pair(task, i, *TASKS[task](i)) for i in numbers]
+    return dict(zip(PERTURBATIONS, (wording, spaces, larger)))
 
 
 def evaluate(sampler: FastSampler, groups: dict[str, list[Pair]], shots: str = "") -> dict:
@@ -276,9 +275,5 @@ def _table(
     return markdown_table((first, *columns), lines)
 
 
-KINDS = {
-    "pretrain": variants.pretrain,
-    "baseline": evaluate_baseline,
-    "variant": adapt_and_evaluate,
-}
+KINDS = dict(pretrain=variants.pretrain, baseline=evaluate_baseline, variant=adapt_and_evaluate)
 STUDY = Study(plan, KINDS, report)

@@ -59,8 +59,8 @@ def run_study(name: str, study: Study, config: StudyConfig, command: str) -> Pat
     minutes = sum(row["seconds"] for row in rows) / 60
     head = (
         f"# Study: {name}\n\n`{command}`, commit {commit or 'unknown'}, torch {torch.__version__}, "
+        f"{len(rows)} trials, {minutes:.0f} minutes of one core."
     )
-    head += f"{len(rows)} trials, {minutes:.0f} minutes of one core."
     atomic_write(folder / "report.md", f"{head}\n\n{study.report(rows, folder)}")
     return folder / "report.md"
 
