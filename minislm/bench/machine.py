@@ -1,7 +1,4 @@
-"""Limits of the machine: the rate of its matrix products and its memory bandwidth.
-
-What they allow is the roofline (Williams et al. 2009); a speed is given relative to it.
-"""
+"""Limits of the machine, matrix products and memory, and the roofline (Williams et al. 2009)."""
 
 from typing import Any
 

@@ -1,9 +1,7 @@
 """Losses, attention weights and neuron activations of a text, and the kinds of a model's heads.
 
-Heads are of the two kinds of the TinyStories paper (Eldan & Li 2023, section 5). The weight of a
-distance-based head is its largest mean attention weight at one distance; that of a semantic head,
-its largest mean attention weight on one word class, minus the weight that uniform attention would
-put there. A head is of the kind whose weight is larger.
+Heads are of the two kinds of the TinyStories paper (Eldan & Li 2023, section 5): distance-based, or
+semantic where the weight on a word class is larger than that at any distance.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,8 +1,4 @@
-"""Synthetic short stories: seeded, endless, and with the class and lemma of every word.
-
-`plots.py` has what happens, `narrator.py` how sentences vary, `lexicon.py` the words. Here the
-sentences become words, and stories are corrupted where a study needs it.
-"""
+"""Synthetic short stories: seeded, endless, and with the class and lemma of every word."""
 
 import random
 import re

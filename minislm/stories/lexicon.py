@@ -1,8 +1,5 @@
 """Word lists, inflection, and the class and lemma of any written form of a word.
 
-The lists are in words.txt, whose first lines describe its format: `words.girls` is the list named
-`girls` there.
-
 A form that several classes share is decided by the word alone, never by its neighbours: numbers
 come before adjectives, adjectives before nouns, nouns before verbs, except that the lemmas in
 `verb_first` are verbs ("play", "smile"). The stories mark the few uses that differ.
@@ -34,6 +31,7 @@ def read_words(text: str) -> SimpleNamespace:
     return entries
 
 
+# `words.girls` is the list named `girls` in words.txt.
 words = read_words(Path(__file__).with_name("words.txt").read_text(encoding="utf-8"))
 
 

@@ -1,8 +1,4 @@
-"""The state of a story, and what all plots share: people, counted things, how sentences vary.
-
-A `StoryState` records who owns how many of what, which names are taken and the sentences so far,
-so that a plot can only state what follows from what happened.
-"""
+"""The state of a story, and what all plots share: people, counted things, how sentences vary."""
 
 import random
 import re
@@ -32,7 +28,8 @@ class Person:
 
 
 class StoryState:
-    """A story being generated: its random stream, its people and things, its sentences so far."""
+    """A story being generated: its random stream, who owns how many of what, its sentences so far.
+    So a plot can only state what follows from what happened."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng

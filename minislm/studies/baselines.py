@@ -1,9 +1,8 @@
 """Baselines behind the transformer's interface, `forward(tokens [B, T]) -> logits [B, T, V]`.
 
 `DummyModel` has a known accuracy, so it tests the evaluator. The heuristics are shallow rules that
-a trained model is compared with. All are sampled and evaluated as a transformer is. To add one,
-write a function of a pair, whose answer it must not read, and of its task's D_train; list it in
-RULES.
+a trained model is compared with: functions of a pair, whose answer they must not read, and of its
+task's D_train. All are sampled and evaluated as a transformer is.
 """
 
 import random
