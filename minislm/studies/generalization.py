@@ -8,6 +8,7 @@ that a heuristic would give, and has conclusions by a stated rule.
 from collections import defaultdict, namedtuple
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from minislm.reporting.tables import markdown_table
 from minislm.studies import variants
 from minislm.studies.baselines import CONTEXT, HEURISTICS, DummyModel
 from minislm.studies.config import StudyConfig
-from minislm.studies.fine_tuning import FINE_TUNING, bits_per_byte, fine_tune_on_pairs
+from minislm.studies.fine_tuning import FINE_TUNING, bits_per_byte, train_in_memory
 from minislm.studies.runner import Row, Study, Trial
 from minislm.studies.sweeps import table
 from minislm.studies.variants import SHAPES, SLOW, VARIANTS, Variant, study_tokenizer
 from minislm.tasks import TASKS, Pair, fits, pairs
 
-DUMMIES = ("dummy 0", "dummy 0.3", "dummy 1")  # with their accuracies
+DUMMIES = {f"dummy {rate:g}": partial(DummyModel, accuracy=rate) for rate in (0.0, 0.3, 1.0)}
 PERTURBATIONS = ("other wording", "double spaces", "101 to 200")
 # Fine-tuning takes so many steps at most, and ends at a loss (nats per token) at which D_train is
 # learned. An answer in unary has hundreds of tokens that are nearly certain.
@@ -63,10 +64,7 @@ def plan(config: StudyConfig) -> list[list[Trial]]:
 
 def evaluate_baseline(name: str, task: str, folder: Path) -> dict[str, Any]:
     tokenizer = study_tokenizer(folder)
-    if name in DUMMIES:
-        model = DummyModel(tokenizer, float(name.split()[1]), known=pairs(task))
-    else:
-        model = HEURISTICS[name](tokenizer, pairs(task))
+    model = (DUMMIES | HEURISTICS)[name](tokenizer, known=pairs(task))
     groups = {split: pairs(task, split) for split in ("train", "test")}
     return {"tasks": {task: evaluate(FastSampler(model, tokenizer), groups)}}
 
@@ -84,7 +82,7 @@ def adapt_and_evaluate(seed: int, folder: Path, **variant: Any) -> dict[str, Any
         factor = v.rate if v.text or v.shape not in SHAPES else 3 * v.rate
         options = {k: x * factor if "rate" in k else x for k, x in FINE_TUNING.items()}
         steps, until = LIMITS.get("all" if v.together else v.tasks[0], LIMITS["other"])
-        result["steps"], result["loss"] = fine_tune_on_pairs(
+        result["steps"], result["loss"] = train_in_memory(
             model, tokenizer, [pair for train, _ in split.values() for pair in train],
             TrainConfig(seed=seed, **options), min(steps, 300) if v.shape in SLOW else steps,
             until=until if v.loss_on == "completion" else 0.0, loss_on=v.loss_on,

@@ -28,7 +28,7 @@ from minislm.scoring.rules import measure, split_beginning
 from minislm.stories.generate import Story, generate
 from minislm.stories.lexicon import WORD_CLASSES, classify
 from minislm.studies.config import StudyConfig
-from minislm.studies.fine_tuning import FINE_TUNING, fine_tune_on_pairs, train_on_stories
+from minislm.studies.fine_tuning import FINE_TUNING, train_in_memory, train_on_stories
 from minislm.studies.runner import Row, Study, Trial
 from minislm.studies.variants import TEXTS, random_weights, story_texts, study_tokenizer
 from minislm.tasks import pairs
@@ -195,7 +195,7 @@ def train_on_data(settings: Settings, seed: int, steps: int, folder: Path) -> di
     config = replace(config, **FINE_TUNING)
     for task in TASKS:
         tuned, most = copy.deepcopy(model), min(TUNING_STEPS, 3 * steps)
-        fine_tune_on_pairs(tuned, tokenizer, pairs(task, "train"), config, most)
+        train_in_memory(tuned, tokenizer, pairs(task, "train"), config, most)
         correct, questions = exact_match(FastSampler(tuned, tokenizer), [task])[task].test
         result[task] = correct / questions
     return result | {"transfer": sum(result[task] for task in TASKS) / len(TASKS)}
@@ -236,7 +236,7 @@ def train_on_balance(settings: Settings, seed: int, steps: int, folder: Path) ->
     rows = [([tokenizer.eot_id], parts(story)) for story in held_out]
     result = by_class(model, tokenizer, rows, "held-out stories")
     config = replace(config, **FINE_TUNING)
-    fine_tune_on_pairs(model, tokenizer, pairs("sentence", "train"), config, TUNING_STEPS)
+    train_in_memory(model, tokenizer, pairs("sentence", "train"), config, TUNING_STEPS)
     for split in ("train", "test"):
         rows = [(tokenizer.encode(p.prompt), classify(p.answer)) for p in pairs("sentence", split)]
         result |= by_class(model, tokenizer, rows, f"sentence, D_{split}")
@@ -289,11 +289,9 @@ def by_class(
 
 def describe_word_classes(axes: Axes, folder: Path) -> str:
     """Tables of every figure by class and balance, and a plot of the loss on held-out stories."""
-    text = ["One block of width 128.\n"]
+    text, balances = ["One block of width 128.\n"], axes["balance"].items()
     for title in axes["balance"]["as they come"][0]:
-        rows = {
-            name: [each[title] for each in results] for name, results in axes["balance"].items()
-        }
+        rows = {name: [each[title] for each in results] for name, results in balances}
         columns = dict.fromkeys(WORD_CLASSES, FORMATS[title.split()[0]])
         shown = table("balance", rows, columns, WORD_CLASSES if "loss" in title else ())
         text.append(f"## {title[0].upper()}{title[1:]}\n\n{shown}")
