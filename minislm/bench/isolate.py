@@ -140,5 +140,4 @@ def text_table(
     lines = [list(columns)]
     for row in rows:
         lines.append([*row.case, *([f"  {row.failure}"] if row.failure else figures(row))])
-    formats = columns.values()
-    return "\n".join("".join(map(format, line, formats)).rstrip() for line in lines)
+    return "\n".join("".join(map(format, line, columns.values())).rstrip() for line in lines)

@@ -776,8 +776,7 @@ def race(s: StoryState) -> str:
     pick, s.fable = s.pick, True
     fast = s.person(pick(("rabbit", "deer", "horse", "fox")))
     slow = s.person(pick(("turtle", "snail", "hedgehog", "duck")))
-    he = slow.he
-    days, wins = s.between(4, 20), s.chance(0.7, "Twist")
+    he, days, wins = slow.he, s.between(4, 20), s.chance(0.7, "Twist")
     goal = pick(("old bridge", "big rock", "tall tree", "end of the field", "top of the hill"))
     begin(s, slow)
     s.add(f"in the same forest lived {fast}, {a(fast.kind)}. {fast} was very fast.")
@@ -978,7 +977,6 @@ def worker(s: StoryState) -> str:
     child, pick = s.person(), s.pick
     title, kind, he = ("Mrs", "woman", "she") if s.chance() else ("Mr", "man", "he")
     boss = Person(f"{title}. {pick(words.surnames)}", kind, *PRONOUNS[he])
-    his = boss.his
     job, thing, made = pick((
         ("baker", "loaf", "bakes"), ("baker", pick(words.baked), "bakes"),
         ("farmer", pick(words.vegetables), "picks"), ("farmer", pick(words.fruit), "picks"),
@@ -1003,7 +1001,7 @@ def worker(s: StoryState) -> str:
     left = s.lose(boss, sold, thing)
     s.add(f"""many people come. {boss} sells {s.number(sold)} of them, so {he} has
           {s.count(left, thing)} left.""")
-    s.add(f"""then {child.name}, {a(pick(words.traits))} {child.kind}, comes to {his} table.
+    s.add(f"""then {child.name}, {a(pick(words.traits))} {child.kind}, comes to {boss.his} table.
         | in the afternoon, {a(child.kind)} named {child} walks by.""")
     if s.chance(0.65, "Conflict"):
         s.add(f"{child} looks {s.sad()}.")

@@ -109,8 +109,7 @@ def study_tokenizer(folder: Path) -> Tokenizer:
         train = [pair for task in TASKS for pair in pairs(task, "train")]
         texts = [text for pair in train for text in (pair.prompt, pair.answer)]
         stories = story_texts("numbers", 0, TOKENIZER_STORIES)
-        tokenizer = Tokenizer.train(stories + texts, vocab_size=1024, digits="single")
-        tokenizer.save(folder / "tokenizer")
+        Tokenizer.train(stories + texts, 1024, "single").save(folder / "tokenizer")
     return Tokenizer.load(folder / "tokenizer")
 
 
