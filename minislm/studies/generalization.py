@@ -24,7 +24,7 @@ from minislm.studies import variants
 from minislm.studies.baselines import CONTEXT, HEURISTICS, DummyModel
 from minislm.studies.config import StudyConfig
 from minislm.studies.fine_tuning import FINE_TUNING, bits_per_byte, train_in_memory
-from minislm.studies.runner import Row, Study, Trial
+from minislm.studies.runner import Result, Row, Study, Trial
 from minislm.studies.sweeps import table
 from minislm.studies.variants import SHAPES, SLOW, VARIANTS, Variant, study_tokenizer
 from minislm.tasks import TASKS, Pair, fits, pairs
@@ -62,14 +62,14 @@ def plan(config: StudyConfig) -> list[list[Trial]]:
     return [first, adapted]
 
 
-def evaluate_baseline(name: str, task: str, folder: Path) -> dict[str, Any]:
+def evaluate_baseline(name: str, task: str, folder: Path) -> Result:
     tokenizer = study_tokenizer(folder)
     model = (DUMMIES | HEURISTICS)[name](tokenizer, known=pairs(task))
     groups = {split: pairs(task, split) for split in ("train", "test")}
     return {"tasks": {task: evaluate(FastSampler(model, tokenizer), groups)}}
 
 
-def adapt_and_evaluate(seed: int, folder: Path, **variant: Any) -> dict[str, Any]:
+def adapt_and_evaluate(seed: int, folder: Path, **variant: Any) -> Result:
     """Fine-tune a variant on its tasks (or not), and evaluate it on each of them."""
     v = Variant(**variant)
     model, tokenizer = v.load(seed, folder)
@@ -77,7 +77,7 @@ def adapt_and_evaluate(seed: int, folder: Path, **variant: Any) -> dict[str, Any
     split = {task: v.split(task, seed, fits(tokenizer, pairs(task), context)[0])
              for task in v.tasks}  # fmt: skip
     stories = variants.story_texts("plain", 1_000_000, variants.HELD_OUT)
-    result: dict[str, Any] = {"before": bits_per_byte(model, tokenizer, stories)}
+    result: Result = {"before": bits_per_byte(model, tokenizer, stories)}
     if v.adapt == "fine-tuned":
         factor = v.rate if v.text or v.shape not in SHAPES else 3 * v.rate
         options = {k: x * factor if "rate" in k else x for k, x in FINE_TUNING.items()}

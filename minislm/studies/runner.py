@@ -25,14 +25,13 @@ from minislm.runtime.files import append_line, atomic_write, os_error
 from minislm.studies.config import StudyConfig
 
 Trial = dict[str, Any]  # {"kind": str, ...}: JSON values
-Row = dict[str, Any]  # {"trial": Trial, "result": JSON values, "seconds": float}
+Result = dict[str, Any]  # JSON values
+Row = dict[str, Any]  # {"trial": Trial, "result": Result, "seconds": float}
 
 
 class Study(NamedTuple):
-    """The parts of a study."""
-
     plan: Callable[[StudyConfig], list[list[Trial]]]  # phases: each waits for the one before
-    kinds: dict[str, Callable[..., dict[str, Any]]]  # by kind of trial: from it, the result
+    kinds: dict[str, Callable[..., Result]]  # by kind of trial: from it, the result
     report: Callable[[list[Row], Path], str]  # Markdown; writes plots into the folder
 
 
@@ -108,7 +107,7 @@ def _run(
             raise
 
 
-def _timed(work: Callable[..., dict[str, Any]], trial: Trial, folder: Path) -> Row:
+def _timed(work: Callable[..., Result], trial: Trial, folder: Path) -> Row:
     threads, begin = torch.get_num_threads(), time.perf_counter()
     torch.set_num_threads(1)
     try:

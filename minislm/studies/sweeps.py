@@ -29,14 +29,14 @@ from minislm.stories.generate import Story, generate
 from minislm.stories.lexicon import WORD_CLASSES, classify
 from minislm.studies.config import StudyConfig
 from minislm.studies.fine_tuning import FINE_TUNING, train_in_memory, train_on_stories
-from minislm.studies.runner import Row, Study, Trial
+from minislm.studies.runner import Result, Row, Study, Trial
 from minislm.studies.variants import TEXTS, random_weights, story_texts, study_tokenizer
 from minislm.tasks import pairs
 from minislm.tokenizer import Tokenizer
 
 Settings = dict[str, Any]
 Values = dict[str, tuple[Any, ...]]  # of every setting; the first is that of the base run
-Results = list[dict[str, Any]]  # of one value, for each seed
+Results = list[Result]  # of one value, for each seed
 Axes = dict[str, dict[Any, Results]]  # by setting and value, where several values were compared
 
 HELD_OUT, CLASS_STORIES, CONTINUATIONS = 200, 300, 60  # held-out stories, by study; texts
@@ -45,7 +45,7 @@ TUNING_STEPS = 300  # at most
 
 def sweep(
     values: Values, quick: Values, steps: tuple[int, int],
-    train: Callable[[Settings, int, int, Path], dict[str, Any]],
+    train: Callable[[Settings, int, int, Path], Result],
     describe: Callable[[Axes, Path], str],
 ) -> Study:  # fmt: skip
     """A study of a base run, and of runs that differ from it in one setting.
@@ -135,9 +135,7 @@ HYPERPARAMETERS: Values = {
 BASE: Settings = {name: values[0] for name, values in HYPERPARAMETERS.items()}
 
 
-def train_at_equal_compute(
-    settings: Settings, seed: int, steps: int, folder: Path
-) -> dict[str, float]:
+def train_at_equal_compute(settings: Settings, seed: int, steps: int, folder: Path) -> Result:
     """Train on plain stories with as many operations as the base run needs for `steps`."""
     stories = story_texts("plain", 0, settings["stories"])
     held_out = story_texts("plain", 0, HELD_OUT, start=1_000_000)
@@ -176,7 +174,7 @@ DATA = {"size": (1.0, 0.01, 0.03, 0.1, 0.3), "stories": (6000,), **CORRUPTIONS}
 SCORES, TASKS = ("grammar", "creativity", "consistency", "copied"), ("copy", "successor")
 
 
-def train_on_data(settings: Settings, seed: int, steps: int, folder: Path) -> dict[str, float]:
+def train_on_data(settings: Settings, seed: int, steps: int, folder: Path) -> Result:
     """Train on stories with numbers, as nothing transfers without; then the loss on clean stories,
     the scores of continuations, and the accuracy after fine-tuning on pairs."""
     tokenizer, config = study_tokenizer(folder), TrainConfig(seed=seed)
@@ -226,7 +224,7 @@ FORMATS = {"loss": ".3f", "accuracy": ".0%", "tokens": ",.0f", "fraction": ".1%"
 Text = list[tuple[str, str]]  # parts and their classes
 
 
-def train_on_balance(settings: Settings, seed: int, steps: int, folder: Path) -> dict[str, Any]:
+def train_on_balance(settings: Settings, seed: int, steps: int, folder: Path) -> Result:
     """Train on stories, and evaluate by class; then the same with the `sentence` task."""
     tokenizer, config = study_tokenizer(folder), TrainConfig(seed=seed)
     model = random_weights("one block", seed, tokenizer)
