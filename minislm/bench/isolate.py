@@ -109,7 +109,6 @@ class Measurement:
 
     @property
     def tokens_per_s(self) -> float:
-        """The median rate."""
         return statistics.median(self.rates) if self.rates else 0.0
 
     def seconds(self, *request: Any) -> float:

@@ -160,7 +160,6 @@ def classify_heads(
 
 
 def _kind(distance_D: Tensor, class_K: Tensor) -> tuple[str, str, float]:
-    """Kind, target and weight of a head."""
     d, c = int(distance_D.argmax()), int(class_K.argmax())
     if distance_D[d] >= class_K[c]:
         target = {0: "itself", 1: "previous token"}.get(d, f"{d} tokens back")

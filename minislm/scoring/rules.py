@@ -115,7 +115,6 @@ def stem(word: str) -> str:
 
 
 def _content(text: str) -> list[str]:
-    """The stems of the content words."""
     return [stem(word) for word in words(text) if word not in _LISTS["stop"] and len(word) > 1]
 
 

@@ -48,7 +48,6 @@ class Story:
 
     @property
     def text(self) -> str:
-        """The words joined with their white space."""
         return "".join(word.before + word.text for word in self.words)
 
     @property

@@ -99,13 +99,11 @@ class StoryState:
             | {hero.his} friend {friend} came along. | just then, {friend}, {who}, walked by.""")
 
     def count_aloud(self, hero: Person, n: int) -> None:
-        """Add the hero counting n things."""
         self.add(f"""{hero} counted them aloud. "{self.aloud(n)}!"
             | "{self.aloud(n)}," {hero} counted.
             | {hero} pointed at them and counted, "{self.aloud(n)}." """)
 
     def thank(self, who: object) -> None:
-        """Add thanks in direct speech."""
         thanks = """Thank you so much! | Thank you! | Thank you. You are very kind.
             | Oh, thank you! You are a good friend. | That is so nice of you!"""
         self.say(who, thanks, "said")
