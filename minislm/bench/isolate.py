@@ -1,8 +1,4 @@
-"""Isolated processes, in which engines and training loops are measured, and their figures.
-
-Every engine then has its own threads and memory: idle threads of one library would otherwise spin
-on the cores that another one is measured on.
-"""
+"""Isolated processes, in which engines and training loops are measured, and their figures."""
 
 import multiprocessing
 import resource
@@ -25,7 +21,8 @@ from minislm.runtime.device import synchronize
 
 
 class IsolatedProcess:
-    """A process that calls `make(*arguments)`, which returns the engine, and then the engine."""
+    """A process that calls `make(*arguments)`, which returns the engine, and then the engine. In
+    one process, idle threads of a library would spin on the cores that another is measured on."""
 
     def __init__(self, make: Callable[..., Callable], *arguments: Any):
         context = multiprocessing.get_context("spawn")

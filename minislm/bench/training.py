@@ -1,8 +1,4 @@
-"""Training throughput: our loop beside a plain one, on the same model, in one run.
-
-The plain loop is what most training scripts do: logits of the whole batch, cross-entropy, AdamW; in
-float32, in bfloat16, and compiled. Each loop runs in an isolated process.
-"""
+"""Training throughput: our loop beside a plain one, on the same model, in one run."""
 
 from collections import namedtuple
 from dataclasses import asdict, replace
@@ -50,7 +46,7 @@ class Loop:
             keep_freed_memory()
             self.loss_and_grad = FastLossAndGrad(self.model, compiled)
             self.optimizers = make_optimizers(self.model, train, self.dtype, FastMuon)
-        else:  # with the library's RMSNorm, as most training scripts have it
+        else:  # as most training scripts: the library's RMSNorm, all logits at once, AdamW
             twin = copy_with(self.model, {RMSNorm: FusedRMSNorm})
             forward = torch.compile(twin) if compiled else twin
             self.loss_and_grad = lambda _, *batch: loss_and_grad(forward, *batch)

@@ -1,8 +1,4 @@
-"""Runs a study: many small independent trials, whose results are kept, and a report at the end.
-
-Trials run in parallel processes with one thread each, so that a result depends on its trial alone.
-Every finished trial is a line of results.jsonl: an interrupted study resumes after the last one.
-"""
+"""Runs a study: many small independent trials, whose results are kept, and a report at the end."""
 
 import json
 import multiprocessing
@@ -36,7 +32,7 @@ class Study(NamedTuple):
 
 
 def run_study(name: str, study: Study, config: StudyConfig, command: str) -> Path:
-    """Run the trials that have no result yet and write FOLDER/report.md; returns its path.
+    """Run the trials without a line in results.jsonl, write FOLDER/report.md and return its path.
     UserError: a worker process was killed, or the folder cannot be written to."""
     folder = Path(config.out or Path("runs/studies") / (name + "-quick" * config.quick))
     try:
@@ -108,6 +104,7 @@ def _run(
 
 
 def _timed(work: Callable[..., Result], trial: Trial, folder: Path) -> Row:
+    """A trial on one thread, so that its result depends on nothing else that runs."""
     threads, begin = torch.get_num_threads(), time.perf_counter()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,6 @@
 """Three sweeps: studies that vary one setting of a base run at a time, with a few seeds per value.
 
-They are about hyperparameters, about the training data and about word classes. To compare another
-value, add it to the tuple of its setting in HYPERPARAMETERS, DATA or WORDS.
+To compare another value, add it to the tuple of its setting in HYPERPARAMETERS, DATA or WORDS.
 """
 
 import copy
@@ -268,8 +267,7 @@ def encode(text: Text, tokenizer: Tokenizer) -> tuple[list[int], np.ndarray]:
 def by_class(
     model: Transformer, tokenizer: Tokenizer, rows: Iterable[tuple[list[int], Text]], title: str
 ) -> dict[str, dict[str, float]]:
-    """Loss (nats per token), accuracy and tokens of texts after their prompts, by class; a prompt
-    with its text is cut to the context."""
+    """Loss (nats per token), accuracy and tokens by class of texts after prompts, as they fit."""
     totals = np.zeros((len(WORD_CLASSES), 3))
     for prompt, text in rows:
         ids, classes = encode(text, tokenizer)
