@@ -17,9 +17,7 @@ import numpy as np
 from minislm.config import TrainConfig
 from minislm.evaluation import Answer, answers
 from minislm.fast.sampler import FastSampler
-from minislm.reporting.intervals import of_rates
-from minislm.reporting.plots import bars
-from minislm.reporting.tables import markdown_table
+from minislm.reporting import intervals, plots, tables
 from minislm.studies import variants
 from minislm.studies.baselines import CONTEXT, HEURISTICS, DummyModel
 from minislm.studies.config import StudyConfig
@@ -73,9 +71,8 @@ def adapt_and_evaluate(seed: int, folder: Path, **variant: Any) -> Result:
     """Fine-tune a variant on its tasks (or not), and evaluate it on each of them."""
     v = Variant(**variant)
     model, tokenizer = v.load(seed, folder)
-    context = min(CONTEXT, model.config.context)
-    split = {task: v.split(task, seed, fits(tokenizer, pairs(task), context)[0])
-             for task in v.tasks}  # fmt: skip
+    limit = min(CONTEXT, model.config.context)
+    split = {task: v.split(task, seed, fits(tokenizer, pairs(task), limit)[0]) for task in v.tasks}
     stories = variants.story_texts("plain", 1_000_000, variants.HELD_OUT)
     result: Result = {"before": bits_per_byte(model, tokenizer, stories)}
     if v.adapt == "fine-tuned":
@@ -110,16 +107,15 @@ def perturbed(task: str, train: list[Pair]) -> dict[str, list[Pair]]:
 def evaluate(sampler: FastSampler, groups: dict[str, list[Pair]], shots: str = "") -> dict:
     """The answers by group of pairs and number; pairs that exceed the context are left out. After
     `shots`, examples before every prompt, an answer ends with its line."""
-    questions = {}
+    kept = {}
     for name, group in groups.items():
         prompted = [replace(pair, prompt=shots + pair.prompt) for pair in group]
-        questions[name], _ = fits(sampler.tokenizer, prompted, sampler.model.config.context)
-    given = answers(sampler, [pair for group in questions.values() for pair in group])
+        kept[name], _ = fits(sampler.tokenizer, prompted, sampler.model.config.context)
+    given = answers(sampler, [pair for group in kept.values() for pair in group])
     if shots:
         given = [Answer(a.text.partition("\n")[0], a.finished or "\n" in a.text) for a in given]
     ordered = iter(given)
-    return {name: {pair.i: vars(next(ordered)) for pair in group}
-            for name, group in questions.items()}  # fmt: skip
+    return {name: {pair.i: vars(next(ordered)) for pair in group} for name, group in kept.items()}
 
 
 LEARNED, FOUND, SHALLOW, EXPLAINED = 0.9, 0.8, 0.2, 0.3  # the thresholds of RULE
@@ -165,7 +161,7 @@ class Results:
         if not (counts := self.counts(name, [task], group)):
             return None
         rates = [correct / questions for correct, questions in counts]
-        return Accuracy(*of_rates(*zip(*counts)), min(rates), max(rates))
+        return Accuracy(*intervals.of_rates(*zip(*counts)), min(rates), max(rates))
 
     def agreement(self, variant: str, task: str) -> dict[str, float]:
         """The fraction of the answers on D_test that are wrong answers of each heuristic."""
@@ -248,7 +244,7 @@ def conclusion(found: Results, task: str, column: str) -> str:
 def _plot(found: Results, variants: Iterable[Variant], path: Path) -> str:
     series = {v.name: [(found.accuracy(v.name, task) or ())[:3] or None for task in found.tasks]
               for v in variants if v.name in found.names}  # fmt: skip
-    return bars(found.tasks, series, "accuracy on D_test", path) if series else ""
+    return plots.bars(found.tasks, series, "accuracy on D_test", path) if series else ""
 
 
 def _rate(counts: list[tuple[int, int]]) -> str:
@@ -263,14 +259,14 @@ def _agreements(found: Results) -> str:
         agreement = found.agreement(name, task).values() if accuracy else [0.0]
         if max(agreement) >= 0.05:
             lines.append([name, task, *(f"{rate:.0%}" for rate in (accuracy.mean, *agreement))])
-    return markdown_table(("variant", "task", "accuracy", *HEURISTICS), lines)
+    return tables.markdown_table(("variant", "task", "accuracy", *HEURISTICS), lines)
 
 
 def _table(
     first: str, rows: Iterable[str], columns: Iterable[str], cell: Callable[[str, str], str]
 ) -> str:
     lines = [[row, *(cell(row, column) for column in columns)] for row in rows]
-    return markdown_table((first, *columns), lines)
+    return tables.markdown_table((first, *columns), lines)
 
 
 KINDS = dict(pretrain=variants.pretrain, baseline=evaluate_baseline, variant=adapt_and_evaluate)
