@@ -31,9 +31,8 @@ class Minislm:
 
     def __call__(self, prompts: list[list[int]], count: int, top_k: int) -> Any:
         self.sampler.batch_size = len(prompts)
-        temperature = 1.0 if top_k else 0.0
         return self.sampler.generate_ids(
-            prompts, max_new_tokens=count, temperature=temperature, top_k=top_k, stop=False
+            prompts, max_new_tokens=count, temperature=float(top_k > 0), top_k=top_k, stop=False
         )
 
 

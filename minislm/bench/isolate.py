@@ -1,8 +1,4 @@
-"""Isolated processes, in which engines and training loops are measured, and their figures.
-
-Every engine then has its own threads and memory: idle threads of one library would otherwise spin
-on the cores that another one is measured on.
-"""
+"""Isolated processes, in which engines and training loops are measured, and their figures."""
 
 import multiprocessing
 import resource
@@ -25,7 +21,8 @@ from minislm.runtime.device import synchronize
 
 
 class IsolatedProcess:
-    """A process that calls `make(*arguments)`, which returns the engine, and then the engine."""
+    """A process that calls `make(*arguments)`, which returns the engine, and then the engine. In
+    one process, idle threads of a library would spin on the cores that another is measured on."""
 
     def __init__(self, make: Callable[..., Callable], *arguments: Any):
         context = multiprocessing.get_context("spawn")
@@ -109,7 +106,6 @@ class Measurement:
 
     @property
     def tokens_per_s(self) -> float:
-        """The median rate."""
         return statistics.median(self.rates) if self.rates else 0.0
 
     def seconds(self, *request: Any) -> float:
@@ -123,7 +119,8 @@ class Measurement:
 
 
 def measure_in_turn(rows: list[Measurement], rounds: int, title: str) -> None:
-    """Measure all rows, round after round; the first round is a warm-up."""
+    """Measure all rows, round after round; the first round is a warm-up. A machine that slows down
+    slows all of them, so their medians can be compared."""
     for turn in tqdm(range(rounds + 1), title, disable=None, leave=False):
         for row in rows:
             seconds = [row.seconds(*request) for request in row.requests]
@@ -139,5 +136,4 @@ def text_table(
     lines = [list(columns)]
     for row in rows:
         lines.append([*row.case, *([f"  {row.failure}"] if row.failure else figures(row))])
-    formats = columns.values()
-    return "\n".join("".join(map(format, line, formats)).rstrip() for line in lines)
+    return "\n".join("".join(map(format, line, columns.values())).rstrip() for line in lines)

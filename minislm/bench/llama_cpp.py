@@ -26,10 +26,7 @@ _MULTIPLE = 256  # it rounds the length of a sequence up to this
 
 def write_gguf(model: Transformer, path: Path, precision: str) -> None:
     """Write the weights of a model of GPT-2's shape: matrices in `precision`, others in float32.
-
-    Raises:
-        ValueError: a model of another shape.
-    """
+    ValueError: a model of another shape."""
     import gguf
 
     config = model.config

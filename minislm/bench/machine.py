@@ -1,7 +1,4 @@
-"""Limits of the machine: the rate of its matrix products and its memory bandwidth.
-
-What they allow is the roofline (Williams et al. 2009); a speed is given relative to it.
-"""
+"""Limits of the machine, matrix products and memory, and the roofline (Williams et al. 2009)."""
 
 from typing import Any
 
@@ -59,10 +56,8 @@ def sampling_roofline(
     model: Transformer, dtype: str, batch: int, attended: float, limits: dict[str, float]
 ) -> float:
     """New tokens per second that matrix products and memory allow: the lower of the two.
-
     Every step multiplies each weight once per row. It reads every weight, and the keys and values
-    of each row: `attended` tokens on average.
-    """
+    of each row: `attended` tokens on average."""
     config = model.config
     weights = sum(weight.numel() for weight in model.blocks.parameters())
     weights += config.vocab_size * config.width

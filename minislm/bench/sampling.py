@@ -1,8 +1,4 @@
-"""Sampling throughput: our samplers beside other engines, on the same weights, in one run.
-
-Every engine is measured in turn, round after round, so that a machine that slows down slows all of
-them; the median and the ratio count.
-"""
+"""Sampling throughput: our samplers beside other engines, on the same weights, in one run."""
 
 import random
 import tempfile
@@ -44,10 +40,7 @@ def benchmark(
     threads: int | None = None, json: str | None = None, compiled: bool = False,
 ) -> None:  # fmt: skip
     """Measure, print the table, and write the JSON file and the plot where they are named.
-
-    Raises:
-        UserError: a model that cannot be opened.
-    """
+    UserError: a model that cannot be opened."""
     where, threads = select_device(device), threads or torch.get_num_threads()
     with tempfile.TemporaryDirectory() as temporary:
         folder = _model_folder(source, config.preset, Path(temporary))

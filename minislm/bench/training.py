@@ -1,9 +1,4 @@
-"""Training throughput: our loop beside a plain one, on the same model, in one run.
-
-The plain loop is what most training scripts do: logits of the whole batch, cross-entropy, AdamW; in
-float32, in bfloat16, and compiled. Each loop runs in an isolated process, in turn, round after
-round, so that a machine that slows down slows all of them; the median counts.
-"""
+"""Training throughput: our loop beside a plain one, on the same model, in one run."""
 
 from collections import namedtuple
 from dataclasses import asdict, replace
@@ -51,7 +46,7 @@ class Loop:
             keep_freed_memory()
             self.loss_and_grad = FastLossAndGrad(self.model, compiled)
             self.optimizers = make_optimizers(self.model, train, self.dtype, FastMuon)
-        else:  # with the library's RMSNorm, as most training scripts have it
+        else:  # as most training scripts: the library's RMSNorm, all logits at once, AdamW
             twin = copy_with(self.model, {RMSNorm: FusedRMSNorm})
             forward = torch.compile(twin) if compiled else twin
             self.loss_and_grad = lambda _, *batch: loss_and_grad(forward, *batch)
@@ -108,11 +103,9 @@ def measure(
 
 def flops_per_token(model: ModelConfig) -> float:
     """Floating-point operations that one token of training needs, forward and backward.
-
     Six per weight of a matrix (Kaplan et al. 2020, table 1); and per block six for each feature of
     the, on average, context / 2 tokens that a query attends to, twice: for scores and for values.
-    What the causal mask hides is not counted.
-    """
+    What the causal mask hides is not counted."""
     with on_meta_device():
         transformer = Transformer(model)
     weights = sum(w.numel() for w in transformer.blocks.parameters() if w.ndim == 2)

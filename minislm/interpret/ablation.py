@@ -31,10 +31,7 @@ class Component:
 
 def parse(text: str) -> list[Component]:
     """The components in a text such as "head:0.3,neuron:1.117" (block, then head or neuron).
-
-    Raises:
-        UserError: another form.
-    """
+    UserError: another form."""
     components = []
     for each in text.split(","):
         if (match := re.fullmatch(r"(head|neuron):([0-9]+)\.([0-9]+)", each.strip())) is None:
@@ -52,10 +49,7 @@ def all_heads(model: Transformer) -> list[Component]:
 @torch.no_grad()
 def ablated(model: Transformer, components: Sequence[Component]) -> Iterator[None]:
     """Inside, the output of every component is zero; the bias of the output matrices stays.
-
-    Raises:
-        UserError: a component that the model does not have.
-    """
+    UserError: a component that the model does not have."""
     columns = [_columns(model, component) for component in components]
     weights = [column.clone() for column in columns]
     try:

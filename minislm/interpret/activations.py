@@ -1,9 +1,7 @@
 """Losses, attention weights and neuron activations of a text, and the kinds of a model's heads.
 
-Heads are of the two kinds of the TinyStories paper (Eldan & Li 2023, section 5). The weight of a
-distance-based head is its largest mean attention weight at one distance; that of a semantic head,
-its largest mean attention weight on one word class, minus the weight that uniform attention would
-put there. A head is of the kind whose weight is larger.
+Heads are of the two kinds of the TinyStories paper (Eldan & Li 2023, section 5): distance-based, or
+semantic where the weight on a word class is larger than that at any distance.
 """
 
 from collections.abc import Iterable, Sequence
@@ -162,7 +160,6 @@ def classify_heads(
 
 
 def _kind(distance_D: Tensor, class_K: Tensor) -> tuple[str, str, float]:
-    """Kind, target and weight of a head."""
     d, c = int(distance_D.argmax()), int(class_K.argmax())
     if distance_D[d] >= class_K[c]:
         target = {0: "itself", 1: "previous token"}.get(d, f"{d} tokens back")
@@ -195,9 +192,7 @@ def neuron_peaks(
     model: Transformer, tokenizer: Tokenizer, stories: Sequence[str], most: int = 6
 ) -> list[list[list[Peak]]]:
     """For every block and neuron, the `most` tokens with the largest activations.
-
-    Of each story only the largest activation of a neuron counts: no story fills a list alone.
-    """
+    Of each story only the largest activation of a neuron counts: no story fills a list alone."""
     encoded = [encode(model, tokenizer, story) for story in stories]
     largest = [activations_of(model, ids).max(1) for ids, _ in encoded]  # values, indices: [L, F]
     best_NLF, story_NLF = torch.stack([x.values for x in largest]).topk(min(most, len(stories)), 0)

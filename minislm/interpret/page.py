@@ -1,8 +1,4 @@
-"""The page of `eval.py --inspect`: page.html with its style, its script and the data, in one file.
-
-Of a long text the page has only the largest attention weights of each token, in 16 bits: 8 blocks
-of 16 heads over 500 tokens are about 10 MB.
-"""
+"""The page of `eval.py --inspect`: page.html with its style, script and data, in one file."""
 
 import base64
 import json

@@ -13,10 +13,7 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.2
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """The score interval of a rate, from independent trials (Wilson 1927, equation 4).
-
-    Raises:
-        ValueError: no trials, or more successes than trials.
-    """
+    ValueError: no trials, or more successes than trials."""
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"{successes} of {trials} is not a rate")
     rate, z2 = successes / trials, _Z**2
@@ -38,10 +35,8 @@ def of_mean(values: Sequence[float]) -> tuple[float, float, float]:
 
 def of_rates(successes: Sequence[int], trials: Sequence[int]) -> tuple[float, float, float]:
     """The mean rate of several runs, one per seed, and its interval.
-
     Student's interval over the seeds covers the variance of training, but has length 0 where all
-    seeds agree. Wilson's over all trials covers that of the questions. This is their hull.
-    """
+    seeds agree. Wilson's over all trials covers that of the questions. This is their hull."""
     rates = [s / n for s, n in zip(successes, trials, strict=True)]
     low, high = wilson(sum(successes), sum(trials))
     if len(rates) > 1:

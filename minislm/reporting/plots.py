@@ -111,10 +111,7 @@ def throughput_chart(
     rates: Sequence[tuple[str, str, str, int, float]], where: str, path: Path
 ) -> None:
     """Plot bars of (engine, dtype, mode, batch size, tokens/s): a panel per mode and batch size.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
+    UserError: matplotlib is not installed."""
     engines, modes = (list(dict.fromkeys(rate[column] for rate in rates)) for column in (0, 2))
     batches = sorted({batch for _, _, _, batch, _ in rates})
     size = 1 + 2.6 * len(batches), 0.8 + 2.4 * len(modes)

@@ -42,13 +42,9 @@ def score_model(
     grader: tuple[Transformer, Tokenizer] | None = None, seed: int = 0,
 ) -> ModelScores:  # fmt: skip
     """Sample continuations of prompts and of instructions, and measure them.
-
     index: the training text, to find what is copied. grader: another model, whose log-likelihood
     of the texts is measured too.
-
-    Raises:
-        UserError: most prompts, or all instructions, exceed half of the model's context.
-    """
+    UserError: most prompts, or all instructions, exceed half of the model's context."""
     examples = (story for story in generate(20 * samples, _SEED) if "Words" in story.header)
     headers = {story.instruct.removesuffix(story.text): story
                for story in islice(examples, max(1, samples // _INSTRUCT_EVERY))}  # fmt: skip
@@ -107,9 +103,7 @@ def likelihoods(
     model: Transformer, tokenizer: Tokenizer, texts: Sequence[tuple[str, str]]
 ) -> list[float]:
     """The log-likelihood of each continuation given its prompt, in nats per byte.
-
-    Of what exceeds the context, the end of the prompt and the start of the continuation count.
-    """
+    Of what exceeds the context, the end of the prompt and the start of the continuation count."""
     values, context = [], model.config.context
     for prompt, text in texts:
         before, ids = tokenizer.prompt_ids(prompt)[-context:], tokenizer.encode(text)

@@ -1,8 +1,7 @@
 """A large language model as a judge, behind any OpenAI-compatible endpoint (LLM-as-a-judge).
 
 As in the TinyStories paper (Eldan & Li 2023, section 3.2), it rates a continuation's grammar,
-creativity and consistency from 0 to 10 and guesses an age group. Judgements are cached in a file,
-failed requests are retried, and a budget of tokens bounds the cost.
+creativity and consistency from 0 to 10 and guesses an age group.
 """
 
 import hashlib
@@ -71,10 +70,7 @@ class Judge:
 
     def judge(self, prompt: str, text: str) -> Judgement | None:
         """The judgement of a continuation; None without a usable answer or without budget.
-
-        Raises:
-            UserError: the endpoint refuses (wrong key, name or address) or cannot be reached.
-        """
+        UserError: the endpoint refuses (wrong key, name or address) or cannot be reached."""
         ages = ", ".join(f"{key}: {age}" for key, age in AGES.items())
         question = _TASK.format(prompt=prompt, text=text, ages=ages)
         key = hashlib.sha256(f"{self.url}\0{self.model}\0{question}".encode()).hexdigest()

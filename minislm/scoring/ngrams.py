@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import or_
 
+_ORDER = 4  # the largest n of BLEU
 Tokens = Sequence[str]
 
 
@@ -23,25 +24,19 @@ def ngrams(tokens: Tokens, n: int) -> Counter[tuple[str, ...]]:
     return Counter(zip(*(tokens[k:] for k in range(n))))
 
 
-def bleu(
-    hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]], order: int = 4
-) -> float:
+def bleu(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> float:
     """Corpus BLEU from 0 to 100 (Papineni et al. 2002), smoothed as sacrebleu does by default.
-
     references[i] are all references of hypotheses[i]. The brevity penalty takes the reference
     nearest in length (the shorter of two). An order without a match counts as 1 / (2^k x total)
     for the k-th such order (Chen & Cherry 2014, method 3). 0 if no single token matches, or if no
     hypothesis has n-grams of an order.
-
-    Raises:
-        ValueError: the lists differ in length, or a hypothesis has no reference.
-    """
+    ValueError: the lists differ in length, or a hypothesis has no reference."""
     pairs = list(zip(hypotheses, references, strict=True))
     length = sum(map(len, hypotheses))
     nearest = sum(min((abs(len(ref) - len(own)), len(ref)) for ref in refs)[1]
                   for own, refs in pairs)  # fmt: skip
     logs, smooth = 0.0, 1.0
-    for n in range(1, order + 1):
+    for n in range(1, _ORDER + 1):
         counts = [ngrams(own, n) for own, _ in pairs]
         highest = [reduce(or_, (ngrams(ref, n) for ref in refs)) for _, refs in pairs]
         matches = sum((own & most).total() for own, most in zip(counts, highest))
@@ -50,7 +45,7 @@ def bleu(
             return 0.0
         smooth *= 1.0 if matches else 0.5
         logs += math.log((matches or smooth) / total)
-    return 100 * math.exp(logs / order + min(0.0, 1 - nearest / length))
+    return 100 * math.exp(logs / _ORDER + min(0.0, 1 - nearest / length))
 
 
 def self_bleu(texts: Sequence[Tokens]) -> float:

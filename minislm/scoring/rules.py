@@ -73,10 +73,8 @@ def measure(prompt: str, text: str, copied: float = 0.0) -> Measures:
 
 def instruction(required: Iterable[str], features: Iterable[str], text: str) -> float:
     """The share, from 0 to 10, of a TinyStories-Instruct header that a text fulfils.
-
     Required words count in any form, dialogue where it is required, and a finished text. Other
-    features are left out: no rule can decide them.
-    """
+    features are left out: no rule can decide them."""
     stems = {stem(word) for word in words(text)}
     fulfilled = [stem(word.lower()) in stems for word in required]
     if "Dialogue" in features:
@@ -117,15 +115,12 @@ def stem(word: str) -> str:
 
 
 def _content(text: str) -> list[str]:
-    """The stems of the content words."""
     return [stem(word) for word in words(text) if word not in _LISTS["stop"] and len(word) > 1]
 
 
 def errors(prompt: str, text: str) -> list[set[str]]:
     """The kinds of error in each sentence of a continuation.
-
-    The first sentence may complete the prompt's last one, so it may begin in lower case.
-    """
+    The first sentence may complete the prompt's last one, so it may begin in lower case."""
     parts, found, before = sentences(text), [], []
     completes = bool(prompt.strip()) and prompt.rstrip()[-1:] not in '.!?"'
     for number, sentence in enumerate(parts):

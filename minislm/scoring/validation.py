@@ -50,11 +50,8 @@ def shown(agreements: dict[str, Agreement]) -> list[str]:
 
 def read_human(path: str) -> dict[str, list[tuple[str, str, float]]]:
     """Category -> (prompt, continuation, mean of the category's criteria), from a CSV file.
-
-    Raises:
-        UserError: the file is missing, or lacks a category, a score or the columns category,
-            prompt, completion and CATEGORY_..._score.
-    """
+    UserError: the file is missing, or lacks a category, a score or the columns category,
+    prompt, completion and CATEGORY_..._score."""
     found: dict[str, list[tuple[str, str, float]]] = {}
     try:
         with open(path, newline="", encoding="utf-8") as file:

@@ -1,8 +1,4 @@
-"""Synthetic short stories: seeded, endless, and with the class and lemma of every word.
-
-`plots.py` has what happens, `narrator.py` how sentences vary, `lexicon.py` the words. Here the
-sentences become words, and stories are corrupted where a study needs it.
-"""
+"""Synthetic short stories: seeded, endless, and with the class and lemma of every word."""
 
 import random
 import re
@@ -52,17 +48,13 @@ class Story:
 
     @property
     def text(self) -> str:
-        """The words joined with their white space."""
         return "".join(word.before + word.text for word in self.words)
 
     @property
     def instruct(self) -> str:
         """The story under a TinyStories-Instruct header: some of Features, Words and Summary."""
-        lines = {
-            "Features": ", ".join(self.features),
-            "Words": ", ".join(self.required),
-            "Summary": self.summary,
-        }
+        lines = {"Features": ", ".join(self.features), "Words": ", ".join(self.required),
+                 "Summary": self.summary}  # fmt: skip
         header = "".join(f"{name}: {lines[name]}\n" for name in self.header)
         return f"{header}Story:\n\n{self.text}"
 
@@ -72,19 +64,11 @@ def generate(
     shuffled: float = 0.0, duplicates: float = 0.0, numbers: float = 0.0,
 ) -> Iterator[Story]:  # fmt: skip
     """Yield `count` stories, numbers `start`, `start` + 1, ... of the stream that `seed` names.
-
-    A story depends on the seed and its own number only, so slices can be made in parallel.
-
-    Args:
-        agreement_errors: share of stories in which one to three words break agreement
-            ("they was", "three apple").
-        shuffled: share of stories whose sentences are out of order.
-        duplicates: share of stories that repeat an earlier one word for word.
-        numbers: share of stories about large numbers; see `number_plots.py`.
-
-    Raises:
-        UserError: a negative count or start, or a share outside [0, 1].
-    """
+    A story depends on the seed and its own number only, so slices can be made in parallel. Shares
+    of stories, from 0 to 1: `agreement_errors`, in which one to three words break agreement ("they
+    was", "three apple"); `shuffled`, whose sentences are out of order; `duplicates`, which repeat
+    an earlier one word for word; `numbers`, about large numbers (`number_plots.py`).
+    UserError: a negative count or start, or a share outside [0, 1]."""
     for name, value in (("count", count), ("start", start)):
         if value < 0:
             raise UserError(f"{name} of stories is {value}; give 0 or more")
@@ -111,7 +95,8 @@ def _story(seed: int, number: int, shares: dict[str, float]) -> Story:
     summary = _MARKED.sub(r"\1\2", plot(state))
     if options.random() < shares["shuffled"]:
         state.shuffle(options)
-    words = _words(state)
+    marked = "".join(gap + sentence for gap, sentence in zip(state.gaps, state.sentences))
+    words = tuple(_word(*groups) for groups in _MARKED.findall(marked))
     required = _required(rng, words)
     if options.random() < shares["agreement_errors"]:
         words = _break_agreement(options, words)
@@ -130,17 +115,10 @@ def _options_stream(seed: int, number: int) -> random.Random:
 
 
 @lru_cache(maxsize=1 << 16)
-def _word(before: str, surface: str, word_class: str = "") -> Word:
+def _word(before: str, surface: str, mark: str) -> Word:
     """The one shared `Word` of this form."""
-    word_class, lemma, _ = lex.look_up(surface, word_class)
+    word_class, lemma, _ = lex.look_up(surface, _MARKS[mark])
     return Word(surface, lemma, word_class, before)
-
-
-def _words(state: StoryState) -> tuple[Word, ...]:
-    marked = "".join(gap + sentence for gap, sentence in zip(state.gaps, state.sentences))
-    return tuple(
-        _word(before, surface, _MARKS[mark]) for before, surface, mark in _MARKED.findall(marked)
-    )
 
 
 def _required(rng: random.Random, words: Sequence[Word]) -> tuple[str, ...]:

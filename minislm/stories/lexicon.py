@@ -1,8 +1,5 @@
 """Word lists, inflection, and the class and lemma of any written form of a word.
 
-The lists are in words.txt, whose first lines describe its format: `words.girls` is the list named
-`girls` there.
-
 A form that several classes share is decided by the word alone, never by its neighbours: numbers
 come before adjectives, adjectives before nouns, nouns before verbs, except that the lemmas in
 `verb_first` are verbs ("play", "smile"). The stories mark the few uses that differ.
@@ -34,6 +31,7 @@ def read_words(text: str) -> SimpleNamespace:
     return entries
 
 
+# `words.girls` is the list named `girls` in words.txt.
 words = read_words(Path(__file__).with_name("words.txt").read_text(encoding="utf-8"))
 
 
@@ -85,10 +83,8 @@ def verb_form(verb: str, form: str) -> str:
 @cache
 def lexicon() -> dict[str, dict[str, tuple[str, str]]]:
     """Every known form in lower case (names as written): its classes, the default one first.
-
     Each class maps to (lemma, form): form is "one" or "many" for nouns, "base", "s", "past",
-    "past-s" (was), "participle" or "ing" for verbs, "" for the rest.
-    """
+    "past-s" (was), "participle" or "ing" for verbs, "" for the rest."""
     forms: dict[str, dict[str, tuple[str, str]]] = {}
     for word_class, surface, lemma, form in _entries():
         forms.setdefault(surface, {}).setdefault(word_class, (lemma, form))
@@ -155,10 +151,8 @@ def tokens(text: str) -> Iterator[tuple[str, str]]:
 
 def classify(text: str) -> list[tuple[str, str]]:
     """(part of the text, word class) for each word and punctuation mark of any text.
-
     A part keeps the white space in front of it, so the parts joined are the text itself. Unknown
-    words are "other"; an ambiguous word takes the class that the module's docstring describes.
-    """
+    words are "other"; an ambiguous word takes the class that the module's docstring describes."""
     parts = [(space + word, look_up(word)[0]) for space, word in tokens(text)]
     rest = text[sum(len(part) for part, _ in parts) :]
     return [*parts, (rest, "other")] if rest else parts

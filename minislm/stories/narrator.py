@@ -1,14 +1,11 @@
-"""The state of a story, and what all plots share: people, counted things, how sentences vary.
-
-A `StoryState` records who owns how many of what, which names are taken and the sentences so far,
-so that a plot can only state what follows from what happened.
-"""
+"""The state of a story, and what all plots share: people, counted things, how sentences vary."""
 
 import random
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from minislm.stories.lexicon import a, plural, words
 from minislm.tasks import number_words
@@ -31,12 +28,15 @@ class Person:
 
 
 class StoryState:
-    """A story being generated: its random stream, its people and things, its sentences so far."""
+    """A story being generated: its random stream, who owns how many of what, its sentences so far.
+    So a plot can only state what follows from what happened."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
         self.pick = rng.choice
         self.between = rng.randint
+        self.happy, self.sad = partial(rng.choice, words.happy), partial(rng.choice, words.sad)
+        self.was = partial(rng.choice, ("was", "was", "felt"))
         self.digit_share = rng.choices((0.0, 0.5, 1.0), (5, 2, 2))[0]
         self.owned: Counter[tuple[str, str]] = Counter()
         self.sentences: list[str] = []
@@ -59,10 +59,7 @@ class StoryState:
     # -- sentences
 
     def add(self, text: str) -> None:
-        """Add one of the variants in `text` to the story; it may be several sentences.
-
-        A sentence begins with a capital and never with a digit.
-        """
+        """Add one of the variants in `text`; it begins with a capital and never with a digit."""
         text = self.one_of(text)
         if text[0].isdigit():
             text = re.sub(r"\d+", lambda digits: number_words(int(digits[0])), text, count=1)
@@ -80,10 +77,7 @@ class StoryState:
         self.gap = "\n"
 
     def say(self, who: object, text: str, verb: str = "", *, indirect: str = "") -> None:
-        """Add direct speech: one of the variants in `text`.
-
-        A story without dialogue has the sentence `indirect` instead, or nothing.
-        """
+        """Add direct speech, one of the variants in `text`; without dialogue, `indirect`."""
         line = self.one_of(text)
         if not self.dialogue:
             if indirect:
@@ -105,13 +99,11 @@ class StoryState:
             | {hero.his} friend {friend} came along. | just then, {friend}, {who}, walked by.""")
 
     def count_aloud(self, hero: Person, n: int) -> None:
-        """Add the hero counting n things."""
         self.add(f"""{hero} counted them aloud. "{self.aloud(n)}!"
             | "{self.aloud(n)}," {hero} counted.
             | {hero} pointed at them and counted, "{self.aloud(n)}." """)
 
     def thank(self, who: object) -> None:
-        """Add thanks in direct speech."""
         thanks = """Thank you so much! | Thank you! | Thank you. You are very kind.
             | Oh, thank you! You are a good friend. | That is so nice of you!"""
         self.say(who, thanks, "said")
@@ -161,22 +153,17 @@ class StoryState:
 
     # -- people, places, times
 
-    def child(self) -> Person:
-        """A boy or a girl with a new name."""
+    def person(self, animal: str = "") -> Person:
+        """A child, or an animal of that kind, with a new name."""
         she = self.chance()
-        return self._person(words.girls if she else words.boys, "girl" if she else "boy", she)
-
-    def animal(self, kind: str) -> Person:
-        """An animal with a new name."""
-        she = self.chance()
-        return self._person(words.she_animals if she else words.he_animals, kind, she)
-
-    def _person(self, names: Sequence[str], kind: str, she: bool) -> Person:
-        # Two names with the same first letter are easily mixed up.
+        names = words.girls if she else words.boys
+        if animal:
+            names = words.she_animals if she else words.he_animals
         name = self.pick(names)
-        while name[0] in self.initials:
+        while name[0] in self.initials:  # names with the same first letter are easily mixed up
             name = self.pick(names)
         self.initials.add(name[0])
+        kind = animal or ("girl" if she else "boy")
         return Person(name, kind, *PRONOUNS["she" if she else "he"])
 
     def cast(self, fable: float = 0.0) -> tuple[Person, Person]:
@@ -184,8 +171,8 @@ class StoryState:
         self.fable = self.chance(fable)
         if self.fable:
             one, other = self.rng.sample(words.forest_animals, 2)
-            return self.animal(one), self.animal(other)
-        return self.child(), self.child()
+            return self.person(one), self.person(other)
+        return self.person(), self.person()
 
     def outdoors(self) -> str:
         return self.pick(words.forest_places if self.fable else words.outdoors)
@@ -195,15 +182,6 @@ class StoryState:
         part = self.pick(("day", "day", "morning", "afternoon"))
         fair = f"{self.pick(words.nice_weather)} {part}"
         return self.pick(("one/o day", f"one/o {part}", f"one/o {fair}", f"on {a(fair)}"))
-
-    def happy(self) -> str:
-        return self.pick(words.happy)
-
-    def sad(self) -> str:
-        return self.pick(words.sad)
-
-    def was(self) -> str:
-        return self.pick(("was", "was", "felt"))
 
 
 def at(place: str) -> str:
@@ -238,9 +216,7 @@ def begin(
     aged: bool = True,
 ) -> None:  # fmt: skip
     """Add the opening: who the hero is, what the hero likes; it ends at `place` if one is given.
-
-    Otherwise a new paragraph begins after it.
-    """
+    Otherwise a new paragraph begins after it."""
     he, his, pick = hero.he, hero.his, s.pick
     trait = pick(traits or words.traits)
     who = a(f"{trait} {hero.kind}") if s.chance(0.6) else f"a little {hero.kind}"

@@ -1,9 +1,7 @@
 """The plots: each is a function that generates one story in a `StoryState` and returns its summary.
 
-What the end states follows from what happened. A new plot is one more function here that takes a
-`StoryState`, adds its sentences and returns a summary of one sentence; list it in PLOTS. "|"
-separates the variants of a sentence. A word that is not of the class that the lexicon gives it is
-marked in the sentence: "a smile/n".
+What the end states follows from what happened. "|" separates the variants of a sentence. A word
+that is not of the class that the lexicon gives it is marked in the sentence: "a smile/n".
 """
 
 # Unformatted, so that the variants of a sentence are below each other and speech stays compact.
@@ -20,7 +18,7 @@ def sharing(s: StoryState) -> str:
     hero, friend = s.cast(fable=0.35)
     he, his, elder = hero.he, hero.his, f"{hero.his} {s.elder}"
     food = s.pick(words.wild_food if s.fable else words.treats + words.fruit)
-    had, greedy = s.between(3, 9), s.chance(0.35)
+    had, greedy = s.between(3, 9), s.chance(0.35, "Conflict")
     given = s.between(1, had - 1)
     begin(s, hero, traits=words.wild_traits if greedy else words.traits, likes=plural(food))
     s.gain(hero, had, food)
@@ -38,7 +36,6 @@ def sharing(s: StoryState) -> str:
             | Can you share your {plural(food)} with me?""")
     s.paragraph()
     if greedy:
-        s.features.add("Conflict")
         s.say(hero, f"""No! These {plural(food)} are mine! | No, I want them all.
             | Go away! I do not want to share!""", indirect=f"{hero} did not want to share.")
         s.add(f"{friend} began to cry. | {friend} turned around and walked away slowly.")
@@ -619,7 +616,7 @@ def warning(s: StoryState) -> str:
     hero, _ = s.cast()
     he, his, him, pick, elder = hero.he, hero.his, hero.him, s.pick, f"{hero.his} {s.elder}"
     rule, act, result, hurt, why = pick(words.warnings).split(" / ")
-    result, bad = result.replace("his", his), s.chance(0.3)
+    result, bad = result.replace("his", his), s.chance(0.3, "BadEnding")
     begin(s, hero, traits=words.wild_traits)
     s.features |= {"Foreshadowing", "Conflict"}
     if "ice" in rule:
@@ -641,7 +638,6 @@ def warning(s: StoryState) -> str:
     s.add(f"{elder} wrapped {his} cold foot in a blanket." if hurt == "foot" else
           f"{elder} ran to {him} and put a bandage on {his} {hurt}.")
     if bad:
-        s.features.add("BadEnding")
         s.add(f"""they had to go to the doctor. {hero} could not play for {s.number(days)} days.
             | it hurt for {s.number(days)} days, and {hero} had to stay in bed.""")
     else:
@@ -695,7 +691,7 @@ def turns(s: StoryState) -> str:
     hero, friend = s.cast()
     toy = s.pick(tuple(words.toys))
     thing, act = f"{s.pick(words.colors)} {toy}", words.toys[toy]
-    bad, minutes = s.chance(0.3), s.between(2, 10)
+    bad, minutes = s.chance(0.3, "BadEnding"), s.between(2, 10)
     begin_pair(s, hero, friend)
     place = s.pick(("in the yard", "in the park", "at school", "in the garden", "at home"))
     s.add(f"""{s.once()}, they found {a(thing)} {place}.
@@ -709,7 +705,6 @@ def turns(s: StoryState) -> str:
         | they both held the {toy} and did not let go.""")
     s.paragraph()
     if bad:
-        s.features.add("BadEnding")
         s.add(f"snap/o! The {toy} broke in two pieces. | then the {toy} fell and broke.")
         s.add(f"now no one/o could {act}/v it. | now they had nothing to play with.")
         s.add(f"{hero} cried, and {friend} cried, too. | {hero} and {friend} were very {s.sad()}.")
@@ -779,10 +774,9 @@ def treasure(s: StoryState) -> str:
 def race(s: StoryState) -> str:
     """The fast one boasts, the slow one keeps going."""
     pick, s.fable = s.pick, True
-    fast = s.animal(pick(("rabbit", "deer", "horse", "fox")))
-    slow = s.animal(pick(("turtle", "snail", "hedgehog", "duck")))
-    he = slow.he
-    days, wins = s.between(4, 20), s.chance(0.7)
+    fast = s.person(pick(("rabbit", "deer", "horse", "fox")))
+    slow = s.person(pick(("turtle", "snail", "hedgehog", "duck")))
+    he, days, wins = slow.he, s.between(4, 20), s.chance(0.7, "Twist")
     goal = pick(("old bridge", "big rock", "tall tree", "end of the field", "top of the hill"))
     begin(s, slow)
     s.add(f"in the same forest lived {fast}, {a(fast.kind)}. {fast} was very fast.")
@@ -799,7 +793,6 @@ def race(s: StoryState) -> str:
     countdown = "3, 2, 1" if s.digit_share else "Three, two, one"
     s.add(f'"One, two, three, go!" an owl called. | "{countdown}, go!" an owl called.')
     if wins:
-        s.features.add("Twist")
         s.add(f"""{fast} ran ahead/o, but soon {fast.he} was bored and took a nap under a tree.
             | {fast} ran so fast/o that {fast.he} got tired and lay down to rest/v.""")
         s.add(f"{slow} went on, step by step, and did not stop. | {slow} kept going slowly.")
@@ -822,7 +815,7 @@ def find_house(s: StoryState) -> str:
     hero, friend = s.cast()
     he, his, pick, elder = hero.he, hero.his, s.pick, f"{hero.his} {s.elder}"
     tens, ones = s.rng.sample(range(1, 10), 2)
-    house, mixed_up = 10 * tens + ones, s.chance()
+    house, mixed_up = 10 * tens + ones, s.chance(0.5, "Conflict")
     street, thing = f"{pick(words.surnames)} Street", pick(words.gifts)
     begin(s, hero)
     s.add(f"""{s.once()}, {hero} wanted to visit {his} friend {friend}. {he.title()} had {a(thing)}
@@ -831,7 +824,6 @@ def find_house(s: StoryState) -> str:
         | "{friend} lives in {street}, at number {s.number(house)}," {elder} said.""")
     if mixed_up:
         wrong = 10 * ones + tens
-        s.features.add("Conflict")
         s.add(f"but {hero} mixed up the numbers and went to house {s.number(wrong)}.")
         stranger = pick(("man", "woman", ""))
         s.add(f"an old {stranger} opened the door." if stranger else
@@ -982,10 +974,9 @@ def pets(s: StoryState) -> str:
 
 def worker(s: StoryState) -> str:
     """A day at work, in the present tense: made, sold, left."""
-    child, pick = s.child(), s.pick
+    child, pick = s.person(), s.pick
     title, kind, he = ("Mrs", "woman", "she") if s.chance() else ("Mr", "man", "he")
     boss = Person(f"{title}. {pick(words.surnames)}", kind, *PRONOUNS[he])
-    his = boss.his
     job, thing, made = pick((
         ("baker", "loaf", "bakes"), ("baker", pick(words.baked), "bakes"),
         ("farmer", pick(words.vegetables), "picks"), ("farmer", pick(words.fruit), "picks"),
@@ -1010,7 +1001,7 @@ def worker(s: StoryState) -> str:
     left = s.lose(boss, sold, thing)
     s.add(f"""many people come. {boss} sells {s.number(sold)} of them, so {he} has
           {s.count(left, thing)} left.""")
-    s.add(f"""then {child.name}, {a(pick(words.traits))} {child.kind}, comes to {his} table.
+    s.add(f"""then {child.name}, {a(pick(words.traits))} {child.kind}, comes to {boss.his} table.
         | in the afternoon, {a(child.kind)} named {child} walks by.""")
     if s.chance(0.65, "Conflict"):
         s.add(f"{child} looks {s.sad()}.")

@@ -1,9 +1,8 @@
 """Baselines behind the transformer's interface, `forward(tokens [B, T]) -> logits [B, T, V]`.
 
 `DummyModel` has a known accuracy, so it tests the evaluator. The heuristics are shallow rules that
-a trained model is compared with. All are sampled and evaluated as a transformer is. To add one,
-write a function of a pair, whose answer it must not read, and of its task's D_train; list it in
-RULES.
+a trained model is compared with: functions of a pair, whose answer they must not read, and of its
+task's D_train. All are sampled and evaluated as a transformer is.
 """
 
 import random
@@ -68,9 +67,7 @@ def edit_distance(a: str, b: str) -> int:
 
 class Baseline(nn.Module):
     """A module without weights that gives `answer(pair, train)` to the prompts of `known` pairs.
-
-    By default, it knows all pairs of all tasks, and learns from those that it knows in D_train.
-    """
+    By default, it knows all pairs of all tasks, and learns from those that it knows in D_train."""
 
     def __init__(
         self, answer: Callable[[Pair, list[Pair]], str], tokenizer: Tokenizer,

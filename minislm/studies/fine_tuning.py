@@ -22,17 +22,17 @@ _SMOOTHING = 0.8  # weight of the past in the loss that decides when to stop
 
 
 def train_in_memory(
-    model: Transformer, tokenizer: Tokenizer, stories: TokenDataset, examples: Sequence,
-    config: TrainConfig, steps: int, until: float = 0.0, loss_on: str = "completion",
+    model: Transformer, tokenizer: Tokenizer, train: Sequence[Pair], config: TrainConfig,
+    steps: int, *, until: float = 0.01, loss_on: str = "completion",
+    stories: TokenDataset | None = None,
 ) -> tuple[int, float]:  # fmt: skip
-    """Train in place for `steps` steps, or until the smoothed loss is below `until`.
-
-    Matrix products are in bfloat16. Only parameters that require a gradient are changed. Returns
-    the number of steps and the smoothed loss in nats per token.
-    """
+    """Train in place on pairs, all of which fit the context, and on stories: for `steps` steps, or
+    until the smoothed loss is below `until`. Matrix products are in bfloat16. Only parameters that
+    require a gradient are changed. Returns the steps and the smoothed loss in nats per token."""
     batches = Batches(
-        stories, examples, context=model.config.context, batch_tokens=config.batch_tokens,
-        eot_id=tokenizer.eot_id, loss_on=loss_on, seed=config.seed,
+        stories or TokenDataset.from_ids([]), [encode_pair(tokenizer, pair) for pair in train],
+        context=model.config.context, batch_tokens=config.batch_tokens, eot_id=tokenizer.eot_id,
+        loss_on=loss_on, seed=config.seed,
     )  # fmt: skip
     trainer = Trainer(
         model, batches, replace(config, steps=steps, minutes=None), dtype=torch.bfloat16,
@@ -57,19 +57,10 @@ def train_on_stories(
 ) -> dict[str, float]:  # fmt: skip
     """Train in place on stories: the size of the training, and the losses at its end."""
     stories = TokenDataset.from_texts(texts, tokenizer)
-    _, loss = train_in_memory(model, tokenizer, stories, [], config, steps)
+    _, loss = train_in_memory(model, tokenizer, [], config, steps, until=0.0, stories=stories)
     return {"parameters": model.n_parameters(), "tokens": stories.n_tokens, "steps": steps,
             "epochs": steps * config.batch_tokens / stories.n_tokens, "train_loss": loss,
             "bits_per_byte": bits_per_byte(model, tokenizer, held_out)}  # fmt: skip
-
-
-def fine_tune_on_pairs(
-    model: Transformer, tokenizer: Tokenizer, train: Sequence[Pair], config: TrainConfig,
-    steps: int, until: float = 0.01, loss_on: str = "completion",
-) -> tuple[int, float]:  # fmt: skip
-    """Fine-tune in place on pairs, all of which fit the context: see `train_in_memory`."""
-    stories, examples = TokenDataset.from_ids([]), [encode_pair(tokenizer, p) for p in train]
-    return train_in_memory(model, tokenizer, stories, examples, config, steps, until, loss_on)
 
 
 def bits_per_byte(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str]) -> float:

@@ -1,13 +1,13 @@
 """The generalization study: does a model learn the rule of a task, or a shallow heuristic?
 
 Every variant and seed learns 70 pairs of a task and is evaluated on them, on the 30 pairs held out,
-and on the training pairs with a perturbed prompt. All answers are kept. The report counts those
-that a heuristic would give, and has conclusions by a stated rule.
+and on the training pairs with a perturbed prompt. RULE is how the report concludes.
 """
 
 from collections import defaultdict, namedtuple
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,17 @@ import numpy as np
 from minislm.config import TrainConfig
 from minislm.evaluation import Answer, answers
 from minislm.fast.sampler import FastSampler
-from minislm.reporting.intervals import of_rates
-from minislm.reporting.plots import bars
-from minislm.reporting.tables import markdown_table
+from minislm.reporting import intervals, plots, tables
 from minislm.studies import variants
 from minislm.studies.baselines import CONTEXT, HEURISTICS, DummyModel
 from minislm.studies.config import StudyConfig
-from minislm.studies.fine_tuning import FINE_TUNING, bits_per_byte, fine_tune_on_pairs
-from minislm.studies.runner import Row, Study, Trial
+from minislm.studies.fine_tuning import FINE_TUNING, bits_per_byte, train_in_memory
+from minislm.studies.runner import Result, Row, Study, Trial
 from minislm.studies.sweeps import table
 from minislm.studies.variants import SHAPES, SLOW, VARIANTS, Variant, study_tokenizer
 from minislm.tasks import TASKS, Pair, fits, pairs
 
-DUMMIES = ("dummy 0", "dummy 0.3", "dummy 1")  # with their accuracies
+DUMMIES = {f"dummy {rate:g}": partial(DummyModel, accuracy=rate) for rate in (0.0, 0.3, 1.0)}
 PERTURBATIONS = ("other wording", "double spaces", "101 to 200")
 # Fine-tuning takes so many steps at most, and ends at a loss (nats per token) at which D_train is
 # learned. An answer in unary has hundreds of tokens that are nearly certain.
@@ -37,9 +35,7 @@ LIMITS = {"unary": (400, 0.002), "all": (600, 0.01), "other": (300, 0.01)}
 
 def plan(config: StudyConfig) -> list[list[Trial]]:
     """Pre-training and the baselines; then every variant, task and seed.
-
-    A variant that is not fine-tuned is evaluated once for each pre-trained model.
-    """
+    A variant that is not fine-tuned is evaluated once for each pre-trained model."""
     seeds = range(config.seeds or (2 if config.quick else 8))
     chosen = [*VARIANTS[: 3 if config.quick else None]]
     chosen += [Variant(f"{source}, {adapt}", source, adapt=adapt) for source in config.models
@@ -63,30 +59,26 @@ def plan(config: StudyConfig) -> list[list[Trial]]:
     return [first, adapted]
 
 
-def evaluate_baseline(name: str, task: str, folder: Path) -> dict[str, Any]:
+def evaluate_baseline(name: str, task: str, folder: Path) -> Result:
     tokenizer = study_tokenizer(folder)
-    if name in DUMMIES:
-        model = DummyModel(tokenizer, float(name.split()[1]), known=pairs(task))
-    else:
-        model = HEURISTICS[name](tokenizer, pairs(task))
+    model = (DUMMIES | HEURISTICS)[name](tokenizer, known=pairs(task))
     groups = {split: pairs(task, split) for split in ("train", "test")}
     return {"tasks": {task: evaluate(FastSampler(model, tokenizer), groups)}}
 
 
-def adapt_and_evaluate(seed: int, folder: Path, **variant: Any) -> dict[str, Any]:
+def adapt_and_evaluate(seed: int, folder: Path, **variant: Any) -> Result:
     """Fine-tune a variant on its tasks (or not), and evaluate it on each of them."""
     v = Variant(**variant)
     model, tokenizer = v.load(seed, folder)
-    context = min(CONTEXT, model.config.context)
-    split = {task: v.split(task, seed, fits(tokenizer, pairs(task), context)[0])
-             for task in v.tasks}  # fmt: skip
+    limit = min(CONTEXT, model.config.context)
+    split = {task: v.split(task, seed, fits(tokenizer, pairs(task), limit)[0]) for task in v.tasks}
     stories = variants.story_texts("plain", 1_000_000, variants.HELD_OUT)
-    result: dict[str, Any] = {"before": bits_per_byte(model, tokenizer, stories)}
+    result: Result = {"before": bits_per_byte(model, tokenizer, stories)}
     if v.adapt == "fine-tuned":
         factor = v.rate if v.text or v.shape not in SHAPES else 3 * v.rate
         options = {k: x * factor if "rate" in k else x for k, x in FINE_TUNING.items()}
         steps, until = LIMITS.get("all" if v.together else v.tasks[0], LIMITS["other"])
-        result["steps"], result["loss"] = fine_tune_on_pairs(
+        result["steps"], result["loss"] = train_in_memory(
             model, tokenizer, [pair for train, _ in split.values() for pair in train],
             TrainConfig(seed=seed, **options), min(steps, 300) if v.shape in SLOW else steps,
             until=until if v.loss_on == "completion" else 0.0, loss_on=v.loss_on,
@@ -104,27 +96,25 @@ def adapt_and_evaluate(seed: int, folder: Path, **variant: Any) -> dict[str, Any
 def perturbed(task: str, train: list[Pair]) -> dict[str, list[Pair]]:
     """Questions that a rule answers, and a list of cases may not: see PERTURBATIONS. The last are
     every third number; in unary, and to count to, they are too long."""
-    wording = [f"Please, {pair.prompt[0].lower()}{pair.prompt[1:]}" for pair in train]
-    spaces = [pair.prompt.replace(" ", "  ") for pair in train]
+    wording = [replace(p, prompt=f"Please, {p.prompt[0].lower()}{p.prompt[1:]}") for p in train]
+    spaces = [replace(p, prompt=p.prompt.replace(" ", "  ")) for p in train]
     numbers = range(101, 201, 3) if task not in ("unary", "count") else ()
-    groups = [[replace(pair, prompt=prompt) for pair, prompt in zip(train, prompts)]
-              for prompts in (wording, spaces)]  # fmt: skip
-    return dict(zip(PERTURBATIONS, [*groups, [Pair(task, i, *TASKS[task](i)) for i in numbers]]))
+    larger = [Pair(task, i, *TASKS[task](i)) for i in numbers]
+    return dict(zip(PERTURBATIONS, (wording, spaces, larger)))
 
 
 def evaluate(sampler: FastSampler, groups: dict[str, list[Pair]], shots: str = "") -> dict:
     """The answers by group of pairs and number; pairs that exceed the context are left out. After
     `shots`, examples before every prompt, an answer ends with its line."""
-    questions = {}
+    kept = {}
     for name, group in groups.items():
         prompted = [replace(pair, prompt=shots + pair.prompt) for pair in group]
-        questions[name], _ = fits(sampler.tokenizer, prompted, sampler.model.config.context)
-    given = answers(sampler, [pair for group in questions.values() for pair in group])
+        kept[name], _ = fits(sampler.tokenizer, prompted, sampler.model.config.context)
+    given = answers(sampler, [pair for group in kept.values() for pair in group])
     if shots:
         given = [Answer(a.text.partition("\n")[0], a.finished or "\n" in a.text) for a in given]
     ordered = iter(given)
-    return {name: {pair.i: vars(next(ordered)) for pair in group}
-            for name, group in questions.items()}  # fmt: skip
+    return {name: {pair.i: vars(next(ordered)) for pair in group} for name, group in kept.items()}
 
 
 LEARNED, FOUND, SHALLOW, EXPLAINED = 0.9, 0.8, 0.2, 0.3  # the thresholds of RULE
@@ -170,7 +160,7 @@ class Results:
         if not (counts := self.counts(name, [task], group)):
             return None
         rates = [correct / questions for correct, questions in counts]
-        return Accuracy(*of_rates(*zip(*counts)), min(rates), max(rates))
+        return Accuracy(*intervals.of_rates(*zip(*counts)), min(rates), max(rates))
 
     def agreement(self, variant: str, task: str) -> dict[str, float]:
         """The fraction of the answers on D_test that are wrong answers of each heuristic."""
@@ -253,7 +243,7 @@ def conclusion(found: Results, task: str, column: str) -> str:
 def _plot(found: Results, variants: Iterable[Variant], path: Path) -> str:
     series = {v.name: [(found.accuracy(v.name, task) or ())[:3] or None for task in found.tasks]
               for v in variants if v.name in found.names}  # fmt: skip
-    return bars(found.tasks, series, "accuracy on D_test", path) if series else ""
+    return plots.bars(found.tasks, series, "accuracy on D_test", path) if series else ""
 
 
 def _rate(counts: list[tuple[int, int]]) -> str:
@@ -268,19 +258,15 @@ def _agreements(found: Results) -> str:
         agreement = found.agreement(name, task).values() if accuracy else [0.0]
         if max(agreement) >= 0.05:
             lines.append([name, task, *(f"{rate:.0%}" for rate in (accuracy.mean, *agreement))])
-    return markdown_table(("variant", "task", "accuracy", *HEURISTICS), lines)
+    return tables.markdown_table(("variant", "task", "accuracy", *HEURISTICS), lines)
 
 
 def _table(
     first: str, rows: Iterable[str], columns: Iterable[str], cell: Callable[[str, str], str]
 ) -> str:
     lines = [[row, *(cell(row, column) for column in columns)] for row in rows]
-    return markdown_table((first, *columns), lines)
+    return tables.markdown_table((first, *columns), lines)
 
 
-KINDS = {
-    "pretrain": variants.pretrain,
-    "baseline": evaluate_baseline,
-    "variant": adapt_and_evaluate,
-}
+KINDS = dict(pretrain=variants.pretrain, baseline=evaluate_baseline, variant=adapt_and_evaluate)
 STUDY = Study(plan, KINDS, report)

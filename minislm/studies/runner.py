@@ -1,8 +1,4 @@
-"""Runs a study: many small independent trials, whose results are kept, and a report at the end.
-
-Trials run in parallel processes with one thread each, so that a result depends on its trial alone.
-Every finished trial is a line of results.jsonl: an interrupted study resumes after the last one.
-"""
+"""Runs a study: many small independent trials, whose results are kept, and a report at the end."""
 
 import json
 import multiprocessing
@@ -25,23 +21,19 @@ from minislm.runtime.files import append_line, atomic_write, os_error
 from minislm.studies.config import StudyConfig
 
 Trial = dict[str, Any]  # {"kind": str, ...}: JSON values
-Row = dict[str, Any]  # {"trial": Trial, "result": JSON values, "seconds": float}
+Result = dict[str, Any]  # JSON values
+Row = dict[str, Any]  # {"trial": Trial, "result": Result, "seconds": float}
 
 
 class Study(NamedTuple):
-    """The parts of a study."""
-
     plan: Callable[[StudyConfig], list[list[Trial]]]  # phases: each waits for the one before
-    kinds: dict[str, Callable[..., dict[str, Any]]]  # by kind of trial: from it, the result
+    kinds: dict[str, Callable[..., Result]]  # by kind of trial: from it, the result
     report: Callable[[list[Row], Path], str]  # Markdown; writes plots into the folder
 
 
 def run_study(name: str, study: Study, config: StudyConfig, command: str) -> Path:
-    """Run the trials that have no result yet and write FOLDER/report.md; returns its path.
-
-    Raises:
-        UserError: a worker process was killed, or the folder cannot be written to.
-    """
+    """Run the trials without a line in results.jsonl, write FOLDER/report.md and return its path.
+    UserError: a worker process was killed, or the folder cannot be written to."""
     folder = Path(config.out or Path("runs/studies") / (name + "-quick" * config.quick))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,8 +54,8 @@ def run_study(name: str, study: Study, config: StudyConfig, command: str) -> Pat
     minutes = sum(row["seconds"] for row in rows) / 60
     head = (
         f"# Study: {name}\n\n`{command}`, commit {commit or 'unknown'}, torch {torch.__version__}, "
+        f"{len(rows)} trials, {minutes:.0f} minutes of one core."
     )
-    head += f"{len(rows)} trials, {minutes:.0f} minutes of one core."
     atomic_write(folder / "report.md", f"{head}\n\n{study.report(rows, folder)}")
     return folder / "report.md"
 
@@ -111,7 +103,8 @@ def _run(
             raise
 
 
-def _timed(work: Callable[..., dict[str, Any]], trial: Trial, folder: Path) -> Row:
+def _timed(work: Callable[..., Result], trial: Trial, folder: Path) -> Row:
+    """A trial on one thread, so that its result depends on nothing else that runs."""
     threads, begin = torch.get_num_threads(), time.perf_counter()
     torch.set_num_threads(1)
     try:

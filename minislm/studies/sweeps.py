@@ -1,7 +1,6 @@
 """Three sweeps: studies that vary one setting of a base run at a time, with a few seeds per value.
 
-They are about hyperparameters, about the training data and about word classes. To compare another
-value, add it to the tuple of its setting in HYPERPARAMETERS, DATA or WORDS.
+To compare another value, add it to the tuple of its setting in HYPERPARAMETERS, DATA or WORDS.
 """
 
 import copy
@@ -28,15 +27,15 @@ from minislm.scoring.rules import measure, split_beginning
 from minislm.stories.generate import Story, generate
 from minislm.stories.lexicon import WORD_CLASSES, classify
 from minislm.studies.config import StudyConfig
-from minislm.studies.fine_tuning import FINE_TUNING, fine_tune_on_pairs, train_on_stories
-from minislm.studies.runner import Row, Study, Trial
+from minislm.studies.fine_tuning import FINE_TUNING, train_in_memory, train_on_stories
+from minislm.studies.runner import Result, Row, Study, Trial
 from minislm.studies.variants import TEXTS, random_weights, story_texts, study_tokenizer
 from minislm.tasks import pairs
 from minislm.tokenizer import Tokenizer
 
 Settings = dict[str, Any]
 Values = dict[str, tuple[Any, ...]]  # of every setting; the first is that of the base run
-Results = list[dict[str, Any]]  # of one value, for each seed
+Results = list[Result]  # of one value, for each seed
 Axes = dict[str, dict[Any, Results]]  # by setting and value, where several values were compared
 
 HELD_OUT, CLASS_STORIES, CONTINUATIONS = 200, 300, 60  # held-out stories, by study; texts
@@ -45,15 +44,13 @@ TUNING_STEPS = 300  # at most
 
 def sweep(
     values: Values, quick: Values, steps: tuple[int, int],
-    train: Callable[[Settings, int, int, Path], dict[str, Any]],
+    train: Callable[[Settings, int, int, Path], Result],
     describe: Callable[[Axes, Path], str],
 ) -> Study:  # fmt: skip
     """A study of a base run, and of runs that differ from it in one setting.
-
     With --quick, the values are `quick`, or else the base run's. `steps` of training are given
     without and with it. `train` takes settings, seed, steps and the study's folder; `describe`
-    writes its plots into the folder and returns Markdown.
-    """
+    writes its plots into the folder and returns Markdown."""
 
     def plan(config: StudyConfig) -> list[list[Trial]]:
         small = {name: quick.get(name, each[:1]) for name, each in values.items()}
@@ -137,9 +134,7 @@ HYPERPARAMETERS: Values = {
 BASE: Settings = {name: values[0] for name, values in HYPERPARAMETERS.items()}
 
 
-def train_at_equal_compute(
-    settings: Settings, seed: int, steps: int, folder: Path
-) -> dict[str, float]:
+def train_at_equal_compute(settings: Settings, seed: int, steps: int, folder: Path) -> Result:
     """Train on plain stories with as many operations as the base run needs for `steps`."""
     stories = story_texts("plain", 0, settings["stories"])
     held_out = story_texts("plain", 0, HELD_OUT, start=1_000_000)
@@ -178,7 +173,7 @@ DATA = {"size": (1.0, 0.01, 0.03, 0.1, 0.3), "stories": (6000,), **CORRUPTIONS}
 SCORES, TASKS = ("grammar", "creativity", "consistency", "copied"), ("copy", "successor")
 
 
-def train_on_data(settings: Settings, seed: int, steps: int, folder: Path) -> dict[str, float]:
+def train_on_data(settings: Settings, seed: int, steps: int, folder: Path) -> Result:
     """Train on stories with numbers, as nothing transfers without; then the loss on clean stories,
     the scores of continuations, and the accuracy after fine-tuning on pairs."""
     tokenizer, config = study_tokenizer(folder), TrainConfig(seed=seed)
@@ -197,7 +192,7 @@ def train_on_data(settings: Settings, seed: int, steps: int, folder: Path) -> di
     config = replace(config, **FINE_TUNING)
     for task in TASKS:
         tuned, most = copy.deepcopy(model), min(TUNING_STEPS, 3 * steps)
-        fine_tune_on_pairs(tuned, tokenizer, pairs(task, "train"), config, most)
+        train_in_memory(tuned, tokenizer, pairs(task, "train"), config, most)
         correct, questions = exact_match(FastSampler(tuned, tokenizer), [task])[task].test
         result[task] = correct / questions
     return result | {"transfer": sum(result[task] for task in TASKS) / len(TASKS)}
@@ -228,7 +223,7 @@ FORMATS = {"loss": ".3f", "accuracy": ".0%", "tokens": ",.0f", "fraction": ".1%"
 Text = list[tuple[str, str]]  # parts and their classes
 
 
-def train_on_balance(settings: Settings, seed: int, steps: int, folder: Path) -> dict[str, Any]:
+def train_on_balance(settings: Settings, seed: int, steps: int, folder: Path) -> Result:
     """Train on stories, and evaluate by class; then the same with the `sentence` task."""
     tokenizer, config = study_tokenizer(folder), TrainConfig(seed=seed)
     model = random_weights("one block", seed, tokenizer)
@@ -238,7 +233,7 @@ def train_on_balance(settings: Settings, seed: int, steps: int, folder: Path) ->
     rows = [([tokenizer.eot_id], parts(story)) for story in held_out]
     result = by_class(model, tokenizer, rows, "held-out stories")
     config = replace(config, **FINE_TUNING)
-    fine_tune_on_pairs(model, tokenizer, pairs("sentence", "train"), config, TUNING_STEPS)
+    train_in_memory(model, tokenizer, pairs("sentence", "train"), config, TUNING_STEPS)
     for split in ("train", "test"):
         rows = [(tokenizer.encode(p.prompt), classify(p.answer)) for p in pairs("sentence", split)]
         result |= by_class(model, tokenizer, rows, f"sentence, D_{split}")
@@ -272,8 +267,7 @@ def encode(text: Text, tokenizer: Tokenizer) -> tuple[list[int], np.ndarray]:
 def by_class(
     model: Transformer, tokenizer: Tokenizer, rows: Iterable[tuple[list[int], Text]], title: str
 ) -> dict[str, dict[str, float]]:
-    """Loss (nats per token), accuracy and tokens of texts after their prompts, by class; a prompt
-    with its text is cut to the context."""
+    """Loss (nats per token), accuracy and tokens by class of texts after prompts, as they fit."""
     totals = np.zeros((len(WORD_CLASSES), 3))
     for prompt, text in rows:
         ids, classes = encode(text, tokenizer)
@@ -291,11 +285,9 @@ def by_class(
 
 def describe_word_classes(axes: Axes, folder: Path) -> str:
     """Tables of every figure by class and balance, and a plot of the loss on held-out stories."""
-    text = ["One block of width 128.\n"]
+    text, balances = ["One block of width 128.\n"], axes["balance"].items()
     for title in axes["balance"]["as they come"][0]:
-        rows = {
-            name: [each[title] for each in results] for name, results in axes["balance"].items()
-        }
+        rows = {name: [each[title] for each in results] for name, results in balances}
         columns = dict.fromkeys(WORD_CLASSES, FORMATS[title.split()[0]])
         shown = table("balance", rows, columns, WORD_CLASSES if "loss" in title else ())
         text.append(f"## {title[0].upper()}{title[1:]}\n\n{shown}")

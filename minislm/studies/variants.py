@@ -1,7 +1,6 @@
 """Model variants of the generalization study: initial weights, and how they learn a task.
 
-One entry of VARIANTS is one variant. A pre-trained model is made once for each shape, text and
-seed, and kept in the study's folder.
+A pre-trained model is made once for each shape, text and seed, and kept in the study's folder.
 """
 
 import random
@@ -110,8 +109,7 @@ def study_tokenizer(folder: Path) -> Tokenizer:
         train = [pair for task in TASKS for pair in pairs(task, "train")]
         texts = [text for pair in train for text in (pair.prompt, pair.answer)]
         stories = story_texts("numbers", 0, TOKENIZER_STORIES)
-        tokenizer = Tokenizer.train(stories + texts, vocab_size=1024, digits="single")
-        tokenizer.save(folder / "tokenizer")
+        Tokenizer.train(stories + texts, 1024, "single").save(folder / "tokenizer")
     return Tokenizer.load(folder / "tokenizer")
 
 

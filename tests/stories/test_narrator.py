@@ -78,13 +78,13 @@ def test_an_optional_scene_brings_its_feature():
 def test_names_begin_with_different_letters():
     for seed in range(50):
         s = StoryState(random.Random(seed))
-        names = [person.name for person in (*s.cast(0.5), s.child(), s.animal("cat"))]
+        names = [person.name for person in (*s.cast(0.5), s.person(), s.person("cat"))]
         assert len({name[0] for name in names}) == 4
 
 
 def test_pronouns_fit_the_kind():
     s = state()
-    people = [s.child() for _ in range(15)]
+    people = [s.person() for _ in range(15)]
     assert {(p.kind, p.he, p.him, p.his) for p in people} == {
         ("girl", "she", "her", "her"), ("boy", "he", "him", "his"),
     }  # fmt: skip
