@@ -1,10 +1,4 @@
-"""Decode steps compiled ahead of time for a CPU.
-
-A step of a few rows is some sixty operations of a few microseconds each. PyTorch's compiler turns
-several steps into a few loops of machine code that all threads share. Only the products of many
-rows remain the matrix library's. The code does not contain the weights: it is stored on disk and
-serves every model of the same shape.
-"""
+"""Decode steps compiled ahead of time for a CPU: the code serves every model of the same shape."""
 
 import hashlib
 import os
@@ -57,11 +51,8 @@ def can_compile(precision: str) -> bool:
 @torch.no_grad()
 def compile_steps(rows: int, model: Transformer, sample: TokenSampler) -> Callable[..., Tensor]:
     """`Steps` of up to `rows` rows with a model made for them, compiled; same inputs, same output,
-    for any multiple of the steps compiled together.
-
-    The cache must have `rows` rows; those without a token are overwritten, so they must be free.
-    UserError: there is no C++ compiler.
-    """
+    for any multiple of the steps compiled together. The cache must have `rows` rows; those without
+    a token are overwritten, so they must be free. UserError: there is no C++ compiler."""
     count = max(1, _BLOCKS // model.config.n_layer)
     steps = Steps(Step(model, sample)).eval()
     length, like = min(model.config.context, 96), model.embedding.weight

@@ -27,15 +27,11 @@ _BLOCKS = 8  # computed in one call: with one block, eight tokens per row
 
 class PreparedModel:
     """A model ready to decode about `rows` rows at a time.
-
     On a CPU its matrices are prepacked in `precision` (float32, bfloat16 or int8; None: the model's
     own), and its steps are traced where PyTorch can trace. On a GPU (CUDA) its steps are CUDA
-    graphs. Elsewhere the model runs as it is.
-
-    Args:
-        compiled: compile the steps where that is faster: on a CPU instead of traces, for all rows
-            together; on a GPU those of a single row, before they become a graph.
-    """
+    graphs. Elsewhere the model runs as it is. compiled: compile the steps where that is faster: on
+    a CPU instead of traces, for all rows together; on a GPU those of a single row, before they
+    become a graph."""
 
     def __init__(
         self, model: Transformer, rows: int, precision: str | None = None, compiled: bool = False
@@ -129,10 +125,8 @@ class FastEngine:
 
     def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
         """Read prompts; the logits after the last token of each [n, V].
-
         A prompt that occurs several times is read once and copied. Prompts of similar length are
-        read together: at most a quarter is padding.
-        """
+        read together: at most a quarter is padding."""
         first: dict[tuple[int, ...], int] = {}
         source = [first.setdefault(tuple(prompt), n) for n, prompt in enumerate(prompts)]
         order = sorted(first.values(), key=lambda n: len(prompts[n]))

@@ -105,10 +105,8 @@ def quantize_input(x: Tensor) -> tuple[Tensor, Tensor]:
 
 class Int8Linear(_FrozenLinear):
     """8-bit integers: a scale for every row of W, and one for every row of x.
-
     Weights are quantized once, inputs as they come (Dettmers et al. 2022, section 2, without the
-    outliers). A scale of its own keeps a row independent of its neighbours in the batch.
-    """
+    outliers). A scale of its own keeps a row independent of its neighbours in the batch."""
 
     def __init__(self, linear: nn.Linear, rows: int):
         super().__init__(linear)
@@ -126,11 +124,8 @@ class Int8Linear(_FrozenLinear):
 
 class TiledLinear(_FrozenLinear):
     """A few rows. W is stored in tiles [O / 16, I / n, n, 16], padded with zeros; n inputs at once
-    where the rows are few.
-
-    A tile is read once, from its first number to its last, and gives 16 outputs of every row: the
-    compiler makes one loop of the sums of all rows.
-    """
+    where the rows are few. A tile is read once, from its first number to its last, and gives 16
+    outputs of every row: the compiler makes one loop of the sums of all rows."""
 
     def __init__(self, linear: nn.Linear, rows: int = 1):
         super().__init__(linear)
@@ -156,10 +151,8 @@ class TiledLinear(_FrozenLinear):
 
 class Int8LoopLinear(_FrozenLinear):
     """A few rows in 8-bit integers, with the results of `Int8Linear`.
-
     A row of W is read once, and gives one output of every row of x. 64 products of bytes and their
-    sum are one instruction of the processor.
-    """
+    sum are one instruction of the processor."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__(linear)
@@ -228,11 +221,8 @@ def with_linear(
 
 def prepack(model: Transformer, precision: str, rows: int) -> Transformer:
     """The model for decoding about `rows` rows at a time on a CPU; the given one is unchanged.
-
-    Args:
-        precision: "float32"; "bfloat16": weights, activations and cache; "int8": the large
-            matrices in int8, the rest in bfloat16.
-    """
+    precision: "float32"; "bfloat16": weights, activations and cache; "int8": the large matrices in
+    int8, the rest in bfloat16."""
 
     def make(linear: nn.Linear) -> nn.Module:
         if precision == "float32" and rows == 1:
@@ -256,16 +246,10 @@ def for_compiled_steps(
     rows: int, model: Transformer, precision: str, prepacked: Transformer
 ) -> tuple[Transformer, Transformer | None]:
     """The model for single steps and the one for compiled steps of so many rows, with the same
-    results. The given ones are unchanged.
-
-    The second is None where compiled steps would be slower than traced ones: many rows in int8, or
-    where a short trial shows that the products available to compiled steps are slow.
-
-    Args:
-        precision: as for `prepack`; but with few rows int8 is for all matrices, and the rest is in
-            float32.
-        prepacked: the model prepacked in this precision.
-    """
+    results. The given ones are unchanged; `prepacked` is the model in this precision. With few rows
+    int8 is for all matrices, and the rest is in float32. The second is None where compiled steps
+    would be slower than traced ones: many rows in int8, or where a short trial shows that the
+    products available to compiled steps are slow."""
 
     def compiled(precision: str, make: Callable[[nn.Linear], nn.Module]) -> Transformer:
         return with_linear(model, precision, make, LoopAttention)

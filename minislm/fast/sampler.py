@@ -1,9 +1,4 @@
-"""`FastSampler`: the methods and the tokens of `Sampler`, several times as fast.
-
-It uses fast engines, and on a CPU it deals the prompts to worker threads with a cache each: threads
-that never wait for each other decode faster than threads that share every product. Compiled steps
-have so few synchronisation points that all threads share them.
-"""
+"""`FastSampler`: the methods and the tokens of `Sampler`, several times as fast."""
 
 import threading
 from collections import deque
@@ -34,9 +29,7 @@ class FastSampler(Sampler):
         precision: "float32", "bfloat16" or "int8" weights while decoding on a CPU; None: the
             model's own.
         compiled: compile the decode steps where that is faster, once for each number of rows.
-
-    Raises:
-        UserError: fewer than one row, or `compiled` where it is not available.
+            UserError: this is not available.
     """
 
     token_sampler = FastTokenSampler

@@ -87,17 +87,13 @@ def _view(x_BV: Tensor, about: int, filling: float) -> Tensor:
     return x_BV.unflatten(1, (rows, -1))
 
 
-# --- the k largest in compiled steps: numpy's partition compares 8 or 16 numbers at once ----------
-
-
 def partition_topk(
     x_Bn: Tensor, ids_Bn: Tensor, k: int, sorted: bool = True, *, below: int
 ) -> tuple[Tensor, Tensor]:
     """The k largest numbers of each row, largest first, and their ids: [B, k] and [B, k].
-
-    Each number and its id become one integer, the smaller the larger the number is; of equal
-    numbers those with the lowest ids are taken. All ids are less than `below`, at most 2^32.
-    """
+    For compiled steps: numpy's partition compares 8 or 16 numbers at once. Each number and its id
+    become one integer, the smaller the larger the number is; of equal numbers those with the lowest
+    ids are taken. All ids are less than `below`, at most 2^32."""
     _register()
     small = x_Bn.dtype == torch.bfloat16 and below <= 1 << 16  # its lower 16 bits are 0
     id_bits = 0xFFFF if small else 0xFFFFFFFF
