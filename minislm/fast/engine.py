@@ -134,11 +134,9 @@ class FastEngine:
         for _, alike in groupby(order, lambda n: int(math.log(len(prompts[n]), 4 / 3))):
             group = list(alike)
             logits.append(self._read([rows[n] for n in group], [prompts[n] for n in group]))
-        copies = [n for n in range(len(prompts)) if source[n] != n]
-        if copies:
-            self.cache.copy_rows(
-                [rows[n] for n in copies], self.cache, [rows[source[n]] for n in copies]
-            )
+        if copies := [(row, rows[n]) for row, n in zip(rows, source) if row != rows[n]]:
+            targets, originals = zip(*copies)
+            self.cache.copy_rows(list(targets), self.cache, list(originals))
         place = {n: place for place, n in enumerate(order)}
         return torch.cat(logits)[[place[n] for n in source]]
 

@@ -261,10 +261,8 @@ def for_compiled_steps(
         return single, compiled("float32", Int8LoopLinear)
     if rows <= FEW:
         return prepacked, compiled(precision, lambda linear: TiledLinear(linear, rows))
-    if precision == "bfloat16":
-        shared = compiled(precision, WeightFirstLinear)
-    else:
-        shared = compiled(precision, lambda linear: _or_plain(MKLLinear, linear, rows))
+    mkl = partial(_or_plain, MKLLinear, rows=rows)
+    shared = compiled(precision, WeightFirstLinear if precision == "bfloat16" else mkl)
     x_RC = torch.zeros(rows, model.config.width, dtype=shared.embedding.weight.dtype)
     slower = _times_as_slow(shared.head, prepacked.head, x_RC) >= _SLOWER
     return prepacked, None if slower else shared
