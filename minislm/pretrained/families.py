@@ -191,11 +191,8 @@ def read_config(file: Path) -> tuple[Family, ModelConfig]:
 
 def parse_config(config: Any) -> tuple[Family, ModelConfig]:
     """The family and the shape that the contents of a config.json describe.
-
-    Raises:
-        UserError: an unknown family, a missing value, one of another type or out of range, or a
-            model that differs from what `Transformer` computes.
-    """
+    UserError: an unknown family, a missing value, one of another type or out of range, or a model
+    that differs from what `Transformer` computes."""
     name = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(name, str) or name not in FAMILIES:
         known = ", ".join(FAMILIES)

@@ -27,12 +27,8 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]  # ids 3 to 258
 
 def read_model(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The contents of config.json, and the tensors, of a model file of version 0 or 1 (float32).
-
-    Tensors are mapped from the file, except for the matrices of queries and keys.
-
-    Raises:
-        CheckpointError: the header is invalid, or the file has another size than by its header.
-    """
+    Tensors are mapped from the file, except for the matrices of queries and keys. CheckpointError:
+    the header is invalid, or the file has another size than by its header."""
     size, start, version = file.stat().st_size, 28, 0
     with open(file, "rb") as opened:
         head = opened.read(256)
@@ -91,14 +87,9 @@ def _shapes(config: dict[str, int], tied: bool, version: int) -> dict[str, tuple
 
 def read_tokenizer(model: Path, vocab_size: int) -> PretrainedTokenizer:
     """The tokenizer beside a model file: SentencePiece's BPE with scores, as `run.c` encodes.
-
     A text gets a space in front, characters without a token become bytes, and of all neighbours
     that form a token those with the highest score are merged first. The token that begins a story,
-    <s>, also ends it, as in `run.c`.
-
-    Raises:
-        CheckpointError: there is none, it has another size, or it is damaged.
-    """
+    <s>, also ends it. CheckpointError: there is none, it has another size, or it is damaged."""
     names = (f"tok{vocab_size}.bin", "tokenizer.bin")
     file = next((model.with_name(n) for n in names if model.with_name(n).is_file()), None)
     if file is None:
