@@ -60,10 +60,10 @@ def compile_steps(rows: int, model: Transformer, sample: TokenSampler) -> Callab
     cache = FastKVCache.empty(model.config, rows, length, like=like).view(slice(rows), length // 2)
     tokens_B, pos_B = torch.zeros(2, rows, dtype=torch.int64)
     example = (tokens_B, pos_B, cache.k_LBKSD, cache.v_LBKSD, torch.zeros(rows, count))
-    shapes = dict.fromkeys(("k_LBKSD", "v_LBKSD"), {3: torch.export.Dim.AUTO})
-    shapes |= dict.fromkeys(("tokens_B", "pos_B", "u_Bn"))
+    any_length = {3: torch.export.Dim.AUTO}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about itself
+        shapes = (None, None, any_length, any_length, None)
         program = torch.export.export(steps, example, dynamic_shapes=shapes)
         for name, tensor in program.state_dict.items():
             if tensor.is_mkldnn:  # a library's own layout, which the compiler cannot read

@@ -93,17 +93,17 @@ class PreparedModel:
         """A cache for an engine. For traced steps, which attend to all of it, it begins short and
         grows with the text."""
         if self.for_compiled is not None:
-            return self._empty(self.rows, length)
+            return self.empty(self.rows, length)
         if not self.cuda:
-            return self._empty(rows, rounded_up(1, length))
+            return self.empty(rows, rounded_up(1, length))
         rows, length = padded_rows(rows), rounded_up(length, self.config.context)
         with self._lock:
             spare = self._spare.pop() if self._spare else None
         if spare is not None and spare.k_LBKSD.shape[1] >= rows and spare.length >= length:
             return spare
-        return self._empty(rows, length)
+        return self.empty(rows, length)
 
-    def _empty(self, rows: int, length: int) -> FastKVCache:
+    def empty(self, rows: int, length: int) -> FastKVCache:
         return FastKVCache.empty(self.config, rows, length, like=self.like)
 
     def release(self, cache: FastKVCache) -> None:
@@ -144,7 +144,7 @@ class FastEngine:
         T = max(map(len, prompts))
         tokens_BT = torch.tensor([[*ids, *[0] * (T - len(ids))] for ids in prompts])
         last_B = torch.tensor([len(ids) - 1 for ids in prompts])
-        own = FastKVCache.empty(self.prepared.config, len(rows), T, like=self.prepared.like)
+        own = self.prepared.empty(len(rows), T)
         logits_BV = self.prepared.prefill(T)(
             tokens_BT.to(self.device), last_B.to(self.device), own.k_LBKSD, own.v_LBKSD
         )
@@ -174,7 +174,7 @@ class FastEngine:
 
     def _grow(self, length: int) -> None:
         if length > self.cache.length:
-            rows, length = self.cache.k_LBKSD.shape[1], rounded_up(length, self.length)
-            larger = FastKVCache.empty(self.prepared.config, rows, length, like=self.prepared.like)
+            rows = self.cache.k_LBKSD.shape[1]
+            larger = self.prepared.empty(rows, rounded_up(length, self.length))
             larger.copy_rows(slice(None), self.cache, slice(None))
             self.cache = larger

@@ -210,10 +210,9 @@ def with_linear(
     twin = copy_with(model, {Attention: attention}, frozen=True).eval()
     if model.embedding.weight.dtype != dtype:
         twin = copy.deepcopy(twin).to(dtype)
-    for module in list(twin.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(module, name, make(child))
+    for name, module in list(twin.named_modules()):
+        if isinstance(module, nn.Linear):
+            twin.set_submodule(name, make(module))
     count = model.n_parameters()  # prepacked weights are buffers and would not count
     twin.n_parameters = lambda: count
     return twin

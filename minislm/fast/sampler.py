@@ -85,9 +85,8 @@ class FastSampler(Sampler):
         threads = torch.get_num_threads()
         if self._device() != "cpu" or threads == 1 or rows == 0:
             return 0
-        if self.compiled and not _stepwise(settings):
-            if self._prepare(rows, True).for_compiled is not None:
-                return 0
+        if self.compiled and not _stepwise(settings) and self._prepare(rows, True).for_compiled:
+            return 0
         if rows >= _ROWS and not can_trace():
             return 0  # workers would wait for each other's Python
         small = self.model.n_parameters() <= _SMALL
