@@ -26,8 +26,7 @@ def study(config: StudyConfig, tasks: str, models: Sequence[str]) -> None:
     words = iter(sys.argv[1:])  # without --out FOLDER, so that reports of two machines are equal
     shown = [word for word in words if word != "--out" or not next(words, "")]
     command = f"python eval.py {shlex.join(shown)}"
-    path = run_study(
-        config.study, STUDIES[config.study], replace(config, models=tuple(models)), command
-    )
+    config = replace(config, models=tuple(models))
+    path = run_study(config.study, STUDIES[config.study], config, command)
     print(path.read_text(encoding="utf-8"))
     log(f"report: {path}")
