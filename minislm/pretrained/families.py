@@ -220,11 +220,10 @@ def parse_config(config: Any) -> tuple[Family, ModelConfig]:
 
 
 def _get(config: dict, key: str, kind: type, default: Any = _REQUIRED, limits: tuple = _ANY) -> Any:
-    value = config.get(key)
-    if value is None and default is not _REQUIRED:
+    if (value := config.get(key)) is None:
+        if default is _REQUIRED:
+            raise UserError(f"{key} is missing")
         return default
-    if value is None:
-        raise UserError(f"{key} is missing")
     valid = type(value) is kind or (kind is float and type(value) is int)
     if not valid or (kind in (int, float) and not limits[0] <= value <= limits[1]):
         expected = _TYPE_NAMES[kind].format(*limits)

@@ -68,20 +68,15 @@ def read_model(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _shapes(config: dict[str, int], tied: bool, version: int) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor in the order of the file; those of all blocks are one."""
     C, F, L, H, K, V, T = config.values()
-    D = C // H
+    q, k = (L, C, C), (L, K * C // H, C)
     embedding, norm = {"model.embed_tokens": (V, C)}, {"model.norm": (C,)}
     attention_norm, mlp_norm = {"input_layernorm": (L, C)}, {"post_attention_layernorm": (L, C)}
-    attention = {
-        "self_attn.q_proj": (L, C, C),
-        "self_attn.k_proj": (L, K * D, C),
-        "self_attn.v_proj": (L, K * D, C),
-        "self_attn.o_proj": (L, C, C),
-    }
+    attention = {f"self_attn.{x}_proj": shape for x, shape in zip("qkvo", (q, k, k, q))}
     mlp = {"mlp.gate_proj": (L, F, C), "mlp.down_proj": (L, C, F), "mlp.up_proj": (L, F, C)}
     head = {} if tied else {"lm_head": (V, C)}
     if version == 1:
         return attention_norm | mlp_norm | norm | embedding | attention | mlp | head
-    rotary = {"cos": (T, D // 2), "sin": (T, D // 2)}
+    rotary = dict.fromkeys(("cos", "sin"), (T, C // H // 2))
     return embedding | attention_norm | attention | mlp_norm | mlp | norm | rotary | head
 
 

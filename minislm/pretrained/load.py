@@ -150,9 +150,8 @@ def _read_safetensors(file: Path) -> Tensors:
     try:
         return load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{file} is damaged{_damaged_tensor(file)}: {error}; download it again"
-        ) from error
+        where = _damaged_tensor(file)
+        raise CheckpointError(f"{file} is damaged{where}: {error}; download it again") from error
 
 
 def _damaged_tensor(file: Path) -> str:
