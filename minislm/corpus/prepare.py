@@ -40,9 +40,8 @@ def prepare(
     source: str | Path, tokenizer: Tokenizer, cache: str | Path, exclude: str | Path | None = None
 ) -> PreparedText:
     """The token file of `source` without the stories of `exclude`, made in `cache` or found there.
-    Of several processes that want the same one, the first makes it. Raises UserError as
-    `read_stories`; CacheError: `cache` cannot be written to; no story is left; a worker was killed.
-    """
+    Of several processes that want the same one, the first makes it. UserError: as `read_stories`;
+    no story is left; a worker was killed. CacheError: `cache` cannot be written to."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # A worker imports the main script; here it would wait for its own parent for ever.
         raise RuntimeError('a script must call prepare() under `if __name__ == "__main__":`')

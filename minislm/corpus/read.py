@@ -35,10 +35,8 @@ def source_files(source: str | Path, every: bool = False) -> list[Path]:
     Hidden files are left out. So are those named for validation or testing, unless `every` or the
     pattern includes them, or there are no others. UserError: there is none."""
     path, found, held_out = Path(source), [], False
-    missing = (
-        f"no file or folder {path}; give a text file, a folder of *.txt files, or owner/name "
-        "of the hub"
-    )
+    advice = "give a text file, a folder of *.txt files, or owner/name of the hub"
+    missing = f"no file or folder {path}; {advice}"
     if os.path.isfile(path):  # False, too, for a name that no file can have
         return [path]
     if os.path.isdir(path):
@@ -66,8 +64,7 @@ def validation_files(source: str | Path) -> str | None:
 def read_stories(source: str | Path, counts: Counts | None = None) -> Iterator[str]:
     """Stream the raw stories of UTF-8 text files and of the rows of .jsonl, .csv and .parquet.
     A text longer than MAX_STORY characters is cut; `counts` has the number of these cuts.
-    UserError: nothing there, or unreadable; TextError: no text, not UTF-8 (with the byte offset).
-    """
+    UserError: nothing there, or unreadable; TextError: no text, or not UTF-8."""
     return chain.from_iterable(read_batches(source, Counts() if counts is None else counts))
 
 

@@ -24,10 +24,8 @@ def read_pickle(file: Path, *, mapped: bool = False) -> Any:
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:  # PyTorch's own message suggests to run it anyway
-        raise CheckpointError(
-            f"{file} holds something else than tensors, perhaps code; nothing of it was run: "
-            "get the model as safetensors"
-        ) from error
+        unsafe = "something else than tensors, perhaps code; nothing of it was run"
+        raise CheckpointError(f"{file} holds {unsafe}: get the model as safetensors") from error
     except Exception as error:  # a damaged zip file or pickle can raise anything
         reason = type(error).__name__
         raise CheckpointError(f"{file} is damaged ({reason}); get it again") from error
