@@ -71,8 +71,8 @@ def _message(error: BaseException, repo: str, revision: str | None, kind: str) -
 
 def fetch(repo_id: str, revision: str | None = None) -> tuple[Path, Path]:
     """The cached folder of a model, and the one with its tokenizer: the same, or that of the
-    repository which the model card names. What the cache lacks is downloaded. UserError: it cannot
-    be. revision: a branch, a tag or a commit; None is the main branch."""
+    repository which the model card names. What the cache lacks is downloaded. UserError: this
+    failed. revision: a branch, a tag or a commit; None is the main branch."""
     folder = _snapshot(repo_id, revision, _model_files, _TOKENIZER_FILES)
     if _has_tokenizer(_names(folder)):
         return folder, folder
