@@ -127,9 +127,7 @@ def _examples(
     name: str, trained: list[Pair], model: ModelConfig, tokenizer: Tokenizer, auto: bool
 ) -> list[tuple[list[int], list[int]]] | None:
     """The training pairs of a task as tokens; logs those that are too long, and leaves them out.
-
-    With --tasks auto, None for a task of which a model of this shape cannot learn every pair.
-    """
+    With --tasks auto, None for a task of which a model of this shape cannot learn every pair."""
     fitting, too_long = fits(tokenizer, trained, model.context)
     if too_long:
         exceed = f"{len(too_long)} of {len(trained)} pairs exceed the context of {model.context}"

@@ -1,8 +1,4 @@
-"""Command-line flags from dataclasses: one field made with `option` is one flag.
-
-A setting comes from the preset, then from a run's own settings, then from the flags. Only flags
-that were given count, so a default never overrides a run.
-"""
+"""Command-line flags from dataclasses: one field made with `option` is one flag."""
 
 import argparse
 import difflib
@@ -17,7 +13,7 @@ class Parser(argparse.ArgumentParser):
     """Flags of several configs; a mistake is a UserError that names the nearest flag."""
 
     def __init__(self, description: str, *configs: type):
-        # SUPPRESS: only the flags given are in the result
+        # SUPPRESS: only the flags given are in the result, so a default never overrides a run
         super().__init__(
             description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False
         )

@@ -17,14 +17,8 @@ STUDIES = {"generalization": generalization.STUDY} | sweeps.STUDIES
 
 def study(config: StudyConfig, tasks: str, models: Sequence[str]) -> None:
     """Run a study, or the trials that it lacks, and print its report.
-
-    Args:
-        tasks: as in --tasks; "auto": the study's own.
-        models: evaluated beside the study's own variants.
-
-    Raises:
-        UserError: an unknown task, tasks or models for a study that has none, or see `run_study`.
-    """
+    tasks: as in --tasks; "auto": the study's own. models: evaluated beside its own variants.
+    UserError: an unknown task, tasks or models for a study that has none, or see `run_study`."""
     if config.study != "generalization" and (models or tasks != "auto"):
         raise UserError(f"--study {config.study} takes neither --model nor --tasks")
     if tasks != "auto":
@@ -32,8 +26,7 @@ def study(config: StudyConfig, tasks: str, models: Sequence[str]) -> None:
     words = iter(sys.argv[1:])  # without --out FOLDER, so that reports of two machines are equal
     shown = [word for word in words if word != "--out" or not next(words, "")]
     command = f"python eval.py {shlex.join(shown)}"
-    path = run_study(
-        config.study, STUDIES[config.study], replace(config, models=tuple(models)), command
-    )
+    config = replace(config, models=tuple(models))
+    path = run_study(config.study, STUDIES[config.study], config, command)
     print(path.read_text(encoding="utf-8"))
     log(f"report: {path}")

@@ -72,9 +72,7 @@ _TO_ASCII = str.maketrans(
 
 def normalise(story: str, counts: Counts) -> str:
     """The story in one spelling, so that a small model need not learn the same text twice.
-
-    TinyStories mixes curly and straight quotes, for example: 1 story in 30 is curly.
-    """
+    TinyStories mixes curly and straight quotes, for example: 1 story in 30 is curly."""
 
     def step(name: str, after: str) -> str:
         counts[f"changed: {name}"] += after != story
@@ -135,9 +133,7 @@ def clean_stories(stories: Iterable[str], counts: Counts) -> Iterator[str]:
 
 def make_shard(raw: list[str], tokenizer: Tokenizer) -> dict[str, object]:
     """The clean stories of a batch as `tokens` [all tokens], each story's with the end of text.
-
-    `stories` is int64 [stories, 3]: the number of tokens, the bytes of the text, and its digest.
-    """
+    `stories` is int64 [stories, 3]: the number of tokens, the bytes of the text, and its digest."""
     counts = Counts()
     texts = list(long_enough(raw, counts))
     ids = [[*tokenizer.encode(text), tokenizer.eot_id] for text in texts]
@@ -166,10 +162,8 @@ def load_arrays(file: Path) -> dict[str, np.ndarray]:
 
 def make_shards(batches: Iterator[list[str]], tokenizer: Tokenizer, folder: Path) -> Iterator[dict]:
     """The shards of all batches, in order; those that are in `folder` are not made again.
-
-    A single batch is not worth a process: its shard is made in this one and not written. Raises
-    UserError if the folder cannot be written to, or a worker process was killed.
-    """
+    A single batch is not worth a process: its shard is made in this one and not written.
+    UserError: the folder cannot be written to, or a worker process was killed."""
     first = list(islice(batches, 2))
     if len(first) < 2:
         yield from (make_shard(batch, tokenizer) for batch in first)

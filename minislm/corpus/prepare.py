@@ -40,10 +40,8 @@ def prepare(
     source: str | Path, tokenizer: Tokenizer, cache: str | Path, exclude: str | Path | None = None
 ) -> PreparedText:
     """The token file of `source` without the stories of `exclude`, made in `cache` or found there.
-
-    Of several processes that want the same one, the first makes it. Raises UserError as
-    `read_stories`; CacheError: `cache` cannot be written to; no story is left; a worker was killed.
-    """
+    Of several processes that want the same one, the first makes it. UserError: as `read_stories`;
+    no story is left; a worker was killed. CacheError: `cache` cannot be written to."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # A worker imports the main script; here it would wait for its own parent for ever.
         raise RuntimeError('a script must call prepare() under `if __name__ == "__main__":`')
@@ -70,10 +68,8 @@ def prepare(
 def train_tokenizer(
     source: str | Path, more: Sequence[str], vocab_size: int, digits: str, cache: str | Path
 ) -> Tokenizer:
-    """The tokenizer of the first 50 million characters of `source` and all of `more`.
-
-    It is trained now or found in `cache`. Raises UserError as `read_stories` and `Tokenizer.train`.
-    """
+    """The tokenizer of the first 50 million characters of `source` and all of `more`, made now or
+    found in `cache`. Raises UserError as `read_stories` and `Tokenizer.train`."""
     content = fingerprint(source, cache)
     key = _key(FORMAT, tokenizers.__version__, TOKENIZER_TEXT, content, *more, vocab_size, digits)
     folder = Path(cache) / f"tokenizer-{key}"

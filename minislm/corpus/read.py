@@ -32,15 +32,11 @@ class TextError(UserError):
 
 def source_files(source: str | Path, every: bool = False) -> list[Path]:
     """The files of `source`: a file, or those of a folder or pattern that can be read; by name.
-
     Hidden files are left out. So are those named for validation or testing, unless `every` or the
-    pattern includes them, or there are no others. Raises UserError if there is none.
-    """
+    pattern includes them, or there are no others. UserError: there is none."""
     path, found, held_out = Path(source), [], False
-    missing = (
-        f"no file or folder {path}; give a text file, a folder of *.txt files, or owner/name "
-        "of the hub"
-    )
+    advice = "give a text file, a folder of *.txt files, or owner/name of the hub"
+    missing = f"no file or folder {path}; {advice}"
     if os.path.isfile(path):  # False, too, for a name that no file can have
         return [path]
     if os.path.isdir(path):
@@ -67,13 +63,8 @@ def validation_files(source: str | Path) -> str | None:
 
 def read_stories(source: str | Path, counts: Counts | None = None) -> Iterator[str]:
     """Stream the raw stories of UTF-8 text files and of the rows of .jsonl, .csv and .parquet.
-
-    `<|endoftext|>` separates stories, wherever it stands; so does the end of a file or of a row. A
-    file without it is one document. A text longer than MAX_STORY characters is cut, in its second
-    half, at the last blank line, else line end, else space; `counts` has the number of these cuts.
-
-    UserError: nothing there, or unreadable; TextError: no text, not UTF-8 (with the byte offset).
-    """
+    A text longer than MAX_STORY characters is cut; `counts` has the number of these cuts.
+    UserError: nothing there, or unreadable; TextError: no text, or not UTF-8."""
     return chain.from_iterable(read_batches(source, Counts() if counts is None else counts))
 
 
@@ -104,7 +95,8 @@ def read_batches(source: str | Path, counts: Counts) -> Iterator[list[str]]:
 
 
 def cut(text: str, size: int, slack: int = 0) -> list[str]:
-    """`text` in parts of at most `size` characters, where it is longer than `size` + `slack`."""
+    """`text` in parts of at most `size` characters, where it is longer than `size` + `slack`; cut
+    in the second half of a part, at the last blank line, else line end, else space."""
     parts = []
     while len(text) > size + slack:
         places = (text.rfind(gap, size // 2, size) for gap in ("\n\n", "\n", " "))
@@ -201,9 +193,7 @@ _READERS = {".txt": _decode, ".jsonl": _records, ".csv": _records, ".parquet": _
 
 def fingerprint(source: str | Path, cache: str | Path) -> str:
     """The sha256 of the contents and suffixes of all files of `source`, in their order.
-
-    A file in `cache` keeps those of large files, so that they are not read before every run.
-    """
+    A file in `cache` keeps those of large files, so that they are not read before every run."""
     known, whole, hashes = "", hashlib.sha256(), Path(cache, "hashes.txt")
     with suppress(OSError):  # not there yet
         known = hashes.read_text(errors="replace")

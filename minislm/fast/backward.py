@@ -1,9 +1,7 @@
 """Loss and gradient in micro-batches that fit the processor's cache, in worker threads.
 
-The gradient of a sum is the sum of the gradients. On a CPU the activations of one micro-batch are
-still in the cache when the next operation reads them, and every worker thread has micro-batches of
-its own. They are added in a fixed order, whichever is done first: a run can be repeated to the bit
-with the same number of threads.
+Gradients are added in a fixed order, whichever is done first: a run can be repeated to the bit with
+the same number of threads.
 """
 
 from collections.abc import Sequence
@@ -24,13 +22,8 @@ MicroBatch = tuple[Tensor, Tensor]  # inputs and targets of some rows
 
 class FastLossAndGrad:
     """The loss and the gradients of `training.loss_and_grad`, computed faster.
-
-    It computes with a twin of the model: the same parameters in other modules.
-
-    Args:
-        compiled: compile the blocks when they first run, for any shape of batch (for a GPU). All
-            blocks share the code.
-    """
+    It computes with a twin of the model: the same parameters in other modules. compiled: compile
+    the blocks when they first run, for any shape of batch (for a GPU); all share the code."""
 
     def __init__(self, model: Transformer, compiled: bool = False):
         self.twin = copy_with(model, {Attention: BlockedAttention, RMSNorm: FusedRMSNorm}).train()

@@ -1,10 +1,4 @@
-"""Decode steps compiled ahead of time for a CPU.
-
-A step of a few rows is some sixty operations of a few microseconds each. PyTorch's compiler turns
-several steps into a few loops of machine code that all threads share. Only the products of many
-rows remain the matrix library's. The code does not contain the weights: it is stored on disk and
-serves every model of the same shape.
-"""
+"""Decode steps compiled ahead of time for a CPU: the code serves every model of the same shape."""
 
 import hashlib
 import os
@@ -57,11 +51,8 @@ def can_compile(precision: str) -> bool:
 @torch.no_grad()
 def compile_steps(rows: int, model: Transformer, sample: TokenSampler) -> Callable[..., Tensor]:
     """`Steps` of up to `rows` rows with a model made for them, compiled; same inputs, same output,
-    for any multiple of the steps compiled together.
-
-    The cache must have `rows` rows; those without a token are overwritten, so they must be free.
-    UserError: there is no C++ compiler.
-    """
+    for any multiple of the steps compiled together. The cache must have `rows` rows; those without
+    a token are overwritten, so they must be free. UserError: there is no C++ compiler."""
     count = max(1, _BLOCKS // model.config.n_layer)
     steps = Steps(Step(model, sample)).eval()
     length, like = min(model.config.context, 96), model.embedding.weight
@@ -69,10 +60,10 @@ def compile_steps(rows: int, model: Transformer, sample: TokenSampler) -> Callab
     cache = FastKVCache.empty(model.config, rows, length, like=like).view(slice(rows), length // 2)
     tokens_B, pos_B = torch.zeros(2, rows, dtype=torch.int64)
     example = (tokens_B, pos_B, cache.k_LBKSD, cache.v_LBKSD, torch.zeros(rows, count))
-    shapes = dict.fromkeys(("k_LBKSD", "v_LBKSD"), {3: torch.export.Dim.AUTO})
-    shapes |= dict.fromkeys(("tokens_B", "pos_B", "u_Bn"))
+    any_length = {3: torch.export.Dim.AUTO}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about itself
+        shapes = (None, None, any_length, any_length, None)
         program = torch.export.export(steps, example, dynamic_shapes=shapes)
         for name, tensor in program.state_dict.items():
             if tensor.is_mkldnn:  # a library's own layout, which the compiler cannot read

@@ -1,8 +1,7 @@
 """Cross-entropy fused with the head, so that the logits stay in the processor's cache.
 
 The logits of a batch are its largest tensor by far (8,192 tokens x 4,096 words are 134 MB), and the
-plain loss writes and reads it five times. Here a thousand tokens at a time go from features to loss
-and gradient. The result is the same.
+plain loss writes and reads it five times.
 """
 
 import torch
@@ -20,10 +19,8 @@ _MULTIPLE = 128  # the number of targets is padded to a multiple of this: few sh
 
 class LinearCrossEntropy(torch.autograd.Function):
     """Cross-entropy of `features @ weight.T` against `targets`, and both gradients at once.
-
     features [N, C], in the dtype of the products; weight [V, C]; targets int64 [N], without a loss
-    where IGNORED; count: the sum of the losses is divided by it.
-    """
+    where IGNORED; count: the sum of the losses is divided by it."""
 
     @staticmethod
     def forward(

@@ -1,9 +1,7 @@
-"""Decode steps as CUDA graphs: the kernels of several steps are launched together.
+"""Decode steps as CUDA graphs: launching small kernels one by one takes longer than running them.
 
-A step of a small model is some fifty kernels of a few microseconds each: launching them one by one
-takes longer than running them. A CUDA graph is launched as a whole. It contains the addresses of
-what it reads and writes, so it serves one cache, and one number of its rows and positions: both are
-padded to a few sizes.
+A graph contains the addresses of what it reads and writes, so it serves one cache, and one number
+of its rows and positions: both are padded to a few sizes.
 """
 
 import threading
@@ -27,13 +25,8 @@ def padded_rows(rows: int) -> int:
 
 class CUDAGraphSteps:
     """`Steps`, as one graph for each part of a cache: same call, same output.
-
-    Rows of the cache beyond the tokens given are overwritten, so they must be free.
-
-    Args:
-        step: a `Step`, as it is or compiled.
-        capture: makes a `Capture`, for tests without a GPU.
-    """
+    Rows of the cache beyond the tokens given are overwritten, so they must be free. step: a `Step`,
+    as it is or compiled; capture: makes a `Capture`, for tests without a GPU."""
 
     def __init__(self, step: nn.Module, capture: Callable[[], Callable] | None = None):
         self.steps, self.make = Steps(step), capture or Capture
@@ -74,8 +67,7 @@ class CUDAGraphSteps:
 
 class Capture:
     """`capture(work)` makes a CUDA graph of `work`; a call of the result runs it again, into the
-    same tensor. Its graphs share their memory: one runs at a time, and its result is copied.
-    """
+    same tensor. Its graphs share their memory: one runs at a time, and its result is copied."""
 
     def __init__(self) -> None:
         self.pool: Any = None  # of the graphs so far

@@ -27,15 +27,11 @@ _BLOCKS = 8  # computed in one call: with one block, eight tokens per row
 
 class PreparedModel:
     """A model ready to decode about `rows` rows at a time.
-
     On a CPU its matrices are prepacked in `precision` (float32, bfloat16 or int8; None: the model's
     own), and its steps are traced where PyTorch can trace. On a GPU (CUDA) its steps are CUDA
-    graphs. Elsewhere the model runs as it is.
-
-    Args:
-        compiled: compile the steps where that is faster: on a CPU instead of traces, for all rows
-            together; on a GPU those of a single row, before they become a graph.
-    """
+    graphs. Elsewhere the model runs as it is. compiled: compile the steps where that is faster: on
+    a CPU instead of traces, for all rows together; on a GPU those of a single row, before they
+    become a graph."""
 
     def __init__(
         self, model: Transformer, rows: int, precision: str | None = None, compiled: bool = False
@@ -97,17 +93,17 @@ class PreparedModel:
         """A cache for an engine. For traced steps, which attend to all of it, it begins short and
         grows with the text."""
         if self.for_compiled is not None:
-            return self._empty(self.rows, length)
+            return self.empty(self.rows, length)
         if not self.cuda:
-            return self._empty(rows, rounded_up(1, length))
+            return self.empty(rows, rounded_up(1, length))
         rows, length = padded_rows(rows), rounded_up(length, self.config.context)
         with self._lock:
             spare = self._spare.pop() if self._spare else None
         if spare is not None and spare.k_LBKSD.shape[1] >= rows and spare.length >= length:
             return spare
-        return self._empty(rows, length)
+        return self.empty(rows, length)
 
-    def _empty(self, rows: int, length: int) -> FastKVCache:
+    def empty(self, rows: int, length: int) -> FastKVCache:
         return FastKVCache.empty(self.config, rows, length, like=self.like)
 
     def release(self, cache: FastKVCache) -> None:
@@ -129,10 +125,8 @@ class FastEngine:
 
     def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
         """Read prompts; the logits after the last token of each [n, V].
-
         A prompt that occurs several times is read once and copied. Prompts of similar length are
-        read together: at most a quarter is padding.
-        """
+        read together: at most a quarter is padding."""
         first: dict[tuple[int, ...], int] = {}
         source = [first.setdefault(tuple(prompt), n) for n, prompt in enumerate(prompts)]
         order = sorted(first.values(), key=lambda n: len(prompts[n]))
@@ -140,11 +134,9 @@ class FastEngine:
         for _, alike in groupby(order, lambda n: int(math.log(len(prompts[n]), 4 / 3))):
             group = list(alike)
             logits.append(self._read([rows[n] for n in group], [prompts[n] for n in group]))
-        copies = [n for n in range(len(prompts)) if source[n] != n]
-        if copies:
-            self.cache.copy_rows(
-                [rows[n] for n in copies], self.cache, [rows[source[n]] for n in copies]
-            )
+        if copies := [(row, rows[n]) for row, n in zip(rows, source) if row != rows[n]]:
+            targets, originals = zip(*copies)
+            self.cache.copy_rows(list(targets), self.cache, list(originals))
         place = {n: place for place, n in enumerate(order)}
         return torch.cat(logits)[[place[n] for n in source]]
 
@@ -152,7 +144,7 @@ class FastEngine:
         T = max(map(len, prompts))
         tokens_BT = torch.tensor([[*ids, *[0] * (T - len(ids))] for ids in prompts])
         last_B = torch.tensor([len(ids) - 1 for ids in prompts])
-        own = FastKVCache.empty(self.prepared.config, len(rows), T, like=self.prepared.like)
+        own = self.prepared.empty(len(rows), T)
         logits_BV = self.prepared.prefill(T)(
             tokens_BT.to(self.device), last_B.to(self.device), own.k_LBKSD, own.v_LBKSD
         )
@@ -182,7 +174,7 @@ class FastEngine:
 
     def _grow(self, length: int) -> None:
         if length > self.cache.length:
-            rows, length = self.cache.k_LBKSD.shape[1], rounded_up(length, self.length)
-            larger = FastKVCache.empty(self.prepared.config, rows, length, like=self.prepared.like)
+            rows = self.cache.k_LBKSD.shape[1]
+            larger = self.prepared.empty(rows, rounded_up(length, self.length))
             larger.copy_rows(slice(None), self.cache, slice(None))
             self.cache = larger

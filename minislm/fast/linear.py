@@ -105,10 +105,8 @@ def quantize_input(x: Tensor) -> tuple[Tensor, Tensor]:
 
 class Int8Linear(_FrozenLinear):
     """8-bit integers: a scale for every row of W, and one for every row of x.
-
     Weights are quantized once, inputs as they come (Dettmers et al. 2022, section 2, without the
-    outliers). A scale of its own keeps a row independent of its neighbours in the batch.
-    """
+    outliers). A scale of its own keeps a row independent of its neighbours in the batch."""
 
     def __init__(self, linear: nn.Linear, rows: int):
         super().__init__(linear)
@@ -126,11 +124,8 @@ class Int8Linear(_FrozenLinear):
 
 class TiledLinear(_FrozenLinear):
     """A few rows. W is stored in tiles [O / 16, I / n, n, 16], padded with zeros; n inputs at once
-    where the rows are few.
-
-    A tile is read once, from its first number to its last, and gives 16 outputs of every row: the
-    compiler makes one loop of the sums of all rows.
-    """
+    where the rows are few. A tile is read once, from its first number to its last, and gives 16
+    outputs of every row: the compiler makes one loop of the sums of all rows."""
 
     def __init__(self, linear: nn.Linear, rows: int = 1):
         super().__init__(linear)
@@ -156,10 +151,8 @@ class TiledLinear(_FrozenLinear):
 
 class Int8LoopLinear(_FrozenLinear):
     """A few rows in 8-bit integers, with the results of `Int8Linear`.
-
     A row of W is read once, and gives one output of every row of x. 64 products of bytes and their
-    sum are one instruction of the processor.
-    """
+    sum are one instruction of the processor."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__(linear)
@@ -217,10 +210,9 @@ def with_linear(
     twin = copy_with(model, {Attention: attention}, frozen=True).eval()
     if model.embedding.weight.dtype != dtype:
         twin = copy.deepcopy(twin).to(dtype)
-    for module in list(twin.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(module, name, make(child))
+    for name, module in list(twin.named_modules()):
+        if isinstance(module, nn.Linear):
+            twin.set_submodule(name, make(module))
     count = model.n_parameters()  # prepacked weights are buffers and would not count
     twin.n_parameters = lambda: count
     return twin
@@ -228,11 +220,8 @@ def with_linear(
 
 def prepack(model: Transformer, precision: str, rows: int) -> Transformer:
     """The model for decoding about `rows` rows at a time on a CPU; the given one is unchanged.
-
-    Args:
-        precision: "float32"; "bfloat16": weights, activations and cache; "int8": the large
-            matrices in int8, the rest in bfloat16.
-    """
+    precision: "float32"; "bfloat16": weights, activations and cache; "int8": the large matrices in
+    int8, the rest in bfloat16."""
 
     def make(linear: nn.Linear) -> nn.Module:
         if precision == "float32" and rows == 1:
@@ -256,16 +245,10 @@ def for_compiled_steps(
     rows: int, model: Transformer, precision: str, prepacked: Transformer
 ) -> tuple[Transformer, Transformer | None]:
     """The model for single steps and the one for compiled steps of so many rows, with the same
-    results. The given ones are unchanged.
-
-    The second is None where compiled steps would be slower than traced ones: many rows in int8, or
-    where a short trial shows that the products available to compiled steps are slow.
-
-    Args:
-        precision: as for `prepack`; but with few rows int8 is for all matrices, and the rest is in
-            float32.
-        prepacked: the model prepacked in this precision.
-    """
+    results. The given ones are unchanged; `prepacked` is the model in this precision. With few rows
+    int8 is for all matrices, and the rest is in float32. The second is None where compiled steps
+    would be slower than traced ones: many rows in int8, or where a short trial shows that the
+    products available to compiled steps are slow."""
 
     def compiled(precision: str, make: Callable[[nn.Linear], nn.Module]) -> Transformer:
         return with_linear(model, precision, make, LoopAttention)
@@ -277,10 +260,8 @@ def for_compiled_steps(
         return single, compiled("float32", Int8LoopLinear)
     if rows <= FEW:
         return prepacked, compiled(precision, lambda linear: TiledLinear(linear, rows))
-    if precision == "bfloat16":
-        shared = compiled(precision, WeightFirstLinear)
-    else:
-        shared = compiled(precision, lambda linear: _or_plain(MKLLinear, linear, rows))
+    mkl = partial(_or_plain, MKLLinear, rows=rows)
+    shared = compiled(precision, WeightFirstLinear if precision == "bfloat16" else mkl)
     x_RC = torch.zeros(rows, model.config.width, dtype=shared.embedding.weight.dtype)
     slower = _times_as_slow(shared.head, prepacked.head, x_RC) >= _SLOWER
     return prepacked, None if slower else shared

@@ -1,12 +1,6 @@
 """Drop-in modules: the same results as those of model.py, computed faster in one situation each.
 
-    SingleQueryAttention   decoding: one new token per row
-    LoopAttention          the same, for compiled steps on a CPU
-    BlockedAttention       training on a CPU in bfloat16
-    FusedRMSNorm           training: one operation, which a trace cannot contain
-
-`copy_with` puts them into a copy of a model. N is B K; G is H // K: the query heads that share a
-key head are the rows of one product.
+N is B K; G is H // K: the query heads that share a key head are the rows of one product.
 """
 
 import copy
@@ -21,11 +15,9 @@ _BLOCK = 128  # queries
 
 
 class SingleQueryAttention(Attention):
-    """One query per row in two small products.
-
+    """Decoding: one query per row in two small products.
     Faster than the library's attention, which divides a long query into blocks; except on a GPU in
-    16 bits.
-    """
+    16 bits."""
 
     def attend(
         self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_B1TS: Tensor | None
@@ -42,11 +34,9 @@ class SingleQueryAttention(Attention):
 
 
 class LoopAttention(Attention):
-    """One query per row in products and sums of single numbers, all in float32.
-
+    """Compiled steps on a CPU: one query per row in products and sums of single float32 numbers.
     Each sum becomes a loop of machine code that reads keys or values once, in their own dtype;
-    nothing of the size of the cache is written.
-    """
+    nothing of the size of the cache is written."""
 
     def attend(
         self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_B1TS: Tensor | None
@@ -62,10 +52,8 @@ class LoopAttention(Attention):
 
 
 class BlockedAttention(Attention):
-    """The causal mask, some queries at a time: what no query of a block attends to is not computed.
-
-    In bfloat16 on a CPU, forward and backward, twice as fast as the library's attention.
-    """
+    """Training on a CPU in bfloat16: the causal mask, some queries at a time. What no query of a
+    block attends to is not computed: twice as fast as the library's attention."""
 
     def attend(
         self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_B1TS: Tensor | None
@@ -87,6 +75,8 @@ class BlockedAttention(Attention):
 
 
 class FusedRMSNorm(RMSNorm):
+    """In training and on a GPU: one operation, which a trace cannot contain."""
+
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
@@ -102,9 +92,7 @@ def copy_with(
 ) -> Transformer:
     """A copy of the model that shares its parameters and buffers; modules of a type in `classes`
     have the class given for it, with the same state and another forward.
-
-    frozen: its parameters have the same numbers and no gradient.
-    """
+    frozen: its parameters have the same numbers and no gradient."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     if frozen:
         for weight in model.parameters():

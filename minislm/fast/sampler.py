@@ -1,9 +1,4 @@
-"""`FastSampler`: the methods and the tokens of `Sampler`, several times as fast.
-
-It uses fast engines, and on a CPU it deals the prompts to worker threads with a cache each: threads
-that never wait for each other decode faster than threads that share every product. Compiled steps
-have so few synchronisation points that all threads share them.
-"""
+"""`FastSampler`: the methods and the tokens of `Sampler`, several times as fast."""
 
 import threading
 from collections import deque
@@ -34,9 +29,7 @@ class FastSampler(Sampler):
         precision: "float32", "bfloat16" or "int8" weights while decoding on a CPU; None: the
             model's own.
         compiled: compile the decode steps where that is faster, once for each number of rows.
-
-    Raises:
-        UserError: fewer than one row, or `compiled` where it is not available.
+            UserError: this is not available.
     """
 
     token_sampler = FastTokenSampler
@@ -92,9 +85,8 @@ class FastSampler(Sampler):
         threads = torch.get_num_threads()
         if self._device() != "cpu" or threads == 1 or rows == 0:
             return 0
-        if self.compiled and not _stepwise(settings):
-            if self._prepare(rows, True).for_compiled is not None:
-                return 0
+        if self.compiled and not _stepwise(settings) and self._prepare(rows, True).for_compiled:
+            return 0
         if rows >= _ROWS and not can_trace():
             return 0  # workers would wait for each other's Python
         small = self.model.n_parameters() <= _SMALL

@@ -1,8 +1,4 @@
-"""Worker threads that each have work of their own, with the processor's cores shared among them.
-
-Threads that share one matrix product wait for each other after every operation. Threads with rows
-of their own do not, and a thread that is preempted stalls no other.
-"""
+"""Worker threads that each have work of their own: one that is preempted stalls no other."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -15,12 +11,10 @@ Result = TypeVar("Result")
 
 def run_threads(works: Sequence[Callable[[], Result]], cores: int | None = None) -> list[Result]:
     """Call each of `works` in a worker thread: the results, in their order.
-
     The operations of each worker use `cores` cores (None: an equal part of PyTorch's; a single
     worker is then the caller's own thread). Settings of the caller's thread alone, such as
     inference mode, do not hold in a worker. When all have ended, the exception of the first worker
-    that failed is raised.
-    """
+    that failed is raised."""
     if len(works) == 1 and cores is None:
         return [works[0]()]
     before = torch.get_num_threads()

@@ -27,7 +27,7 @@ class FastTokenSampler(TokenSampler):
     """`TokenSampler` with the same tokens (where no two logits are equal)."""
 
     def argmax(self, logits_BV: Tensor) -> Tensor:
-        logits_BwC = _view(logits_BV, _ROWS, -torch.inf)
+        logits_BwC = _view(logits_BV, _ROWS)
         rows, columns = map(int, logits_BwC.shape[1:])
         column_B = logits_BwC.amax(1).argmax(-1)
         index_Bw1 = column_B[:, None, None].expand(-1, rows, 1)
@@ -45,7 +45,7 @@ class FastTokenSampler(TokenSampler):
         best, C = _topk, -(-V // rows)
         if torch.compiler.is_compiling() and logits_BV.device.type == "cpu" and B >= _MANY:
             best, logits_BV = partial(partition_topk, below=C * rows), computed_once(logits_BV)
-        logits_BwC = _view(logits_BV, _ROWS_OF_TOP, -torch.inf)
+        logits_BwC = _view(logits_BV, _ROWS_OF_TOP)
         column_C = torch.arange(C, device=logits_BV.device)
         column_Bk = best(logits_BwC.amax(1), column_C.expand(B, -1), k, sorted=False)[1]
         values_Bwk = logits_BwC.gather(2, column_Bk[:, None].expand(-1, rows, k))
@@ -78,26 +78,22 @@ def _divisor(V: int, about: int) -> int:
     return min(near, key=lambda rows: abs(rows - about), default=about)
 
 
-def _view(x_BV: Tensor, about: int, filling: float) -> Tensor:
-    """[B, V] as [B, rows, V / rows], padded where V has no divisor near `about`."""
+def _view(x_BV: Tensor, about: int) -> Tensor:
+    """[B, V] as [B, rows, V / rows], padded with -inf where V has no divisor near `about`."""
     V = int(x_BV.shape[1])
     rows = _divisor(V, about)
     if V % rows:
-        x_BV = F.pad(x_BV, (0, -V % rows), value=filling)
+        x_BV = F.pad(x_BV, (0, -V % rows), value=-torch.inf)
     return x_BV.unflatten(1, (rows, -1))
-
-
-# --- the k largest in compiled steps: numpy's partition compares 8 or 16 numbers at once ----------
 
 
 def partition_topk(
     x_Bn: Tensor, ids_Bn: Tensor, k: int, sorted: bool = True, *, below: int
 ) -> tuple[Tensor, Tensor]:
     """The k largest numbers of each row, largest first, and their ids: [B, k] and [B, k].
-
-    Each number and its id become one integer, the smaller the larger the number is; of equal
-    numbers those with the lowest ids are taken. All ids are less than `below`, at most 2^32.
-    """
+    For compiled steps: numpy's partition compares 8 or 16 numbers at once. Each number and its id
+    become one integer, the smaller the larger the number is; of equal numbers those with the lowest
+    ids are taken. All ids are less than `below`, at most 2^32."""
     _register()
     small = x_Bn.dtype == torch.bfloat16 and below <= 1 << 16  # its lower 16 bits are 0
     id_bits = 0xFFFF if small else 0xFFFFFFFF

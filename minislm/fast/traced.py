@@ -1,8 +1,4 @@
-"""Prefill and decode steps as modules of tensors alone, and traces of them that run without Python.
-
-The time of a step beyond its arithmetic decides the speed of a small model; and while one trace
-runs, the other threads can run theirs.
-"""
+"""Prefill and decode steps as modules of tensors alone, and traces that run without Python."""
 
 import warnings
 from collections.abc import Callable
@@ -19,11 +15,8 @@ from minislm.sampling import TokenSampler
 
 class Step(nn.Module):
     """A decode step: the last tokens [B], their positions [B], the tensors of a cache and uniform
-    numbers [B] -> the next tokens [B].
-
-    It attends to all positions of the cache up to its own: the cache should be hardly longer than
-    what is needed.
-    """
+    numbers [B] -> the next tokens [B]. It reads all positions of the cache, which should be hardly
+    longer than what is needed."""
 
     def __init__(self, model: Transformer, sample: TokenSampler):
         super().__init__()
@@ -39,10 +32,7 @@ class Step(nn.Module):
 
 class Steps(nn.Module):
     """As many steps as there are columns of uniform numbers [B, n] -> the new tokens [B, n].
-
-    Args:
-        step: a `Step`, as it is, traced or compiled.
-    """
+    step: a `Step`, as it is, traced or compiled."""
 
     def __init__(self, step: nn.Module):
         super().__init__()
@@ -79,11 +69,8 @@ class Prefill(nn.Module):
 
 class Trace:
     """What a module of tensors alone computes, traced: same inputs, same output.
-
-    Args:
-        example: its inputs; others may have other sizes.
-        within: makes, of the trace, the module that is run.
-    """
+    example: its inputs; others may have other sizes.
+    within: makes, of the trace, the module that is run."""
 
     def __init__(
         self, module: nn.Module, *example: Tensor,

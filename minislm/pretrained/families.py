@@ -191,11 +191,8 @@ def read_config(file: Path) -> tuple[Family, ModelConfig]:
 
 def parse_config(config: Any) -> tuple[Family, ModelConfig]:
     """The family and the shape that the contents of a config.json describe.
-
-    Raises:
-        UserError: an unknown family, a missing value, one of another type or out of range, or a
-            model that differs from what `Transformer` computes.
-    """
+    UserError: an unknown family, a missing value, one of another type or out of range, or a model
+    that differs from what `Transformer` computes."""
     name = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(name, str) or name not in FAMILIES:
         known = ", ".join(FAMILIES)
@@ -223,11 +220,10 @@ def parse_config(config: Any) -> tuple[Family, ModelConfig]:
 
 
 def _get(config: dict, key: str, kind: type, default: Any = _REQUIRED, limits: tuple = _ANY) -> Any:
-    value = config.get(key)
-    if value is None and default is not _REQUIRED:
+    if (value := config.get(key)) is None:
+        if default is _REQUIRED:
+            raise UserError(f"{key} is missing")
         return default
-    if value is None:
-        raise UserError(f"{key} is missing")
     valid = type(value) is kind or (kind is float and type(value) is int)
     if not valid or (kind in (int, float) and not limits[0] <= value <= limits[1]):
         expected = _TYPE_NAMES[kind].format(*limits)

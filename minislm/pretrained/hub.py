@@ -1,7 +1,6 @@
-"""Models and texts of the Hugging Face hub, downloaded into its cache.
+"""Models and texts of the Hugging Face hub, downloaded into its cache by `huggingface_hub`.
 
-`huggingface_hub` does the work: cache, retries, revisions, progress, HF_HUB_OFFLINE, HF_TOKEN and
-HF_ENDPOINT are as it documents them. This module selects the files, and turns errors into one line.
+This module selects the files, and turns errors into one line.
 """
 
 import errno
@@ -71,19 +70,9 @@ def _message(error: BaseException, repo: str, revision: str | None, kind: str) -
 
 
 def fetch(repo_id: str, revision: str | None = None) -> tuple[Path, Path]:
-    """Download configuration, tokenizer and weights of a model, unless they are in the cache.
-
-    Args:
-        repo_id: the model, as in "roneneldan/TinyStories-33M".
-        revision: a branch, a tag or a commit; None is the main branch.
-
-    Returns:
-        Its cached folder, and the one with its tokenizer: the same, or that of the repository which
-        the model card names.
-
-    Raises:
-        UserError: one line with what to do.
-    """
+    """The cached folder of a model, and the one with its tokenizer: the same, or that of the
+    repository which the model card names. What the cache lacks is downloaded. UserError: this
+    failed. revision: a branch, a tag or a commit; None is the main branch."""
     folder = _snapshot(repo_id, revision, _model_files, _TOKENIZER_FILES)
     if _has_tokenizer(_names(folder)):
         return folder, folder
@@ -92,19 +81,11 @@ def fetch(repo_id: str, revision: str | None = None) -> tuple[Path, Path]:
 
 
 def find_text(source: str) -> tuple[str, str | None]:
-    """The files of a text, and those of its validation text where the hub has one.
-
-    Args:
-        source: a path or pattern of this machine, returned as it is. Else a data set of the hub:
-            owner/name if it has one training text, or owner/name/FILE (of shards a pattern, as
-            data/train-*.parquet), with @REVISION after the name if need be.
-
-    Returns:
-        Two paths or patterns, as corpus/read.py takes them.
-
-    Raises:
-        UserError: as `fetch`; the data set has no such text, or several and none was named.
-    """
+    """The files of a text, and those of its validation text where the hub has one: two paths or
+    patterns, as corpus/read.py takes them. A `source` on this machine is returned as it is. Else it
+    is a data set of the hub: owner/name if it has one training text, or owner/name/FILE (of shards
+    a pattern, as data/train-*.parquet), with @REVISION after the name if need be. UserError: as
+    `fetch`; the data set has no such text, or several and none was named."""
     named, path = re.fullmatch(_DATA_SET, source), Path(source)
     repo_id, revision, file = named.groups() if named else ("", None, None)
     misspelt = os.path.isdir(path.parent) and path.parent != Path()  # a file of this machine
@@ -153,10 +134,8 @@ def _snapshot(
     repo_id: str, revision: str | None, select: _Select, expected: list[str], kind: str = "model"
 ) -> Path:
     """The cached folder of a revision with the files that `select` returns, downloaded if need be.
-
     Without a connection `select` is given the files of the cache. Those of the repository that
-    match `expected` must be there: huggingface_hub 2 raises an error if one is not.
-    """
+    match `expected` must be there: huggingface_hub 2 raises an error if one is not."""
     options = dict(revision=revision, repo_type=kind)
     try:
         try:

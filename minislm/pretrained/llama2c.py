@@ -27,12 +27,8 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]  # ids 3 to 258
 
 def read_model(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The contents of config.json, and the tensors, of a model file of version 0 or 1 (float32).
-
-    Tensors are mapped from the file, except for the matrices of queries and keys.
-
-    Raises:
-        CheckpointError: the header is invalid, or the file has another size than by its header.
-    """
+    Tensors are mapped from the file, except for the matrices of queries and keys. CheckpointError:
+    the header is invalid, or the file has another size than by its header."""
     size, start, version = file.stat().st_size, 28, 0
     with open(file, "rb") as opened:
         head = opened.read(256)
@@ -72,33 +68,23 @@ def read_model(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _shapes(config: dict[str, int], tied: bool, version: int) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor in the order of the file; those of all blocks are one."""
     C, F, L, H, K, V, T = config.values()
-    D = C // H
+    q, k = (L, C, C), (L, K * C // H, C)
     embedding, norm = {"model.embed_tokens": (V, C)}, {"model.norm": (C,)}
     attention_norm, mlp_norm = {"input_layernorm": (L, C)}, {"post_attention_layernorm": (L, C)}
-    attention = {
-        "self_attn.q_proj": (L, C, C),
-        "self_attn.k_proj": (L, K * D, C),
-        "self_attn.v_proj": (L, K * D, C),
-        "self_attn.o_proj": (L, C, C),
-    }
+    attention = {f"self_attn.{x}_proj": shape for x, shape in zip("qkvo", (q, k, k, q))}
     mlp = {"mlp.gate_proj": (L, F, C), "mlp.down_proj": (L, C, F), "mlp.up_proj": (L, F, C)}
     head = {} if tied else {"lm_head": (V, C)}
     if version == 1:
         return attention_norm | mlp_norm | norm | embedding | attention | mlp | head
-    rotary = {"cos": (T, D // 2), "sin": (T, D // 2)}
+    rotary = dict.fromkeys(("cos", "sin"), (T, C // H // 2))
     return embedding | attention_norm | attention | mlp_norm | mlp | norm | rotary | head
 
 
 def read_tokenizer(model: Path, vocab_size: int) -> PretrainedTokenizer:
     """The tokenizer beside a model file: SentencePiece's BPE with scores, as `run.c` encodes.
-
     A text gets a space in front, characters without a token become bytes, and of all neighbours
     that form a token those with the highest score are merged first. The token that begins a story,
-    <s>, also ends it, as in `run.c`.
-
-    Raises:
-        CheckpointError: there is none, it has another size, or it is damaged.
-    """
+    <s>, also ends it. CheckpointError: there is none, it has another size, or it is damaged."""
     names = (f"tok{vocab_size}.bin", "tokenizer.bin")
     file = next((model.with_name(n) for n in names if model.with_name(n).is_file()), None)
     if file is None:

@@ -1,7 +1,6 @@
 """Opens trained models: run folders, Hugging Face folders, models of the hub, files of llama2.c.
 
-Weight files are not trusted. Their tensors are compared with config.json before the model takes any
-memory, no code in a pickle is run, and an error is one line that names the file and the tensor.
+Weight files are not trusted: see README.md. Errors are one line that names the file and the tensor.
 """
 
 import json
@@ -38,16 +37,13 @@ Parts = list[tuple[str, slice, str, Tensor]]  # parameter, its rows, name and va
 def load(
     source: str | Path, *, dtype: str = "float32", device: str = "cpu", revision: str | None = None
 ) -> tuple[Transformer, Tokenizer]:
-    """Open a trained model: a run folder, a Hugging Face folder, a hub id or a llama2.c .bin.
+    """Open a trained model: the model, in eval mode, and its tokenizer.
 
     Args:
-        source: a folder or file; else the name of a model on the hub, as owner/name.
+        source: a run folder, Hugging Face folder or llama2.c .bin; else owner/name of the hub.
         dtype: float32, bfloat16 or float16; weights are converted one tensor at a time.
         device: as torch names it.
         revision: a branch, tag or commit of the hub.
-
-    Returns:
-        The model, in eval mode, and its tokenizer.
 
     Raises:
         UserError: there is no such source; CheckpointError: it is there and cannot be used.
@@ -108,9 +104,6 @@ def _open_llama2c(file: Path) -> tuple[dict[str, Any], Tensors, PretrainedTokeni
     return contents, tensors, llama2c.read_tokenizer(file, contents["vocab_size"])
 
 
-# --- The tensors of a folder ----------------------------------------------------------------------
-
-
 def _read_weights(folder: Path) -> tuple[Path, Tensors]:
     """The weight file, or the index of its shards, and all tensors; safetensors come first."""
     found = [folder / name for name in _FILES if (folder / name).is_file()]
@@ -157,9 +150,8 @@ def _read_safetensors(file: Path) -> Tensors:
     try:
         return load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{file} is damaged{_damaged_tensor(file)}: {error}; download it again"
-        ) from error
+        where = _damaged_tensor(file)
+        raise CheckpointError(f"{file} is damaged{where}: {error}; download it again") from error
 
 
 def _damaged_tensor(file: Path) -> str:
@@ -194,15 +186,9 @@ def _read_pickle(file: Path) -> Tensors:
     return tensors
 
 
-# --- From stored tensors to parameters; errors name the tensor ------------------------------------
-
-
 def _match(model: Transformer, family: Family, stored: Tensors) -> Parts:
     """Every slice of a parameter, and the tensor that has its values.
-
-    Raises:
-        CheckpointError: a tensor is missing, unexpected or of another shape.
-    """
+    CheckpointError: a tensor is missing, unexpected or of another shape."""
     parts: Parts = []
     for ours, weight in model.named_parameters():
         for name, rows, transposed in family.slices(ours, len(weight), model.config):

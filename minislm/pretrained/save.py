@@ -16,13 +16,8 @@ from minislm.tokenizer import Tokenizer
 
 def save(folder: str | Path, model: Transformer, tokenizer: Tokenizer) -> None:
     """Write a Hugging Face model folder, under the names of the model's family.
-
-    These are model.safetensors, tokenizer.json, tokenizer_config.json, generation_config.json and,
-    last, config.json, each written atomically.
-
-    Raises:
-        UserError: the folder cannot be written to, or the model lacks its `rope_scaling`.
-    """
+    Each file is written atomically, config.json last. UserError: the folder cannot be written to,
+    or the model lacks its `rope_scaling`."""
     check_rotary_tables(model)
     folder, config, family = Path(folder), model.config, family_of(model.config)
     tensors = {}

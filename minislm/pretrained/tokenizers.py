@@ -18,12 +18,8 @@ _END_NAMES = [END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>"]  # most specific 
 
 class PretrainedTokenizer(Tokenizer):
     """A tokenizer that may put a begin-of-text token before a prompt (Llama does, GPT-2 does not).
-
     end_of_text: the token that ends a text; None: the first well-known name in the vocabulary.
-
-    Raises:
-        UserError: the vocabulary has no such token.
-    """
+    UserError: the vocabulary has no such token."""
 
     def __init__(self, backend: tokenizers.Tokenizer, end_of_text: str | None = None):
         known = [name for name in _END_NAMES if backend.token_to_id(name) is not None]
@@ -45,14 +41,10 @@ class PretrainedTokenizer(Tokenizer):
 
 def load_tokenizer(folder: Path, model: Path | None = None) -> PretrainedTokenizer:
     """Read the tokenizer.json of a folder, or its GPT-2 style vocab.json with merges.txt.
-
     Sampling stops where `transformers` does: at the ids in generation_config.json or config.json
     (of the folder `model`, if that is another). A text ends with the token that the files of the
-    tokenizer name, or with the first of these ids.
-
-    Raises:
-        CheckpointError: a file is missing, damaged or not a tokenizer; the message names it.
-    """
+    tokenizer name, or with the first of these ids. CheckpointError: a file is missing, damaged or
+    not a tokenizer; the message names it."""
     file, vocab = folder / "tokenizer.json", folder / "vocab.json"
     try:
         if file.exists():

@@ -68,10 +68,8 @@ def best_seconds(work: Callable[[], object], repeats: int = 20) -> float:
 @contextmanager
 def on_meta_device() -> Iterator[None]:
     """A model built in this context has shapes and no memory (on the "meta" device).
-
     No weight is initialised, and buffers are made on the CPU: on the meta device both would make
-    PyTorch load its compiler.
-    """
+    PyTorch load its compiler."""
     with torch.device("meta"), _NoInitialisation():
         yield
 
@@ -87,11 +85,8 @@ class _NoInitialisation(TorchFunctionMode):
 
 
 def keep_freed_memory() -> None:
-    """Make the C library keep freed memory for the tensors of the next step.
-
-    Else it returns large blocks to the system, and every step has page faults for new ones, cleared
-    by the system. Only glibc has this setting.
-    """
+    """Make the C library (glibc alone has this setting) keep freed memory for the next step's
+    tensors: else every step has page faults for new memory, cleared by the system."""
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if mallopt := getattr(library, "mallopt", None):
         mallopt(_M_MMAP_THRESHOLD, _ONE_GB)

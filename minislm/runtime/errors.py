@@ -1,8 +1,4 @@
-"""Errors that a user can correct, each one line, and exit codes.
-
-0: done; 2: a `UserError`, printed on stderr without a traceback; 130: interrupted by Ctrl-C, or
-128 + N by signal N. Any other exception is a bug and keeps its traceback.
-"""
+"""Errors that a user can correct, each one line, and exit codes."""
 
 import os
 import signal
@@ -15,9 +11,7 @@ _LONGEST = 600  # characters of a message
 
 class UserError(Exception):
     """A mistake of the user; the message has what is wrong, where, and what to do.
-
-    It is one printable line of bounded length, whatever a damaged file has put into it.
-    """
+    It is one printable line of bounded length, whatever a damaged file has put into it."""
 
     def __init__(self, message: str):
         line = " ".join(message.split())

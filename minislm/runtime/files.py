@@ -16,13 +16,9 @@ _ADVICE = "use a folder that can be written to and has space"
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on failure.
-
     A reader sees the old file or the new one, never a part of one, whenever the writer is killed.
-    A link is followed. Of a pipe or a device the path itself is yielded.
-
-    Raises:
-        UserError: the folder cannot be written to, or the disk is full.
-    """
+    A link is followed. Of a pipe or a device the path itself is yielded. UserError: the folder
+    cannot be written to, or the disk is full."""
     special = os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
     path = temporary = Path(path if special or not os.path.islink(path) else os.path.realpath(path))
     try:
@@ -93,9 +89,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def lock_file(file: IO[bytes], wait: bool = True) -> bool:
     """Lock a file until it is closed or the process ends; False if another process has the lock.
-
-    Where there are no such locks (Windows, some network file systems) it always succeeds.
-    """
+    Where there are no such locks (Windows, some network file systems) it always succeeds."""
     try:
         import fcntl
 

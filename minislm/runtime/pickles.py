@@ -1,8 +1,4 @@
-"""Files of torch.save, read as data: no code in them is run, and memory is bounded by their size.
-
-PyTorch's own reader verifies nothing: it loads a file with a flipped bit, and inflates a megabyte
-to a gigabyte. Here every part of the zip file is compared with its checksum first.
-"""
+"""Files of torch.save read as data: no code in them is run, and memory is bounded by their size."""
 
 import pickle
 import warnings
@@ -17,11 +13,9 @@ from minislm.runtime.errors import CheckpointError
 
 def read_pickle(file: Path, *, mapped: bool = False) -> Any:
     """The contents of a file of torch.save: tensors, on the CPU, in plain containers.
-
     file: of torch 1.6 or later (a zip file), or older (a bare pickle, without checksums).
     mapped: leave the numbers of a zip file on the disk until they are used.
-    Raises CheckpointError if the file is damaged, or holds anything else.
-    """
+    CheckpointError: the file is damaged, or holds anything else."""
     try:
         zipped = _is_whole_zip(file)
         with warnings.catch_warnings():
@@ -30,10 +24,8 @@ def read_pickle(file: Path, *, mapped: bool = False) -> Any:
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:  # PyTorch's own message suggests to run it anyway
-        raise CheckpointError(
-            f"{file} holds something else than tensors, perhaps code; nothing of it was run: "
-            "get the model as safetensors"
-        ) from error
+        unsafe = "something else than tensors, perhaps code; nothing of it was run"
+        raise CheckpointError(f"{file} holds {unsafe}: get the model as safetensors") from error
     except Exception as error:  # a damaged zip file or pickle can raise anything
         reason = type(error).__name__
         raise CheckpointError(f"{file} is damaged ({reason}); get it again") from error

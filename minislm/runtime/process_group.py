@@ -79,9 +79,7 @@ class ProcessGroup:
 
     def all_gather(self, work: Callable[[], Sequence]) -> list:
         """The results of every process for its `shard`, in the order of the whole list, for all.
-
-        A UserError in one process is raised in all of them.
-        """
+        A UserError in one process is raised in all of them."""
         if self.world_size == 1:
             return list(work())
         try:
