@@ -178,11 +178,11 @@ def exact_match(sampler: Sampler, tasks: Iterable[str]) -> dict[str, TaskScore]:
     return {task: score(sampler, pairs(task, "train"), pairs(task, "test")) for task in tasks}
 
 
-def score(sampler: Sampler, *splits: Sequence[Pair]) -> TaskScore:
+def score(sampler: Sampler, train: Sequence[Pair], test: Sequence[Pair]) -> TaskScore:
     """Right answers of each split: equal to the pair's, as the tokenizer has it, and finished."""
     tokenizer, counts, left_out = sampler.text_tokenizer(), [], []
     decode = tokenizer.decode
-    for split in splits:
+    for split in (train, test):
         fitting, too_long = fits(tokenizer, split, sampler.model.config.context)
         left_out += [pair.i for pair in too_long]
         encoded = [encode_pair(tokenizer, pair) for pair in fitting]
@@ -190,4 +190,4 @@ def score(sampler: Sampler, *splits: Sequence[Pair]) -> TaskScore:
         found = zip(answers(sampler, fitting), wanted)
         right = sum(answer == Answer(text, finished=True) for answer, text in found)
         counts.append((right, len(fitting)))
-    return TaskScore(*counts, tuple(sorted(left_out)))
+    return TaskScore(counts[0], counts[1], tuple(sorted(left_out)))
