@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 _LONGEST = 600  # characters of a message
@@ -37,6 +38,8 @@ def run_script(main: Callable[[], None]) -> None:
         sys.stdout.flush()
         error = getattr(sys.stdout, "error", None)
         if error and not isinstance(error, BrokenPipeError):  # of a reader (head, less) that ended
+            with suppress(OSError):
+                sys.stdout.close()  # else Python 3.14 reports the error again at the end
             raise UserError(f"cannot print: {error.strerror}")
     except UserError as error:
         log(f"error: {error}")

@@ -43,7 +43,10 @@ def test_a_pipe_is_written_to(tmp_path, link, size):
 
 
 def test_a_device_is_written_to(tmp_path):
-    main, end = os.openpty()
+    try:
+        main, end = os.openpty()
+    except OSError:
+        pytest.skip("no terminals here: /dev/pts is not mounted")
     (tmp_path / "device").symlink_to(os.ttyname(end))
     write_json(tmp_path / "device", {"a": 1})
     assert b'"a": 1' in os.read(main, 100) and (tmp_path / "device").is_symlink()
