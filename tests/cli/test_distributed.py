@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,8 +20,11 @@ RUN = [*TINY, "--stories", "40", "--samples", "0", "--tasks", "copy", "--evals",
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
 
 
-def start(folder: Path, *flags: object, script: str = "train.py") -> subprocess.Popen:
-    command = [sys.executable, *TORCHRUN, str(ROOT / script), *map(str, flags)]
+def start(
+    folder: Path, *flags: object, script: str = "train.py", restarts: int = 0
+) -> subprocess.Popen:
+    command = [sys.executable, *TORCHRUN, "--max-restarts", str(restarts), str(ROOT / script)]
+    command += map(str, flags)
     return subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
@@ -76,6 +80,25 @@ def test_ctrl_c_stops_all_at_the_same_step_and_one_process_can_resume(
     _, err = process.communicate(timeout=60)
     assert process.returncode and err.count("resume with") == 1, err
     assert run_script("train.py", "--resume", "--out", "run").code == 0
+    assert_trained_alike(alone, tmp_path / "run")
+
+
+@pytest.mark.skipif(shutil.which("pgrep") is None, reason="needs pgrep to find the processes")
+def test_a_killed_process_is_restarted_with_the_same_command(alone, flags, tmp_path):
+    """Once before there is a run, and once after the first state."""
+    process = start(tmp_path, *flags, "--resume", restarts=2)
+    for awaited in (".lock", "train_state.pt"):
+        while process.poll() is None and not (tmp_path / "run" / awaited).exists():
+            time.sleep(0.01)
+        found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
+        killed = int(found.stdout.split()[-1])
+        os.kill(killed, signal.SIGTERM)
+        while process.poll() is None and str(killed) in subprocess.run(
+            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
+        ).stdout.split():  # fmt: skip
+            time.sleep(0.01)
+    _, err = done(process)
+    assert err.count("run     run") >= 2 and "Traceback" not in err
     assert_trained_alike(alone, tmp_path / "run")
 
 
