@@ -22,7 +22,7 @@ from minislm.tasks import TASKS, pair
 
 _RUNS, _FILE = Path("runs"), "run.json"
 _UNARY_CONTEXT = 1536  # the longest unary pair fits, where digits merge
-_FINE_TUNING = dict(learning_rate=5e-3, matrix_rate=0.015)  # with --init-from: cli/README.md
+_FINE_TUNING = dict(learning_rate=3e-3, matrix_rate=0.01)  # with --init-from: cli/README.md
 # Settings that a resumed run may change: how long it is, and how it is run.
 _CHANGEABLE = {"resume", "out", "steps", "minutes", "threads", "json", "evals", "samples", "keep"}
 _REMOVED = {"processes"}  # settings of earlier versions, without a meaning today
