@@ -91,7 +91,8 @@ def analyze(model: Transformer, tokenizer: Tokenizer, text: str) -> Analysis:
     attention_LHTT, features_TC = attention_of(model, ids)
     logprobs_TV = model.head(features_TC[:-1]).float().log_softmax(-1).cpu()
     losses_T = -logprobs_TV.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-    best = logprobs_TV.exp().topk(min(ALTERNATIVES, logprobs_TV.shape[1]))
+    p_TV = logprobs_TV[:, : tokenizer.vocab_size].exp()  # rows beyond it have no token
+    best = p_TV.topk(min(ALTERNATIVES, p_TV.shape[1]))
     alternatives = [
         [(tokenizer.decode([i]) or "(end)", p) for i, p in zip(*row)]
         for row in zip(best.indices.tolist(), best.values.tolist())

@@ -63,6 +63,14 @@ def test_losses_and_alternatives_are_those_of_the_logits(tokenizer):
         assert probabilities == pytest.approx(best.values.exp().tolist(), rel=1e-4)
 
 
+def test_no_alternative_is_a_row_without_a_token(tokenizer):
+    model = random_model(vocab_size=tokenizer.vocab_size + 64)
+    with torch.no_grad():
+        model.embedding.weight[tokenizer.vocab_size :] *= 9  # probable ones, were they not left out
+    found = analyze(model, tokenizer, TEXT).alternatives[1:]
+    assert all(len({token for token, _ in each}) == activations.ALTERNATIVES for each in found)
+
+
 def test_a_long_text_is_truncated_to_the_context(tokenizer):
     model = random_model(vocab_size=tokenizer.vocab_size)
     text = analyze(model, tokenizer, TEXT * 20)
