@@ -68,7 +68,7 @@ def test_no_alternative_is_a_row_without_a_token(tokenizer):
     with torch.no_grad():
         model.embedding.weight[tokenizer.vocab_size :] *= 9  # probable ones, were they not left out
     found = analyze(model, tokenizer, TEXT).alternatives[1:]
-    assert all(len({token for token, _ in each}) == activations.ALTERNATIVES for each in found)
+    assert all(sum(token == "(end)" for token, _ in each) <= 1 for each in found)
 
 
 def test_a_long_text_is_truncated_to_the_context(tokenizer):
