@@ -94,6 +94,15 @@ def test_a_run_continues_with_the_shape_and_the_tokenizer_of_a_model(run_script,
         assert f"{name}: {first:.3f} bits per byte before, {last:.3f} after" in done.out
 
 
+def test_the_weights_kept_are_never_worse_than_those_of_the_start(run_script, tiny_run, mine):
+    rates = ["--learning-rate", 2, "--matrix-rate", 2, "--out", "run"]
+    done = run_script("train.py", "--init-from", tiny_run, *mine, *SHORT, *rates)
+    assert done.code == 0, done.err
+    kept, before = (load(each)[0].state_dict() for each in ("run", tiny_run))
+    assert all(torch.equal(kept[name], before[name]) for name in before)
+    assert any(not torch.equal(weights("run")[name], before[name]) for name in before)
+
+
 def old_text(run: Path) -> str:
     """A file with the validation text of a run on generated stories."""
     from minislm.cli import data
