@@ -3,7 +3,9 @@
 from typing import Any
 
 import torch
+from torch import nn
 
+from minislm.fast.linear import PrepackedLinear, or_plain
 from minislm.model import Transformer
 from minislm.runtime.device import best_seconds, device_name
 from minislm.runtime.errors import log
@@ -39,10 +41,9 @@ def _cpu_limits(threads: int) -> dict[str, float]:
     limits = {}
     with torch.inference_mode():
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-            x, weight = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-            prepacked = torch.ops.mkldnn._reorder_linear_weight(weight, 512)
-            arguments = (x, prepacked, None, "none", [], "")
-            seconds = best_seconds(lambda a=arguments: torch.ops.mkldnn._linear_pointwise(*a))
+            layer = or_plain(PrepackedLinear, nn.Linear(1024, 1024, False, dtype=dtype), 512)
+            x = torch.ones(512, 1024, dtype=dtype)
+            seconds = best_seconds(lambda layer=layer, x=x: layer(x))
             limits[f"gflops_{name}"] = 2 * 512 * 1024 * 1024 / seconds / 1e9
         # 256 MB are beyond every cache; 2 MB are as much as the weights of a small model
         for name, count, repeats in (("memory", 64 << 20, 5), ("cache", 512 << 10, 50)):

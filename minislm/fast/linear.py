@@ -227,12 +227,12 @@ def prepack(model: Transformer, precision: str, rows: int) -> Transformer:
         if precision == "float32" and rows == 1:
             return TransposedLinear(linear)
         int8 = precision == "int8" and linear.weight.numel() >= _INT8_FROM
-        return _or_plain(Int8Linear if int8 else PrepackedLinear, linear, rows)
+        return or_plain(Int8Linear if int8 else PrepackedLinear, linear, rows)
 
     return with_linear(model, precision, make)
 
 
-def _or_plain(kind: type[nn.Module], linear: nn.Linear, rows: int) -> nn.Module:
+def or_plain(kind: type[nn.Module], linear: nn.Linear, rows: int) -> nn.Module:
     """`kind(linear, rows)`; the given layer where PyTorch lacks an operator, which is private: it
     may exist for some processors or precisions only, so each layer is run once."""
     name, x_RI = kind.__name__, linear.weight.new_zeros(rows, linear.in_features)
@@ -254,13 +254,13 @@ def for_compiled_steps(
         return with_linear(model, precision, make, LoopAttention)
 
     if precision == "int8":
-        single = with_linear(model, "float32", lambda each: _or_plain(Int8Linear, each, rows))
+        single = with_linear(model, "float32", lambda each: or_plain(Int8Linear, each, rows))
         if rows > FEW or isinstance(single.head, nn.Linear):  # whose results would be others
             return prepacked, None
         return single, compiled("float32", Int8LoopLinear)
     if rows <= FEW:
         return prepacked, compiled(precision, lambda linear: TiledLinear(linear, rows))
-    mkl = partial(_or_plain, MKLLinear, rows=rows)
+    mkl = partial(or_plain, MKLLinear, rows=rows)
     shared = compiled(precision, WeightFirstLinear if precision == "bfloat16" else mkl)
     x_RC = torch.zeros(rows, model.config.width, dtype=shared.embedding.weight.dtype)
     slower = _times_as_slow(shared.head, prepacked.head, x_RC) >= _SLOWER

@@ -49,7 +49,8 @@ def select_dtype(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()
     else:
-        fast = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # private
+        fast = device.type == "cpu" and supported()
     return torch.bfloat16 if fast else torch.float32
 
 

@@ -59,6 +59,8 @@ def test_bfloat16_is_selected_where_the_hardware_has_it(monkeypatch):
         assert device.select_dtype("auto", mps) == torch.float32
     assert device.select_dtype("bfloat16", cpu) == torch.bfloat16
     assert device.select_dtype("float32", cuda) == torch.float32
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")  # it is private
+    assert device.select_dtype("auto", cpu) == torch.float32
 
 
 def test_work_is_measured_by_its_shortest_time_after_one_call():
