@@ -65,6 +65,8 @@ def train(flags: argparse.Namespace) -> None:
         with lock_run(run) if group.is_main else nullcontext():
             _train(run, settings, group)
     except (MemoryError, RuntimeError) as error:
+        if "gloo" in str(error) or isinstance(error, torch.distributed.DistError):
+            raise UserError("another process has ended, see its message; give --resume") from error
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
         raise UserError(
