@@ -35,7 +35,7 @@ def test_the_fused_loss_and_its_gradients_are_those_of_cross_entropy():
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("rows, length", [(1, 30), (2, 64), (37, 64), (5, 700)])
+@pytest.mark.parametrize("rows, length", [(1, 30), (2, 64), (37, 64), (4, 600)])
 def test_micro_batches_have_the_loss_and_the_gradients_of_the_whole(threads, rows, length):
     config = dict(context=700, qkv_bias=True, mlp_bias=True)
     parts, whole = random_model(seed=1, **config), random_model(seed=1, **config)
