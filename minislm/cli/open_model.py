@@ -5,12 +5,13 @@ import os
 import torch
 
 from minislm.cli.config import MachineConfig
-from minislm.cli.run_settings import newest_run
+from minislm.cli.run_settings import Settings, newest_run
 from minislm.fast.sampler import FastSampler
 from minislm.model import Transformer
 from minislm.pretrained.load import load
 from minislm.runtime.device import select_device
 from minislm.runtime.errors import UserError
+from minislm.runtime.unicode import nfc, to_ascii
 from minislm.tokenizer import Tokenizer
 
 
@@ -24,7 +25,11 @@ def open_model(source: str | None, machine: MachineConfig) -> tuple[str, Transfo
     source = str(newest_run()) if source is None else source
     if int8 and device.type != "cpu":
         raise UserError("--dtype int8 is for the CPU; use --device cpu or --dtype bfloat16")
-    return source, *load(source, dtype="float32" if int8 else machine.dtype, device=str(device))
+    dtype = "float32" if int8 else machine.dtype
+    model, tokenizer = load(source, dtype=dtype, device=str(device))
+    if Settings.read(source):  # a run of ours: its text was cleaned
+        tokenizer.prepare = lambda prompt: to_ascii(nfc(prompt))
+    return source, model, tokenizer
 
 
 def open_sampler(

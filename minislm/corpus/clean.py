@@ -1,7 +1,6 @@
 """What worker processes do: raw stories to clean ones, and batches of them to shards of tokens.
 
-They import this file and the main script, so it must not import torch: a second and 200 MB each.
-"""
+They import this file and the main script, so it must not import torch: a second and 200 MB each."""
 
 import hashlib
 import json
@@ -16,12 +15,12 @@ from itertools import chain, islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
-from unicodedata import normalize
 
 import numpy as np
 
 from minislm.runtime.errors import UserError
 from minislm.runtime.files import atomic_path
+from minislm.runtime.unicode import nfc, to_ascii
 from minislm.tasks import END_OF_TEXT
 from minislm.tokenizer import Tokenizer
 
@@ -59,15 +58,6 @@ _LAST_BYTE_LOST = {"": "\u201d", "\ufffd": "\u201d", '"': "\u2014"}
 _LINE_END = re.compile("\r\n?|[\v\f\u2028\u2029]")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u200b\u2060\ufeff\ud800-\udfff]")
 _BLANK_LINES = re.compile("\n{3,}")
-# NFC takes time quadratic in a run of combining marks: 15 seconds for 100,000 of them. It never
-# joins an ASCII character to what precedes it, so the text may be cut before one. Where there is
-# none in 1,024 characters it is cut all the same: UAX 15 knows no correct run beyond 30 marks.
-_NFC_BLOCK = re.compile("(?s:.{1,1024}(?=[\0-\x7f]|$)|.{1024})")
-_TO_ASCII = str.maketrans(
-    {"\u201c": '"', "\u201d": '"', "\u201e": '"', "\u2018": "'", "\u2019": "'", "\u2026": "..."}
-    | dict.fromkeys("\u2010\u2011\u2013\u2014", "-")
-    | dict.fromkeys("\xa0\u2009\u202f", " ")
-)
 
 
 def normalise(story: str, counts: Counts) -> str:
@@ -85,8 +75,8 @@ def normalise(story: str, counts: Counts) -> str:
         story = step("mojibake repaired", re.sub(_MOJIBAKE if pairs else _LONG, _repair, story))
     story = step("control characters removed", _CONTROL.sub("", story))
     if not story.isascii():
-        story = step("Unicode NFC", _NFC_BLOCK.sub(lambda run: normalize("NFC", run[0]), story))
-        story = step("quotes and dashes to ASCII", story.translate(_TO_ASCII))
+        story = step("Unicode NFC", nfc(story))
+        story = step("quotes and dashes to ASCII", to_ascii(story))
     story = story.strip()
     story = step("spaces at line ends", "\n".join(map(str.rstrip, story.split("\n"))))
     return step("blank lines", _BLANK_LINES.sub("\n\n", story))

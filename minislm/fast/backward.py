@@ -1,8 +1,7 @@
 """Loss and gradient in micro-batches that fit the processor's cache, in worker threads.
 
 Gradients are added in a fixed order, whichever is done first: a run can be repeated to the bit with
-the same number of threads.
-"""
+the same number of threads."""
 
 from collections.abc import Sequence
 from functools import partial

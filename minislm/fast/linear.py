@@ -9,8 +9,7 @@ for compiled steps, by the number of rows:
     WeightFirstLinear    bfloat16, many rows: a product of the library
     MKLLinear            float32, many rows: a product of the library, in MKL's layout
 
-O is the number of outputs, I of inputs, R of rows.
-"""
+O is the number of outputs, I of inputs, R of rows."""
 
 import copy
 import statistics

@@ -2,8 +2,7 @@
 
 A maximum down the columns of a [w, V / w] view is vectorised where the search for its index is not:
 only the columns found are searched. Sizes become plain integers, because these functions are traced
-and a vocabulary does not change.
-"""
+and a vocabulary does not change."""
 
 from functools import lru_cache, partial
 

@@ -2,8 +2,7 @@
 
 A head writes into the residual stream through its columns of the attention's output matrix, a
 neuron through its column of the MLP's second matrix. With these columns at zero the component has
-no effect, neither on the loss nor in any sampler that uses the same weights.
-"""
+no effect, neither on the loss nor in any sampler that uses the same weights."""
 
 import re
 from collections.abc import Iterator, Sequence

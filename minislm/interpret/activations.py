@@ -1,8 +1,7 @@
 """Losses, attention weights and neuron activations of a text, and the kinds of a model's heads.
 
 Heads are of the two kinds of the TinyStories paper (Eldan & Li 2023, section 5): distance-based, or
-semantic where the weight on a word class is larger than that at any distance.
-"""
+semantic where the weight on a word class is larger than that at any distance."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack

@@ -2,8 +2,7 @@
 
 A `Family` maps keys of config.json to fields of `ModelConfig`, and tensors of weight files to
 parameters of `Transformer`. A model belongs to the first family whose config.json, read back,
-describes the same model.
-"""
+describes the same model."""
 
 import dataclasses
 import json

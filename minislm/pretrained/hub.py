@@ -1,7 +1,6 @@
 """Models and texts of the Hugging Face hub, downloaded into its cache by `huggingface_hub`.
 
-This module selects the files, and turns errors into one line.
-"""
+This module selects the files, and turns errors into one line."""
 
 import errno
 import os

@@ -1,8 +1,7 @@
 """Files of llama2.c: a Llama in one .bin, its tokenizer in another.
 
 Both formats are little-endian, as `export.py`, `run.c` and `tokenizer.py` of karpathy/llama2.c
-define them. Weights are returned under Hugging Face's names, so that they are read as any Llama.
-"""
+define them. Weights are returned under Hugging Face's names, so that they are read as any Llama."""
 
 import math
 import struct

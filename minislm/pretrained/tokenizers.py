@@ -2,7 +2,7 @@
 
 import json
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import tokenizers
@@ -27,9 +27,10 @@ class PretrainedTokenizer(Tokenizer):
         encoding = backend.encode("a")  # shows what the post-processor puts before a text
         mask = encoding.special_tokens_mask
         self.bos_ids = encoding.ids[: mask.index(0)] if 0 in mask else []
+        self.prepare: Callable[[str], str] = str  # of a prompt, before it is encoded
 
     def prompt_ids(self, text: str) -> list[int]:
-        return self.bos_ids + self.encode(text) or [self.eot_id]
+        return self.bos_ids + self.encode(self.prepare(text)) or [self.eot_id]
 
     def fits(self, rows: int) -> bool:
         """Whether an embedding has all tokens but added ones ([PAD]): texts have none of these."""

@@ -2,8 +2,7 @@
 
 In training every process has its own rows of each batch, and gradients are summed over all: the
 weights stay equal, and are those of one process with the same batches. In sampling every process
-continues its own prompts.
-"""
+continues its own prompts."""
 
 import os
 import time

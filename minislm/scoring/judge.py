@@ -1,8 +1,7 @@
 """A large language model as a judge, behind any OpenAI-compatible endpoint (LLM-as-a-judge).
 
 As in the TinyStories paper (Eldan & Li 2023, section 3.2), it rates a continuation's grammar,
-creativity and consistency from 0 to 10 and guesses an age group.
-"""
+creativity and consistency from 0 to 10 and guesses an age group."""
 
 import hashlib
 import http.client

@@ -1,7 +1,6 @@
 """N-gram measures: BLEU, self-BLEU, ROUGE-N, distinct-n, and overlap with the training text.
 
-Texts are lists of tokens; `words_of` is the tokenization of ROUGE's reference implementation.
-"""
+Texts are lists of tokens; `words_of` is the tokenization of ROUGE's reference implementation."""
 
 import math
 import re

@@ -1,8 +1,7 @@
 """Prompts for scoring (prompts.json): beginnings of stories, and multiple-choice questions.
 
 They are of the kinds of the TinyStories paper (Eldan & Li 2023, sections 3.1 and 4.2), written for
-this project. A beginning stops in the middle of a sentence, so that it has to be continued.
-"""
+this project. A beginning stops in the middle of a sentence, so that it has to be continued."""
 
 import json
 from pathlib import Path

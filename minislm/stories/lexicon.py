@@ -2,8 +2,7 @@
 
 A form that several classes share is decided by the word alone, never by its neighbours: numbers
 come before adjectives, adjectives before nouns, nouns before verbs, except that the lemmas in
-`verb_first` are verbs ("play", "smile"). The stories mark the few uses that differ.
-"""
+`verb_first` are verbs ("play", "smile"). The stories mark the few uses that differ."""
 
 import re
 from collections.abc import Iterable, Iterator

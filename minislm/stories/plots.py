@@ -1,8 +1,7 @@
 """The plots: each is a function that generates one story in a `StoryState` and returns its summary.
 
 What the end states follows from what happened. "|" separates the variants of a sentence. A word
-that is not of the class that the lexicon gives it is marked in the sentence: "a smile/n".
-"""
+that is not of the class that the lexicon gives it is marked in the sentence: "a smile/n"."""
 
 # Unformatted, so that the variants of a sentence are below each other and speech stays compact.
 # fmt: off

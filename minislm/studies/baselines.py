@@ -2,8 +2,7 @@
 
 `DummyModel` has a known accuracy, so it tests the evaluator. The heuristics are shallow rules that
 a trained model is compared with: functions of a pair, whose answer they must not read, and of its
-task's D_train. All are sampled and evaluated as a transformer is.
-"""
+task's D_train. All are sampled and evaluated as a transformer is."""
 
 import random
 import re

@@ -1,8 +1,7 @@
 """The generalization study: does a model learn the rule of a task, or a shallow heuristic?
 
 Every variant and seed learns 70 pairs of a task and is evaluated on them, on the 30 pairs held out,
-and on the training pairs with a perturbed prompt. RULE is how the report concludes.
-"""
+and on the training pairs with a perturbed prompt. RULE is how the report concludes."""
 
 from collections import defaultdict, namedtuple
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,6 @@
 """Three sweeps: studies that vary one setting of a base run at a time, with a few seeds per value.
 
-To compare another value, add it to the tuple of its setting in HYPERPARAMETERS, DATA or WORDS.
-"""
+To compare another value, add it to the tuple of its setting in HYPERPARAMETERS, DATA or WORDS."""
 
 import copy
 from collections import defaultdict

@@ -1,7 +1,6 @@
 """Model variants of the generalization study: initial weights, and how they learn a task.
 
-A pre-trained model is made once for each shape, text and seed, and kept in the study's folder.
-"""
+A pre-trained model is made once for each shape, text and seed, and kept in the study's folder."""
 
 import random
 from dataclasses import dataclass

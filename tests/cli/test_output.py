@@ -3,12 +3,16 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from helpers import ROOT, TINY
+
+from minislm.cli.config import MachineConfig
+from minislm.cli.open_model import open_model
 
 NONE = (BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device"))
 
@@ -115,6 +119,20 @@ def test_a_byte_order_mark_is_no_part_of_a_prompt(run_script, tiny_run, content)
         assert done.code == 0, done.err
         found.append(json.loads(Path("a.json").read_text())["samples"])
     assert [each["prompt"] for each in found[0]] == ["Once", "One day"] and found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    "prompt, plain",
+    [("\u201cHi,\u201d she\u2019s", '"Hi," she\'s'), ("A cafe\u0301 \u2014", "A caf\u00e9 -"),
+     ("One\xa0day\u2026", "One day...")],
+)  # fmt: skip
+def test_a_prompt_of_a_run_is_read_as_its_text_was(tiny_run, tmp_path, prompt, plain):
+    model = shutil.copytree(tiny_run, tmp_path / "model")
+    (model / "run.json").unlink()  # a model whose text is not known: no character is another
+    for source, same in ((tiny_run, True), (model, False)):
+        tokenizer = open_model(str(source), MachineConfig())[2]
+        assert (tokenizer.prompt_ids(prompt) == tokenizer.prompt_ids(plain)) == same
+        assert tokenizer.encode(prompt) != tokenizer.encode(plain)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell redirects the streams")
