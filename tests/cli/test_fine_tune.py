@@ -10,7 +10,7 @@ from helpers import TINY, random_model, read_metrics
 from pretrained.llama2c_files import write_llama2c
 
 from minislm.checkpoint import load_state
-from minislm.cli.fine_tune import read_pairs
+from minislm.cli.fine_tune import read_pairs, start_model
 from minislm.cli.run_settings import Settings
 from minislm.evaluation import score
 from minislm.pretrained.load import load
@@ -192,6 +192,13 @@ def test_a_text_of_the_model_that_is_gone_is_not_measured(run_script, tiny_run, 
     assert "new text: " in done.out and "old text" not in done.out
 
 
+def test_the_end_that_is_trained_ends_a_text_beside_those_of_the_model(tokenizer, tmp_path):
+    save(tmp_path, random_model(vocab_size=tokenizer.vocab_size), tokenizer)
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": 7})
+    assert load(tmp_path)[1].end_ids == {7}
+    assert start_model(tmp_path, "cpu", "all")[1].end_ids == {7, tokenizer.eot_id}
+
+
 def test_a_model_of_llama2c_is_fine_tuned_and_resumed(run_script, tmp_path, mine):
     write_llama2c(tmp_path)  # its end of text is not ours, and its head is not tied
     flags = ["--init-from", "v0.bin", *mine, *SHORT, "--out", "run"]
@@ -234,6 +241,16 @@ def test_pairs_of_a_file_are_learned_and_scored_on_both_parts(run_script, tmp_pa
         assert row.split()[1:4] == ["100%", "of", "11"] and row.endswith("% of 1")
         (entry,) = json.loads(Path("r.json").read_text())["models"].values()
         assert entry["tasks"]["pairs"]["train"] == 1.0
+
+
+def test_changed_pairs_are_noticed(run_script, tmp_path):
+    path = write_pairs(tmp_path / "pairs.jsonl")
+    flags = [*TINY, *SHORT, "--pairs", path, "--out", "run", "--resume"]
+    assert run_script("train.py", *flags).code == 0
+    assert run_script("train.py", *flags, "--steps", 14).code == 0
+    write_pairs(path, 31)
+    done = run_script("train.py", *flags, "--steps", 16)
+    assert done.code == 2 and "is not the text of this run" in done.err
 
 
 def test_pairs_and_tasks_are_trained_together(run_script, tmp_path, tiny_run):
