@@ -55,7 +55,7 @@ class FastSampler(Sampler):
     ) -> Engine:
         if self._device() is None:
             return super()._engine(rows, length, settings)
-        if _stepwise(settings):
+        if self._stepwise(settings):
             return PlainEngine(self._prepare(rows, False).model, rows, length)
         compiled = self.compiled if compiled is None else compiled
         return FastEngine(self._prepare(rows, compiled), rows, length)
@@ -88,7 +88,8 @@ class FastSampler(Sampler):
         threads = torch.get_num_threads()
         if self._device() != "cpu" or threads == 1 or rows == 0:
             return 0
-        if self.compiled and not _stepwise(settings) and self._prepare(rows, True).for_compiled:
+        compiled = self.compiled and not self._stepwise(settings)
+        if compiled and self._prepare(rows, True).for_compiled:
             return 0
         if rows >= _ROWS and not can_trace():
             return 0  # workers would wait for each other's Python
@@ -122,7 +123,7 @@ class FastSampler(Sampler):
         own = str(self.model.embedding.weight.dtype).removeprefix("torch.")
         return (self.precision or own) in PRECISIONS
 
-
-def _stepwise(settings: SampleConfig) -> bool:
-    """Whether each token needs the logits in Python: only the plain engine gives them."""
-    return settings.repetition_penalty != 1 or settings.logprobs
+    def _stepwise(self, settings: SampleConfig) -> bool:
+        """Whether each token needs the logits in Python: only the plain engine gives them."""
+        gaps = self.tokenizer.unused_ids if self.tokenizer else []
+        return settings.repetition_penalty != 1 or settings.logprobs or bool(gaps)

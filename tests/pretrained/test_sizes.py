@@ -10,14 +10,14 @@ from pretrained.models import refused
 from tokenizers import AddedToken, ByteLevelBPETokenizer
 from tokenizers import Tokenizer as Backend
 
-from minislm.config import PRESETS
+from minislm.config import PRESETS, SampleConfig
 from minislm.evaluation import exact_match
 from minislm.fast.sampler import FastSampler
 from minislm.model import Transformer
 from minislm.pretrained.load import load
 from minislm.pretrained.save import save
 from minislm.runtime.errors import UserError
-from minislm.sampler import Sampler
+from minislm.sampler import PlainEngine, Sampler
 from minislm.tokenizer import Tokenizer
 
 both = pytest.mark.parametrize("kind", [Sampler, FastSampler], ids=["plain", "fast"])
@@ -77,6 +77,10 @@ def test_ids_in_a_gap_of_the_vocabulary_are_never_sampled(kind, rows, settings, 
     prompts = [gap.prompt_ids(text) for text in PROMPTS]
     found = kind(model, gap).generate_ids(prompts, **options)
     assert found == Sampler(model, gap).generate_ids(prompts, **options)
+    sampler = FastSampler(model, gap)
+    assert (
+        type(sampler._engine(4, 40, SampleConfig(**settings))) is PlainEngine
+    )  # no steps to cache
     assert not set(gap.unused_ids) & {token for ids in found for token in ids}
 
 
