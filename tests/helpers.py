@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import runpy
 import sys
 from dataclasses import dataclass
@@ -70,3 +71,19 @@ def train_in(folder: Path, *flags: object) -> None:
     finally:
         os.chdir(before)
         sys.argv = argv
+
+
+def random_text(rng: random.Random) -> str:
+    """Characters of every plane, and some that are often next to each other."""
+    kinds = [
+        lambda: chr(rng.randrange(0x80)),
+        lambda: chr(rng.randrange(0xD800)),
+        lambda: chr(rng.randrange(0xE000, 0x110000)),
+        lambda: chr(rng.randrange(0x1F300, 0x1F700)),
+        lambda: chr(rng.randrange(0x4E00, 0x9FFF)),
+        lambda: "e" + chr(rng.randrange(0x300, 0x370)),
+        lambda: rng.choice(["\r\n", "\n", "\x00", "\ufeff", "\u200d", "   ", " 41", "\u0661"]),
+        lambda: rng.choice([" the", " dogs", " .", " , ", "'s", " n't", "\u2581", "##a", "\u0120"]),
+        lambda: rng.choice(["\u201cOnce\u201d \u2014 ", "caf\u00e9", "\U0001f468\u200d\U0001f469"]),
+    ]
+    return "".join(rng.choice(kinds)() for _ in range(rng.randrange(60)))

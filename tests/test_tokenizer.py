@@ -4,6 +4,7 @@ import random
 
 import pytest
 import tokenizers
+from helpers import random_text
 from tokenizers import models
 
 from minislm.runtime.errors import UserError
@@ -25,19 +26,6 @@ def single():
 @pytest.fixture(scope="module")
 def merged():
     return Tokenizer.train([STORY] * 3, 500, digits="merged")
-
-
-def random_text(rng: random.Random) -> str:
-    """Characters of every plane, control characters, combining marks, emoji, line ends."""
-    kinds = [
-        lambda: chr(rng.randrange(0x80)),
-        lambda: chr(rng.randrange(0xD800)),
-        lambda: chr(rng.randrange(0xE000, 0x110000)),
-        lambda: chr(rng.randrange(0x1F300, 0x1F700)),
-        lambda: "e" + chr(rng.randrange(0x300, 0x370)),
-        lambda: rng.choice(["\r\n", "\n", "\x00", "\ufeff", "\u200d", "   ", " 41", "\u0661"]),
-    ]
-    return "".join(rng.choice(kinds)() for _ in range(rng.randrange(60)))
 
 
 def stream(tokenizer: Tokenizer, ids: list[int]) -> list[str]:

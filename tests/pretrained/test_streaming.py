@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+from helpers import random_text
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -19,22 +20,6 @@ STORY = (
     "na\u00efve e\u0301  100 11 1111\n\n"
 )
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-
-
-def random_text(rng: random.Random) -> str:
-    """Characters of every plane, and some that are often next to each other."""
-    kinds = [
-        lambda: chr(rng.randrange(0x80)),
-        lambda: chr(rng.randrange(0xD800)),
-        lambda: chr(rng.randrange(0xE000, 0x110000)),
-        lambda: chr(rng.randrange(0x1F300, 0x1F700)),
-        lambda: chr(rng.randrange(0x4E00, 0x9FFF)),
-        lambda: "e" + chr(rng.randrange(0x300, 0x370)),
-        lambda: rng.choice(["\r\n", "\n", "\x00", "\ufeff", "\u200d", "   ", " 41", "\u0661"]),
-        lambda: rng.choice([" the", " dogs", " .", " , ", "'s", " n't", "\u2581", "##a", "\u0120"]),
-        lambda: rng.choice(["\u201cOnce\u201d \u2014 ", "caf\u00e9", "\U0001f468\u200d\U0001f469"]),
-    ]
-    return "".join(rng.choice(kinds)() for _ in range(rng.randrange(60)))
 
 
 # --- the forms ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from helpers import random_model
+from helpers import random_model, random_text
 from tokenizers import decoders, models, normalizers, processors
 
 from minislm.pretrained.save import save
@@ -72,19 +72,6 @@ def llama_backend() -> tokenizers.Tokenizer:
         single="<s> $A", special_tokens=[("<s>", 1)]
     )
     return backend
-
-
-def random_text(rng: random.Random) -> str:
-    """Characters of every plane, control characters, combining marks, emoji, line ends."""
-    kinds = [
-        lambda: chr(rng.randrange(0x80)),
-        lambda: chr(rng.randrange(0xD800)),
-        lambda: chr(rng.randrange(0xE000, 0x110000)),
-        lambda: chr(rng.randrange(0x1F300, 0x1F700)),
-        lambda: "e" + chr(rng.randrange(0x300, 0x370)),
-        lambda: rng.choice(["\r\n", "\n", "\x00", "\ufeff", "\u200d", "   ", " 41", "\u0661"]),
-    ]
-    return "".join(rng.choice(kinds)() for _ in range(rng.randrange(60)))
 
 
 def stream(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
