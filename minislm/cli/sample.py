@@ -23,16 +23,17 @@ def sample(
     group = ProcessGroup()
     name, sampler = open_sampler(source, machine, compiled)
     (texts, places), context = prompts, sampler.model.config.context
-    for prompt, place in zip(texts, places):
-        if (count := len(sampler.tokenizer.prompt_ids(prompt))) >= context:
-            raise UserError(f"{place}{count} tokens, and the model's context is {context}")
+    prompt_ids = [sampler.tokenizer.prompt_ids(prompt) for prompt in texts]
+    for ids, place in zip(prompt_ids, places):
+        if len(ids) >= context:
+            raise UserError(f"{place}{len(ids)} tokens, and the model's context is {context}")
     repeated = [prompt for prompt in texts for _ in range(samples)]
     if group.world_size == len(repeated) == 1 and not settings.logprobs:
         found = [{"prompt": texts[0], "text": _stream(sampler, texts[0], settings)}]
     else:
-        ids = group.shard([sampler.tokenizer.prompt_ids(prompt) for prompt in repeated])
+        own = group.shard([ids for ids in prompt_ids for _ in range(samples)])
         seeds = group.shard([settings.seed + k for _ in texts for k in range(samples)])
-        results = group.all_gather(lambda: sampler.continuations(ids, settings, seeds))
+        results = group.all_gather(lambda: sampler.continuations(own, settings, seeds))
         group.close()
         if not group.is_main:
             return
