@@ -1,4 +1,4 @@
-"""Write the pairs of every task as JSON lines: `python -m minislm.cli.write_pairs` makes data/."""
+"""Write the pairs of every task as JSON lines: `python data/pairs.py` makes data/*.jsonl."""
 
 import json
 from pathlib import Path
@@ -22,4 +22,4 @@ def write_pairs(folder: str | Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    run_script(lambda: print(*write_pairs("data"), sep="\n"))
+    run_script(lambda: print(*write_pairs(Path(__file__).parent), sep="\n"))
