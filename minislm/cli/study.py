@@ -7,20 +7,18 @@ from dataclasses import replace
 
 from minislm.cli.config import DataConfig
 from minislm.cli.run_settings import task_names
-from minislm.runtime.errors import UserError, log
-from minislm.studies import generalization, sweeps
+from minislm.runtime.errors import log
+from minislm.studies import generalization
 from minislm.studies.config import StudyConfig
 from minislm.studies.runner import run_study
 
-STUDIES = {"generalization": generalization.STUDY} | sweeps.STUDIES
+STUDIES = {"generalization": generalization.STUDY}
 
 
 def study(config: StudyConfig, tasks: str, models: Sequence[str]) -> None:
     """Run a study, or the trials that it lacks, and print its report.
     tasks: as in --tasks; "auto": the study's own. models: evaluated beside its own variants.
-    UserError: an unknown task, tasks or models for a study that has none, or see `run_study`."""
-    if config.study != "generalization" and (models or tasks != "auto"):
-        raise UserError(f"--study {config.study} takes neither --model nor --tasks")
+    UserError: an unknown task, or see `run_study`."""
     if tasks != "auto":
         config = replace(config, only=tuple(task_names(DataConfig(tasks=tasks))))
     words = iter(sys.argv[1:])  # without --out FOLDER, so that reports of two machines are equal

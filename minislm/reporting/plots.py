@@ -42,39 +42,24 @@ def plot_losses(run: Path) -> Path | None:
     path, metrics = run / "loss.png", run / "metrics.jsonl"
     text = read_text(metrics) if metrics.is_file() else ""
     records = [json.loads(line) for line in text.splitlines()]
-    curves = {
-        label: [(r["tokens"] / 1e6, *3 * (r[key],)) for r in records if key in r]
-        for key, label in (("train_loss", "training"), ("valid_loss", "validation"))
-    }
-    if not records or lines(curves, "million tokens", "loss (nats per token)", path) == _NONE:
+    if not records or (figure := new_figure(7, 4)) is None:
         return None
-    return path
-
-
-def dots(
-    points: Sequence[tuple[str, float, float, float]], label: str, path: Path,
-    line: float | None = None,
-) -> str:  # fmt: skip
-    """Plot (name, value, low, high), one below the other; the Markdown, or what to install."""
-    if (figure := new_figure(7, 0.8 + 0.26 * len(points))) is None:
-        return _NONE
     axes = figure.axes[0]
-    for y, (_, value, low, high) in enumerate(points):
-        axes.plot([low, high], [y, y], color=_COLORS[0], alpha=0.4, lw=3)
-        axes.plot(value, y, "o", color=_COLORS[0], ms=5)
-    if line is not None:
-        axes.axvline(line, color=_COLORS[1], lw=1, ls="--")
-    axes.set_yticks(range(len(points)), [name for name, *_ in points], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel(label)
-    return save(figure, path)
+    for key, label in (("train_loss", "training"), ("valid_loss", "validation")):
+        points = [(r["tokens"] / 1e6, r[key]) for r in records if key in r]
+        axes.plot(*zip(*points), marker="o", ms=4, label=label)
+    axes.set(xlabel="million tokens", ylabel="loss (nats per token)")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    save(figure, path)
+    return path
 
 
 def bars(
     groups: Sequence[str], series: dict[str, Sequence[tuple[float, float, float] | None]],
     label: str, path: Path,
 ) -> str:  # fmt: skip
-    """Plot grouped bars: (value, low, high) or None for each series and group; see `dots`."""
+    """Plot grouped bars, (value, low, high) or None for each series and group; its Markdown, or
+    what to install."""
     if (figure := new_figure(max(7, 1.15 * len(groups)), 4)) is None:
         return _NONE
     axes, width = figure.axes[0], 0.8 / len(series)
@@ -86,23 +71,6 @@ def bars(
                       elinewidth=0.8, capsize=2)  # fmt: skip
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel(label)
-    figure.legend(loc="outside upper center", ncols=min(4, len(series)), frameon=False, fontsize=9)
-    return save(figure, path)
-
-
-def lines(
-    series: dict[str, Sequence[tuple[float, float, float, float]]], xlabel: str, ylabel: str,
-    path: Path, log: bool = False,
-) -> str:  # fmt: skip
-    """Plot curves of (x, value, low, high); see `dots`."""
-    if (figure := new_figure(7, 4)) is None:
-        return _NONE
-    axes = figure.axes[0]
-    for name, points in series.items():
-        xs, values, lows, highs = zip(*points)
-        axes.plot(xs, values, marker="o", ms=4, label=name)
-        axes.fill_between(xs, lows, highs, alpha=0.15, lw=0)
-    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log else "linear")
     figure.legend(loc="outside upper center", ncols=min(4, len(series)), frameon=False, fontsize=9)
     return save(figure, path)
 

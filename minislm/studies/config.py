@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from minislm.config import check, option
 
-STUDIES = ("generalization", "word-classes", "data", "hyperparameters")
+STUDIES = ("generalization",)
 
 
 @dataclass(frozen=True)
@@ -12,11 +12,10 @@ class StudyConfig:
     """Studies of many small models (--study)."""
 
     study: str = option("generalization", "run a study and write its report: generalization "
-                        "(reasoning or heuristics?), word-classes, data, or hyperparameters",
-                        choices=STUDIES)  # fmt: skip
+                        "(reasoning or heuristics?)", choices=STUDIES)  # fmt: skip
     quick: bool = option(False, "a small version of the study, in under 3 minutes")
-    seeds: int | None = option(None, "seeds of each run (default: 8 in generalization, 3 "
-                               "elsewhere; 2 if quick)", minimum=1)  # fmt: skip
+    seeds: int | None = option(None, "seeds of each run (default: 8; 2 if quick)",
+                               minimum=1)  # fmt: skip
     out: str | None = option(None, "folder of the results, plots and report (default: "
                              "runs/studies/NAME)")  # fmt: skip
     processes: int | None = option(None, "trials at a time (default: one per core)", minimum=1)

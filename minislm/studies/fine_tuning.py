@@ -51,18 +51,6 @@ def train_in_memory(
     return trainer.progress.step, smooth[-1]
 
 
-def train_on_stories(
-    model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], held_out: Sequence[str],
-    config: TrainConfig, steps: int,
-) -> dict[str, float]:  # fmt: skip
-    """Train in place on stories: the size of the training, and the losses at its end."""
-    stories = TokenDataset.from_texts(texts, tokenizer)
-    _, loss = train_in_memory(model, tokenizer, [], config, steps, until=0.0, stories=stories)
-    return {"parameters": model.n_parameters(), "tokens": stories.n_tokens, "steps": steps,
-            "epochs": steps * config.batch_tokens / stories.n_tokens, "train_loss": loss,
-            "bits_per_byte": bits_per_byte(model, tokenizer, held_out)}  # fmt: skip
-
-
 def bits_per_byte(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str]) -> float:
     stories = TokenDataset.from_texts(texts, tokenizer)
     return text_loss(model, stories, tokenizer.eot_id).bits_per_byte

@@ -21,7 +21,6 @@ from minislm.studies.baselines import CONTEXT, HEURISTICS, DummyModel
 from minislm.studies.config import StudyConfig
 from minislm.studies.fine_tuning import FINE_TUNING, bits_per_byte, train_in_memory
 from minislm.studies.runner import Result, Row, Study, Trial
-from minislm.studies.sweeps import table
 from minislm.studies.variants import SHAPES, SLOW, VARIANTS, Variant, study_tokenizer
 from minislm.tasks import TASKS, Pair, fits, pairs
 
@@ -199,9 +198,9 @@ def report(rows: Sequence[Row], folder: Path) -> str:
             lambda name, group: _rate(found.counts(name, tasks, group))),
         "Fraction of the answers on D_test that are wrong answers of a heuristic":
         _agreements(found),
-        "Forgetting: bits per byte on plain stories": table("model", tuned, {
+        "Forgetting: bits per byte on plain stories": _means("model", tuned, {
             "before": ".3f", "after": ".3f", "steps": ".0f", "loss": ".4f"}),
-        "Pre-training (bits per byte on the same kind of text)": table("model", pretrained, {
+        "Pre-training (bits per byte on the same kind of text)": _means("model", pretrained, {
             "parameters": ",.0f", "steps": ",.0f", "train_loss": ".3f", "bits_per_byte": ".3f",
             "seconds": ".0f"}),
     }  # fmt: skip
@@ -265,6 +264,12 @@ def _table(
 ) -> str:
     lines = [[row, *(cell(row, column) for column in columns)] for row in rows]
     return tables.markdown_table((first, *columns), lines)
+
+
+def _means(first: str, rows: dict[str, list[Result]], columns: dict[str, str]) -> str:
+    """Means over the seeds: `columns` are keys of the results and their formats."""
+    return _table(first, rows, columns, lambda name, key: format(
+        np.mean([each[key] for each in rows[name]]), columns[key]))  # fmt: skip
 
 
 KINDS = dict(pretrain=variants.pretrain, baseline=evaluate_baseline, variant=adapt_and_evaluate)

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from minislm.config import PRESETS, ModelConfig, TrainConfig
+from minislm.dataset import TokenDataset
 from minislm.model import Transformer
 from minislm.pretrained.load import load
 from minislm.pretrained.save import save
 from minislm.stories.generate import generate
-from minislm.studies.fine_tuning import train_on_stories
+from minislm.studies.fine_tuning import bits_per_byte, train_in_memory
 from minislm.tasks import TASKS, Pair, pairs
 from minislm.tokenizer import Tokenizer
 
@@ -116,12 +117,13 @@ def pretrain(shape: str, text: str, seed: int, steps: int, folder: Path) -> dict
     """Train a model on a text; saved in the folder."""
     tokenizer = study_tokenizer(folder)
     model = random_weights(shape, seed, tokenizer)
-    stories = story_texts(text, seed, STORIES)
+    stories = TokenDataset.from_texts(story_texts(text, seed, STORIES), tokenizer)
     held_out = story_texts(text, 1_000_000 + seed, HELD_OUT)
     config = TrainConfig(seed=seed, batch_tokens=2048 if shape in SLOW else 4096)
-    result = train_on_stories(model, tokenizer, stories, held_out, config, steps)
+    _, loss = train_in_memory(model, tokenizer, [], config, steps, until=0.0, stories=stories)
     save(folder / "models" / f"{shape}-{text}-{seed}", model, tokenizer)
-    return result
+    return {"parameters": model.n_parameters(), "steps": steps, "train_loss": loss,
+            "bits_per_byte": bits_per_byte(model, tokenizer, held_out)}  # fmt: skip
 
 
 def story_texts(text: str, seed: int, count: int, start: int = 0) -> list[str]:

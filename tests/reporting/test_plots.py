@@ -11,29 +11,19 @@ from minislm.reporting.intervals import of_rates
 from minislm.runtime.errors import UserError
 
 PNG = b"\x89PNG\r\n\x1a\n"
-POINTS = [("base", 0.5, 0.4, 0.6), ("wider", 0.4, -math.inf, math.inf)]  # one seed: no interval
 SERIES = {
     "ours": [of_rates([0], [3]), None],  # a rate of 0, whose interval begins at 0
     "baseline": [(0.5, 0.4, 0.6), (0.4, -math.inf, math.inf)],
     "not measured": [None, None],
 }
-CURVES = {"a": [(1, 0.5, 0.4, 0.6), (10, 0.6, 0.5, 0.7)], "b": [(1, 0.2, -math.inf, math.inf)]}
 RATES = [(engine, dtype, mode, batch, 1000.0 * batch)
          for engine, dtype in (("minislm", "float32"), ("minislm", "int8"), ("unknown", "bfloat16"))
          for mode in ("greedy", "top-k 50") for batch in (1, 8)]  # fmt: skip
 METRICS = [{"tokens": 1e6 * n, "train_loss": 3.0 / n, "valid_loss": 3.1 / n} for n in (1, 2, 3)]
 
 
-def dots(path):
-    return plots.dots(POINTS, "bits per byte", path, line=0.5)
-
-
 def bars(path):
     return plots.bars(["copy", "parity"], SERIES, "right", path)
-
-
-def lines(path):
-    return plots.lines(CURVES, "tokens", "bits per byte", path, True)
 
 
 @pytest.fixture
@@ -41,16 +31,14 @@ def without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
 
 
-@pytest.mark.parametrize("plot", [dots, bars, lines])
-def test_a_plot_of_a_study_is_a_file_and_its_markdown(plot, tmp_path):
-    assert plot(tmp_path / "plot.png") == "![plot](plot.png)\n"
+def test_a_plot_of_a_study_is_a_file_and_its_markdown(tmp_path):
+    assert bars(tmp_path / "plot.png") == "![plot](plot.png)\n"
     assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
     assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]  # no temporary file is left
 
 
-@pytest.mark.parametrize("plot", [dots, bars, lines])
-def test_without_matplotlib_a_study_names_what_to_install(plot, tmp_path, without_matplotlib):
-    text = plot(tmp_path / "plot.png")
+def test_without_matplotlib_a_study_names_what_to_install(tmp_path, without_matplotlib):
+    text = bars(tmp_path / "plot.png")
     assert "pip install -e '.[plot]'" in text and "![" not in text
     assert not any(tmp_path.iterdir())
 
@@ -63,27 +51,12 @@ def axes_of(plot, monkeypatch, tmp_path):
     return figures[0].axes
 
 
-def test_dots_have_their_values_and_intervals(monkeypatch, tmp_path):
-    (axes,) = axes_of(dots, monkeypatch, tmp_path)
-    xs = [line.get_xdata() for line in axes.lines]
-    assert list(xs[0]) == [0.4, 0.6] and list(xs[1]) == [0.5] and list(xs[3]) == [0.4]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["base", "wider"]
-    low, high = axes.get_xlim()
-    assert 0.3 < low and high < 0.7  # an unbounded interval does not stretch the axis
-
-
 def test_bars_have_their_values_and_no_bar_where_none_was_measured(monkeypatch, tmp_path):
     (axes,) = axes_of(bars, monkeypatch, tmp_path)
     heights = [bar.get_height() for bar in axes.patches]
     assert heights[0] == 0 and heights[2:4] == [0.5, 0.4]
     assert all(math.isnan(heights[k]) for k in (1, 4, 5))
     assert axes.patches[2].get_x() > axes.patches[0].get_x()  # the series stand side by side
-
-
-def test_lines_have_their_values_and_a_logarithmic_axis(monkeypatch, tmp_path):
-    (axes,) = axes_of(lines, monkeypatch, tmp_path)
-    assert axes.get_xscale() == "log" and list(axes.lines[0].get_ydata()) == [0.5, 0.6]
-    assert axes.lines[0].get_color() == plots._COLORS[0] != axes.lines[1].get_color()
 
 
 def write_metrics(run):
@@ -125,4 +98,4 @@ def test_the_throughput_chart_needs_matplotlib(tmp_path, without_matplotlib):
 def test_a_plot_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        dots(tmp_path / "file" / "plot.png")
+        bars(tmp_path / "file" / "plot.png")

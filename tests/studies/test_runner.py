@@ -76,14 +76,12 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
 def test_eval_refuses_a_study_that_it_does_not_know(run_script, tmp_path):
     refused = run_script("eval.py", "--study", "generalisation")
     assert refused.code == 2 and "generalization" in refused.err
-    refused = run_script("eval.py", "--study", "data", "--model", "x", "--out", tmp_path)
-    assert refused.code == 2 and "neither --model nor --tasks" in refused.err
     refused = run_script(
         "eval.py", "--study", "generalization", "--tasks", "copi", "--out", tmp_path
     )
     assert refused.code == 2 and "copy" in refused.err
     (tmp_path / "results.jsonl").write_text("{}\n}\n")
-    refused = run_script("eval.py", "--study", "data", "--out", tmp_path)
+    refused = run_script("eval.py", "--study", "generalization", "--out", tmp_path)
     assert refused.code == 2 and "damaged" in refused.err
 
 
