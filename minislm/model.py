@@ -204,19 +204,19 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def previous_token_heads(self) -> None:
-        """Initialise two heads of the first block as previous-token heads, at distance 1 and 2.
+        """Initialise heads of the first block as previous-token heads, at distance 1, 2 and, in a
+        model of one block, whose heads read single tokens, 3 and 4.
 
         With a query bias b and a key bias u, query t and key s score b R(s - t) u, whatever the
         tokens are (R rotates by the rotary angles). The score is largest at distance n for
-        b = R(-n) u, and falls off fast for a u in the dimensions of the highest frequencies. Models
-        learn such heads in any case; here they start with them.
+        b = R(-n) u, and falls off fast for a u of high frequencies. Models learn such heads anyway.
         """
         attention = cast(Block, self.blocks[0]).attention
         H, K, D = attention.H, attention.K, attention.D
         q_bias_HD, k_bias_KD, _ = attention.qkv.bias.view(-1, D).split((H, K, K))
         u_D = torch.zeros_like(q_bias_HD[0])
         u_D[: min(3, D // 2)] = math.sqrt(2.2 * math.sqrt(D))  # each adds 2.2 to the largest score
-        for n in range(1, 1 + min(2, K, self.config.context - 1)):
+        for n in range(1, 1 + min(4 if len(self.blocks) == 1 else 2, K, self.config.context - 1)):
             k_bias_KD[n - 1] = u_D
             q_bias_HD[(n - 1) * (H // K)] = rotate(u_D, self.cos[n], -self.sin[n])
 

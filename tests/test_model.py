@@ -94,17 +94,20 @@ def test_causal_mask():
     assert causal_mask(torch.tensor([[3]]), 4, 2)[0].int().tolist() == [[0, 0, 1, 1]]
 
 
-def test_two_heads_are_initialised_as_previous_token_heads():
-    """Whatever the tokens are: they attend to the previous token, and to the one before that."""
+@pytest.mark.parametrize("blocks, heads", [(1, 4), (2, 2)])
+def test_some_heads_are_initialised_as_previous_token_heads(blocks, heads):
+    """Whatever the tokens are: they attend to the previous token, to the one before, and so on."""
     torch.manual_seed(7)
-    model = Transformer(ModelConfig(vocab_size=300, context=64, qkv_bias=True, out_bias=True))
+    shape = dict(n_layer=blocks, vocab_size=300, context=64, qkv_bias=True, out_bias=True)
+    model = Transformer(ModelConfig(**shape))
     maps_HTT = attention_of(model.eval(), torch.randint(300, (40,)).tolist())[0][0]
     H, K = model.config.n_head, model.config.kv_heads
-    for n in (1, 2):
+    for n in range(1, heads + 1):
         targets = maps_HTT[(n - 1) * (H // K)].argmax(-1)
         assert targets[5:].tolist() == list(range(5 - n, 40 - n))
         assert maps_HTT[(n - 1) * (H // K)].diagonal(-n)[5:].min() > 0.2
-    assert maps_HTT[-1].max(-1).values[20:].max() < 0.2  # the others attend about uniformly
+    others = maps_HTT[[h for h in range(H) if h not in range(0, heads * (H // K), H // K)]]
+    assert others.max(-1).values[:, 20:].max() < 0.2  # they attend about uniformly
 
 
 def test_attention_is_softmax_of_scores_times_values():
