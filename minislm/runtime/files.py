@@ -25,7 +25,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         if special:
             yield path
             return
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"  # path may be "."
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
         mode = temporary.stat().st_mode  # of a new file, by the umask
