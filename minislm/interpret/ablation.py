@@ -1,8 +1,9 @@
-"""Zero ablation of attention heads and MLP neurons: what does the model lose without them?
+"""Ablation of attention heads and MLP neurons: what does the model lose without them?
 
 A head writes into the residual stream through its columns of the attention's output matrix, a
 neuron through its column of the MLP's second matrix. With these columns at zero the component has
-no effect, neither on the loss nor in any sampler that uses the same weights."""
+no effect, neither on the loss nor in any sampler that uses the same weights. Zero is an output that
+the rest of the model has never seen: mean ablation adds what the component writes on average."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minislm.model import Transformer
 from minislm.runtime.errors import UserError
@@ -26,6 +27,14 @@ class Component:
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.layer}.{self.index}"
+
+    def check(self, model: Transformer) -> None:
+        """Raise UserError if the model does not have it."""
+        c = model.config
+        count = c.n_head if self.kind == "head" else c.mlp_hidden
+        if self.layer >= c.n_layer or self.index >= count:
+            raise UserError(f"{self}: the model has blocks 0 to {c.n_layer - 1} with {self.kind}s "
+                            f"0 to {count - 1}")  # fmt: skip
 
 
 def parse(text: str) -> list[Component]:
@@ -44,30 +53,50 @@ def all_heads(model: Transformer) -> list[Component]:
     return [Component("head", layer, h) for layer in range(c.n_layer) for h in range(c.n_head)]
 
 
+@dataclass(frozen=True)
+class Means:
+    """Mean outputs over the positions of some texts: of heads [L, H, D], before the output matrix,
+    and of neurons [L, F]."""
+
+    heads_LHD: Tensor
+    neurons_LF: Tensor
+
+    def of(self, component: Component) -> Tensor:
+        """The mean of a component: [D] or [1]."""
+        if component.kind == "head":
+            return self.heads_LHD[component.layer, component.index]
+        return self.neurons_LF[component.layer, component.index][None]
+
+
 @contextmanager
 @torch.no_grad()
-def ablated(model: Transformer, components: Sequence[Component]) -> Iterator[None]:
-    """Inside, the output of every component is zero; the bias of the output matrices stays.
+def ablated(
+    model: Transformer, components: Sequence[Component], means: Means | None = None
+) -> Iterator[None]:
+    """Inside, the output of every component is its mean, or zero where no means are given.
     UserError: a component that the model does not have."""
-    columns = [_columns(model, component) for component in components]
-    weights = [column.clone() for column in columns]
+    found = {component: _columns(model, component) for component in components}
+    layers = {layer: (layer.weight.clone(), layer.bias) for layer, _ in found.values()}
     try:
-        for column in columns:
-            column.zero_()
+        for component, (layer, columns) in found.items():
+            if means is not None:
+                constant = columns @ means.of(component).to(columns)
+                constant = constant if layer.bias is None else layer.bias + constant
+                layer.bias = nn.Parameter(constant, requires_grad=False)
+            columns.zero_()
         yield
     finally:
-        for column, weight in zip(columns, weights):
-            column.copy_(weight)
+        for layer, (weight, bias) in layers.items():
+            layer.weight.copy_(weight)
+            layer.bias = bias
 
 
-def _columns(model: Transformer, component: Component) -> Tensor:
-    """The columns of the output matrix that a component writes with, as a view."""
-    c = model.config
-    count = c.n_head if component.kind == "head" else c.mlp_hidden
-    if component.layer >= c.n_layer or component.index >= count:
-        raise UserError(f"{component}: the model has blocks 0 to {c.n_layer - 1} with "
-                        f"{component.kind}s 0 to {count - 1}")  # fmt: skip
+def _columns(model: Transformer, component: Component) -> tuple[nn.Linear, Tensor]:
+    """The layer that a component writes with, and its columns of the layer's weight, as a view."""
+    component.check(model)
     block = model.blocks[component.layer]
     if component.kind == "neuron":
-        return block.mlp.down.weight[:, component.index]
-    return block.attention.out.weight.split(c.head_width, dim=1)[component.index]
+        down = block.mlp.down
+        return down, down.weight[:, component.index : component.index + 1]
+    out = block.attention.out
+    return out, out.weight.split(model.config.head_width, dim=1)[component.index]

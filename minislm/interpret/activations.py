@@ -1,12 +1,12 @@
 """Losses, attention weights and neuron activations of a text, and the kinds of a model's heads.
 
-Heads are of the two kinds of the TinyStories paper (Eldan & Li 2023, section 5): distance-based, or
-semantic where the weight on a word class is larger than that at any distance."""
+The kinds are those of the TinyStories paper (Eldan & Li 2023, section 5), by distance or by meaning
+(there "distance-based" and "semantic"), and a third one for heads that are not clearly either."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,24 +15,13 @@ from torch.nn import functional as F
 
 from minislm.dataset import TokenDataset
 from minislm.evaluation import text_loss
-from minislm.interpret.ablation import Component, ablated, all_heads
+from minislm.interpret.ablation import Component, Means, ablated, all_heads
 from minislm.model import Transformer, causal_mask
 from minislm.stories.lexicon import WORD_CLASSES, classify
 from minislm.tokenizer import StreamDecoder, Tokenizer
 
-ALTERNATIVES = 5  # most probable next tokens of a position that an Analysis has
-DISTANCES = 32  # distances 0, 1, ... that a distance-based head may have
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """A text of T tokens, the first of them an end of text, under a model."""
-
-    tokens: list[str]  # the text of each; "" for the first
-    classes: np.ndarray  # int [T]: indices into WORD_CLASSES
-    losses: np.ndarray  # float [T], nats; NaN for the first
-    alternatives: list[list[tuple[str, float]]]  # most probable tokens there; [] for the first
-    attention_LHTT: Tensor  # row t: the attention weights of token t as a query
+DISTANCES = 32  # distances 0, 1, ... that a head by distance may have
+CLEAR = 0.1  # attention weight beyond that of uniform attention that makes a kind
 
 
 @dataclass(frozen=True)
@@ -41,19 +30,19 @@ class Head:
 
     layer: int
     index: int
-    kind: str  # "distance" or "semantic"
-    target: str  # such as "previous token" or "nouns"
-    weight: float  # mean attention weight on it, of a semantic head beyond uniform attention
-    loss_increase: float  # nats per token, when the head is ablated
+    kind: str  # "distance", "meaning" or "mixed"
+    target: str  # such as "previous token" or "nouns": what it reads most beyond uniform attention
+    weight: float  # mean attention weight on it
+    even: float  # that of uniform attention
+    loss_increase: float  # nats per token, when the head is replaced by its mean
 
 
 class Peak(NamedTuple):
-    """A token at which a neuron has a large activation, and the text around it."""
+    """A token at which a neuron has a large activation."""
 
+    story: int
+    position: int  # in the story's tokens, the end of text before it included
     activation: float
-    before: str
-    token: str
-    after: str
 
 
 def token_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
@@ -63,15 +52,11 @@ def token_texts(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
     return [*texts[:-1], texts[-1] + decoder.flush()] if texts else []
 
 
-def class_of_characters(words: Sequence[tuple[str, str]]) -> np.ndarray:
-    """The class of each character of (text, class) pairs, as an index into WORD_CLASSES."""
-    classes = [WORD_CLASSES.index(name) for _, name in words]
-    return np.repeat(classes, [len(text) for text, _ in words])
-
-
 def classes_of(tokens: Sequence[str]) -> np.ndarray:
     """The class of the word that each token's last character belongs to: int [T]."""
-    of_character = class_of_characters(classify("".join(tokens)))
+    words = classify("".join(tokens))
+    classes = [WORD_CLASSES.index(name) for _, name in words]
+    of_character = np.repeat(classes, [len(text) for text, _ in words])
     ends = np.cumsum([len(token) for token in tokens])
     other = WORD_CLASSES.index("other")
     return np.array([of_character[e - 1] if t else other for e, t in zip(ends, tokens)], int)
@@ -81,23 +66,6 @@ def encode(model: Transformer, tokenizer: Tokenizer, text: str) -> tuple[list[in
     """Ids and token texts of a text after an end of text, truncated to the context."""
     ids = [tokenizer.eot_id, *tokenizer.encode(text)][: model.config.context]
     return ids, ["", *token_texts(tokenizer, ids[1:])]
-
-
-@torch.inference_mode()
-def analyze(model: Transformer, tokenizer: Tokenizer, text: str) -> Analysis:
-    """Losses, most probable tokens and attention weights of a text; see `encode`."""
-    ids, tokens = encode(model, tokenizer, text)
-    attention_LHTT, features_TC = attention_of(model, ids)
-    logprobs_TV = model.head(features_TC[:-1]).float().log_softmax(-1).cpu()
-    losses_T = -logprobs_TV.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-    p_TV = logprobs_TV[:, : tokenizer.vocab_size].exp()  # rows beyond it have no token
-    best = p_TV.topk(min(ALTERNATIVES, p_TV.shape[1]))
-    alternatives = [
-        [(tokenizer.decode([i]) or "(end)", p) for i, p in zip(*row)]
-        for row in zip(best.indices.tolist(), best.values.tolist())
-    ]
-    losses = np.append(np.nan, losses_T.numpy())
-    return Analysis(tokens, classes_of(tokens), losses, [[], *alternatives], attention_LHTT)
 
 
 @torch.inference_mode()
@@ -126,6 +94,19 @@ def activations_of(model: Transformer, ids: Sequence[int]) -> Tensor:
     return torch.cat([x_BTF for (x_BTF,) in inputs]).float().cpu()
 
 
+def mean_outputs(model: Transformer, texts: Sequence[Sequence[int]]) -> Means:
+    """The mean outputs of heads and neurons over all tokens of some texts (see `ablation`)."""
+    c = model.config
+    modules = [each for block in model.blocks for each in (block.attention.out, block.mlp.down)]
+    sums: list[Any] = [0.0] * len(modules)
+    for ids in texts:
+        _, inputs = _inputs_of(modules, model, ids)
+        sums = [total + x_BTI[0].double().sum(0) for total, (x_BTI,) in zip(sums, inputs)]
+    means = [(total / sum(map(len, texts))).float().cpu() for total in sums]
+    heads_LHD = torch.stack(means[::2]).view(c.n_layer, c.n_head, c.head_width)
+    return Means(heads_LHD, torch.stack(means[1::2]))
+
+
 def _inputs_of(
     modules: Sequence[nn.Module], model: Transformer, ids: Sequence[int]
 ) -> tuple[Tensor, list[tuple]]:
@@ -140,31 +121,45 @@ def _inputs_of(
 
 
 def classify_heads(
-    model: Transformer, tokenizer: Tokenizer, stories: Sequence[str],
+    model: Transformer, tokenizer: Tokenizer, stories: Sequence[str], means: Means,
     heads: Iterable[Component] | None = None,
 ) -> list[Head]:  # fmt: skip
-    """Kind and ablation of `heads` (default: all of the model), measured on stories."""
-    distance_LHD = class_LHK = 0.0
+    """Kind and mean ablation of `heads` (default: all of the model), measured on stories.
+
+    A head is by distance if its mean weight at one distance exceeds that of uniform attention by at
+    least CLEAR, and by more than 1.5 times what its weight on any word class does; by meaning if it
+    is the other way round; else mixed.
+    """
+    distance_LHD = class_LHK = even_D = even_K = 0.0
     for story in stories:
         ids, tokens = encode(model, tokenizer, story)
         maps_LHTT, _ = attention_of(model, ids)
+        T, classes = len(ids), classes_of(tokens)
+        even_11TT = (torch.ones(T, T).tril() / torch.arange(1, T + 1)[:, None])[None, None]
         distance_LHD = distance_LHD + weight_by_distance(maps_LHTT) / len(stories)
-        class_LHK = class_LHK + weight_by_class(maps_LHTT, classes_of(tokens)) / len(stories)
+        class_LHK = class_LHK + weight_by_class(maps_LHTT, classes) / len(stories)
+        even_D = even_D + weight_by_distance(even_11TT)[0, 0] / len(stories)
+        even_K = even_K + weight_by_class(even_11TT, classes)[0, 0] / len(stories)
     whole, found = mean_loss(model, tokenizer, stories), []
     for head in all_heads(model) if heads is None else heads:
-        with ablated(model, [head]):
+        with ablated(model, [head], means):
             increase = mean_loss(model, tokenizer, stories) - whole
         h = head.layer, head.index
-        found.append(Head(*h, *_kind(distance_LHD[h], class_LHK[h]), increase))
+        found.append(Head(*h, *_kind(distance_LHD[h], even_D, class_LHK[h], even_K), increase))
     return found
 
 
-def _kind(distance_D: Tensor, class_K: Tensor) -> tuple[str, str, float]:
-    d, c = int(distance_D.argmax()), int(class_K.argmax())
-    if distance_D[d] >= class_K[c]:
+def _kind(
+    distance_D: Tensor, even_D: Tensor, class_K: Tensor, even_K: Tensor
+) -> tuple[str, str, float, float]:
+    d, k = int((distance_D - even_D).argmax()), int((class_K - even_K).argmax())
+    by_distance, by_class = float((distance_D - even_D)[d]), float((class_K - even_K)[k])
+    clear = max(by_distance, by_class) >= max(CLEAR, 1.5 * min(by_distance, by_class))
+    if by_distance >= by_class:
         target = {0: "itself", 1: "previous token"}.get(d, f"{d} tokens back")
-        return "distance", target, float(distance_D[d])
-    return "semantic", f"{WORD_CLASSES[c]}s".replace("others", "other words"), float(class_K[c])
+        return "distance" if clear else "mixed", target, float(distance_D[d]), float(even_D[d])
+    target = f"{WORD_CLASSES[k]}s".replace("others", "other words")
+    return "meaning" if clear else "mixed", target, float(class_K[k]), float(even_K[k])
 
 
 def weight_by_distance(maps_LHTT: Tensor) -> Tensor:
@@ -175,11 +170,9 @@ def weight_by_distance(maps_LHTT: Tensor) -> Tensor:
 
 
 def weight_by_class(maps_LHTT: Tensor, classes: np.ndarray) -> Tensor:
-    """Mean attention weight on each word class, minus that of uniform attention: [L, H, K]."""
+    """Mean attention weight on each word class: [L, H, K]."""
     one_hot_TK = F.one_hot(torch.from_numpy(classes), len(WORD_CLASSES)).float()
-    T = len(classes)
-    uniform_TT = torch.ones(T, T).tril() / torch.arange(1, T + 1)[:, None]
-    return ((maps_LHTT - uniform_TT) @ one_hot_TK).mean(2)
+    return (maps_LHTT @ one_hot_TK).mean(2)
 
 
 def mean_loss(model: Transformer, tokenizer: Tokenizer, stories: Sequence[str]) -> float:
@@ -189,19 +182,12 @@ def mean_loss(model: Transformer, tokenizer: Tokenizer, stories: Sequence[str]) 
 
 
 def neuron_peaks(
-    model: Transformer, tokenizer: Tokenizer, stories: Sequence[str], most: int = 6
+    model: Transformer, texts: Sequence[Sequence[int]], most: int = 6
 ) -> list[list[list[Peak]]]:
-    """For every block and neuron, the `most` tokens with the largest activations.
-    Of each story only the largest activation of a neuron counts: no story fills a list alone."""
-    encoded = [encode(model, tokenizer, story) for story in stories]
-    largest = [activations_of(model, ids).max(1) for ids, _ in encoded]  # values, indices: [L, F]
-    best_NLF, story_NLF = torch.stack([x.values for x in largest]).topk(min(most, len(stories)), 0)
+    """For every block and neuron, the `most` tokens of some texts with the largest activations.
+    Of each text only the largest activation of a neuron counts: no text fills a list alone."""
+    largest = [activations_of(model, ids).max(1) for ids in texts]  # values, indices: [L, F]
+    best_NLF, story_NLF = torch.stack([x.values for x in largest]).topk(min(most, len(texts)), 0)
     position_NLF = torch.stack([x.indices for x in largest]).gather(0, story_NLF)
-
-    def peak(activation: float, story: int, t: int) -> Peak:
-        _, tokens = encoded[story]
-        before, after = "".join(tokens[max(0, t - 8) : t]), "".join(tokens[t + 1 : t + 4])
-        return Peak(activation, before, tokens[t] if t else "(start)", after)
-
-    layers = zip(*(x.permute(1, 2, 0).tolist() for x in (best_NLF, story_NLF, position_NLF)))
-    return [[[peak(*each) for each in zip(*neuron)] for neuron in zip(*layer)] for layer in layers]
+    layers = zip(*(x.permute(1, 2, 0).tolist() for x in (story_NLF, position_NLF, best_NLF)))
+    return [[[Peak(*each) for each in zip(*neuron)] for neuron in zip(*layer)] for layer in layers]

@@ -7,15 +7,15 @@ from helpers import random_model
 
 from minislm.config import PRESETS
 from minislm.interpret import activations
-from minislm.interpret.ablation import Component, ablated, all_heads, parse
+from minislm.interpret.ablation import Component, Means, ablated, all_heads, parse
 from minislm.interpret.activations import (
     activations_of,
-    analyze,
     attention_of,
     classes_of,
     classify_heads,
     encode,
     mean_loss,
+    mean_outputs,
     neuron_peaks,
     token_texts,
 )
@@ -37,7 +37,7 @@ def test_attention_weights_are_those_of_transformers(preset, tokenizer, tmp_path
         tmp_path, attn_implementation="eager"
     )
     ids, _ = encode(model, tokenizer, TEXT)
-    maps = analyze(model, tokenizer, TEXT).attention_LHTT
+    maps, _ = attention_of(model, ids)
     with torch.no_grad():
         expected = reference.eval()(torch.tensor([ids]), output_attentions=True).attentions
     assert maps.shape == (2, model.config.n_head, len(ids), len(ids))
@@ -46,36 +46,11 @@ def test_attention_weights_are_those_of_transformers(preset, tokenizer, tmp_path
     assert not maps.triu(1).any()
 
 
-def test_losses_and_alternatives_are_those_of_the_logits(tokenizer):
-    model = random_model(vocab_size=tokenizer.vocab_size)
-    ids, _ = encode(model, tokenizer, TEXT)
-    text = analyze(model, tokenizer, TEXT)
-    assert "".join(text.tokens) == TEXT and np.isnan(text.losses[0])
-    assert ids[0] == tokenizer.eot_id and text.alternatives[0] == []
-    logprobs = model(torch.tensor([ids]))[0].log_softmax(-1)
-    for t in range(1, len(ids)):
-        assert text.losses[t] == pytest.approx(-logprobs[t - 1, ids[t]].item(), rel=1e-4)
-        best = logprobs[t - 1].topk(5)
-        assert [word for word, _ in text.alternatives[t]] == [
-            tokenizer.decode([i]) or "(end)" for i in best.indices.tolist()
-        ]
-        probabilities = [p for _, p in text.alternatives[t]]
-        assert probabilities == pytest.approx(best.values.exp().tolist(), rel=1e-4)
-
-
-def test_no_alternative_is_a_row_without_a_token(tokenizer):
-    model = random_model(vocab_size=tokenizer.vocab_size + 64)
-    with torch.no_grad():
-        model.embedding.weight[tokenizer.vocab_size :] *= 9  # probable ones, were they not left out
-    found = analyze(model, tokenizer, TEXT).alternatives[1:]
-    assert all(sum(token == "(end)" for token, _ in each) <= 1 for each in found)
-
-
 def test_a_long_text_is_truncated_to_the_context(tokenizer):
     model = random_model(vocab_size=tokenizer.vocab_size)
-    text = analyze(model, tokenizer, TEXT * 20)
-    assert len(text.tokens) == len(text.losses) == text.attention_LHTT.shape[-1]
-    assert len(text.tokens) == model.config.context
+    ids, tokens = encode(model, tokenizer, TEXT * 20)
+    assert len(tokens) == len(ids) == model.config.context
+    assert ids[0] == tokenizer.eot_id and (TEXT * 20).startswith("".join(tokens))
 
 
 def test_a_model_is_as_before_after_it_was_analyzed():
@@ -194,39 +169,92 @@ def test_heads_are_classified_by_what_they_attend_to(tokenizer, stories, monkeyp
         return maps
 
     monkeypatch.setattr(activations, "attention_weights", by_hand)
-    found = classify_heads(model, tokenizer, stories)
+    means = Means(torch.randn(1, 4, 16), torch.zeros(1, model.config.mlp_hidden))
+    found = classify_heads(model, tokenizer, stories, means)
     assert [(h.layer, h.index) for h in found] == [(0, 0), (0, 1), (0, 2), (0, 3)]
     assert [(found[h].kind, found[h].target) for h in (0, 1, 3)] == [
-        ("distance", "previous token"), ("distance", "itself"), ("semantic", "nouns")
+        ("distance", "previous token"), ("distance", "itself"), ("meaning", "nouns")
     ]  # fmt: skip
-    assert found[0].weight == pytest.approx(1, abs=1e-5)
+    assert found[0].weight == pytest.approx(1, abs=1e-5) and 0 < found[0].even < 0.3
     whole = mean_loss(model, tokenizer, stories)
-    with ablated(model, [Component("head", 0, 2)]):
+    with ablated(model, [Component("head", 0, 2)], means):
         without = mean_loss(model, tokenizer, stories)
     assert found[2].loss_increase == pytest.approx(without - whole, abs=1e-6)
 
 
+def test_a_head_that_attends_evenly_is_of_no_kind(tokenizer, stories):
+    """Its largest weights at a distance and on a class are those of any look over the text."""
+    model = random_model(vocab_size=tokenizer.vocab_size, n_layer=1)
+    with torch.no_grad():
+        model.blocks[0].attention.qkv.weight[: 2 * 64] = 0  # queries and keys
+    means = Means(torch.zeros(1, 4, 16), torch.zeros(1, model.config.mlp_hidden))
+    for head in classify_heads(model, tokenizer, stories[:3], means):
+        assert head.kind == "mixed" and head.weight == pytest.approx(head.even, abs=1e-4)
+
+
+@pytest.mark.parametrize("excess, kind", [
+    ((0.3, 0.1), "distance"), ((0.1, 0.3), "meaning"),
+    ((0.3, 0.25), "mixed"), ((0.05, 0.01), "mixed"),
+])  # fmt: skip
+def test_a_kind_needs_a_clear_excess(excess, kind):
+    even_D, even_K = torch.full((32,), 0.03), torch.full((5,), 0.2)
+    distance_D, class_K = even_D.clone(), even_K.clone()
+    distance_D[1] += excess[0]
+    class_K[0] += excess[1]
+    found = activations._kind(distance_D, even_D, class_K, even_K)
+    assert found[0] == kind
+    assert found[1] == ("nouns" if excess[1] > excess[0] else "previous token")
+
+
+@pytest.mark.parametrize("preset", ["one-block", "gpt2"])
+def test_mean_ablation_adds_what_the_component_writes_on_average(preset, tokenizer):
+    model = random_model(**PRESETS[preset] | {"n_layer": 1, "vocab_size": tokenizer.vocab_size})
+    texts = [tokenizer.encode(TEXT), tokenizer.encode(TEXT[20:60])]
+    means, block = mean_outputs(model, texts), model.blocks[0]
+    inputs = []
+    hooks = [each.register_forward_pre_hook(lambda _, given: inputs.append(given[0][0]))
+             for each in (block.attention.out, block.mlp.down)]  # fmt: skip
+    for ids in texts:
+        model(torch.tensor([ids]))
+    for hook in hooks:
+        hook.remove()
+    heads = torch.cat(inputs[::2]).mean(0).view(model.config.n_head, -1)
+    assert torch.allclose(means.heads_LHD[0], heads, atol=1e-5)
+    assert torch.allclose(means.neurons_LF[0], torch.cat(inputs[1::2]).mean(0), atol=1e-5)
+    tokens, bias = torch.tensor(texts[:1]), block.attention.out.bias
+    whole = model(tokens)
+    both = heads[-2:].flatten().expand(1, tokens.shape[1], -1)
+    hook = block.attention.out.register_forward_pre_hook(
+        lambda _, given: (torch.cat([given[0][..., : -both.shape[-1]], both], -1),)
+    )
+    expected = model(tokens)
+    hook.remove()
+    last = model.config.n_head - 1
+    with ablated(model, [Component("head", 0, last), Component("head", 0, last - 1)], means):
+        assert torch.allclose(model(tokens), expected, atol=1e-5)
+    assert torch.equal(model(tokens), whole) and block.attention.out.bias is bias
+    assert (expected - whole).abs().max() > 1e-3
+
+
 def test_mean_loss_is_the_loss_per_token_of_all_stories(tokenizer, stories):
     model = random_model(vocab_size=tokenizer.vocab_size)
-    losses = [analyze(model, tokenizer, story[:100]).losses[1:] for story in stories[:3]]
-    ends = []  # the end of text after a story has a loss too
+    losses = []
     for story in stories[:3]:
         ids, _ = encode(model, tokenizer, story[:100])
-        logprobs = model(torch.tensor([ids]))[0, -1].log_softmax(-1)
-        ends.append(-logprobs[tokenizer.eot_id].item())
-    expected = np.concatenate([*losses, ends]).mean()
+        logprobs_TV = model(torch.tensor([ids]))[0].log_softmax(-1)
+        targets = [*ids[1:], tokenizer.eot_id]  # the end of text after a story has a loss too
+        losses += [-logprobs_TV[t, target].item() for t, target in enumerate(targets)]
+    expected = np.mean(losses)
     found = mean_loss(model, tokenizer, [story[:100] for story in stories[:3]])
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_uniform_attention_has_no_weight_on_a_class():
+def test_weight_by_class_is_the_mean_over_all_queries():
     classes = np.array([4, 0, 1, 0, 4])  # two nouns among five tokens
-    uniform = (torch.ones(5, 5).tril() / torch.arange(1, 6)[:, None])[None, None]
-    assert activations.weight_by_class(uniform, classes).abs().max() < 1e-6
     at_second = torch.zeros(1, 1, 5, 5)
     at_second[..., 0, 0] = at_second[..., 1:, 1] = 1  # rows 1 to 4 attend to the first noun
-    expected = 4 / 5 - (0 + 1 / 2 + 1 / 3 + 2 / 4 + 2 / 5) / 5
-    assert activations.weight_by_class(at_second, classes)[0, 0, 0] == pytest.approx(expected)
+    found = activations.weight_by_class(at_second, classes)[0, 0]
+    assert found.tolist() == pytest.approx([4 / 5, 0, 0, 0, 1 / 5])
 
 
 def test_weight_by_distance_counts_the_queries_that_reach_it():
@@ -240,25 +268,20 @@ def test_weight_by_distance_counts_the_queries_that_reach_it():
 
 def test_neuron_peaks_are_what_a_loop_over_all_tokens_finds(tokenizer, stories):
     model = random_model(vocab_size=tokenizer.vocab_size)
-    found = neuron_peaks(model, tokenizer, stories[:6], most=3)
+    texts = [encode(model, tokenizer, story)[0] for story in stories[:6]]
+    found = neuron_peaks(model, texts, most=3)
     assert len(found) == 2 and len(found[0]) == model.config.mlp_hidden
     layer, neuron, best = 1, 7, []
     inputs = []
     model.blocks[layer].mlp.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
-    for story in stories[:6]:
-        ids, tokens = encode(model, tokenizer, story)
+    for k, ids in enumerate(texts):
         with torch.no_grad():
             model(torch.tensor([ids]))
             values = model.blocks[layer].mlp.activate(inputs[-1])[0, :, neuron]
         assert torch.allclose(activations_of(model, ids)[layer, :, neuron], values, atol=1e-5)
         t = int(values.argmax())
-        best.append((values[t].item(), tokenizer.decode([ids[t]]) if t else "(start)"))
-    best = sorted(best, reverse=True)[:3]
-    peaks = found[layer][neuron]
-    assert [p.activation for p in peaks] == pytest.approx([v for v, _ in best], rel=1e-4)
-    assert [p.token for p in peaks] == [token for _, token in best]
-    context = "".join((peaks[0].before, peaks[0].token.replace("(start)", ""), peaks[0].after))
-    assert any(context in story for story in stories[:6])
-    tokens = {peak.token for layer in found for neuron in layer for peak in neuron}
-    assert "(start)" in tokens and "" not in tokens
-    assert len(neuron_peaks(model, tokenizer, stories[:2], most=3)[0][0]) == 2  # one of each story
+        best.append((values[t].item(), k, t))
+    best, peaks = sorted(best, reverse=True)[:3], found[layer][neuron]
+    assert [p.activation for p in peaks] == pytest.approx([value for value, *_ in best], rel=1e-4)
+    assert [(p.story, p.position) for p in peaks] == [(k, t) for _, k, t in best]
+    assert len(neuron_peaks(model, texts[:2], most=3)[0][0]) == 2  # one of each story
