@@ -4,9 +4,8 @@ With --score, score generated texts; with --inspect, look inside a model; with -
 of it; with --study, run a study of many small models.
 """
 
-from minislm.cli.config import EvalConfig, MachineConfig
+from minislm.cli.config import EvalConfig, InspectConfig, MachineConfig
 from minislm.cli.options import Parser, build, only_with
-from minislm.interpret.config import InspectConfig
 from minislm.runtime.errors import run_script
 from minislm.scoring.config import ScoreConfig
 from minislm.studies.config import StudyConfig
@@ -17,6 +16,9 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", help="run folders, model folders, hub ids, .bin "
                         "(default: the newest run)")  # fmt: skip
     parser.add_argument("--prompt", action="append", help="continue this text, side by side")
+    parser.add_argument("--inspect", nargs="?", const="", metavar="TEXT", help="write a page that "
+                        "runs the model in a browser and shows why it wrote each word; its text "
+                        "begins with TEXT")  # fmt: skip
     flags = parser.parse_args()
     only_with(flags, ("quick", "seeds", "processes"), "study")
     only_with(flags, ("samples", "prompt_file", "grader", "human", "sensitivity", "judge",
@@ -37,7 +39,8 @@ def main() -> None:
 
         inspected, one = build(InspectConfig, flags), (models or [None])[0]
         if hasattr(flags, "inspect"):
-            inspect.write_page(one, inspected, config, machine)
+            precision = getattr(flags, "dtype", "int8")
+            inspect.write_page(one, inspected, config, machine, precision)
         else:
             inspect.ablate(one, prompts, inspected, config, machine)
     else:

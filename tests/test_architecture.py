@@ -29,8 +29,8 @@ FOLDERS = {
     "pretrained": set(),
     "reporting": set(),
     "scoring": {"fast", "reporting", "stories"},
-    "interpret": {"reporting", "stories"},
-    "studies": {"fast", "interpret", "pretrained", "reporting", "scoring", "stories"},
+    "interpret": {"stories"},
+    "studies": {"fast", "pretrained", "reporting", "stories"},
     "bench": {"fast", "pretrained", "reporting"},
     "cli": None,  # all of them
 }

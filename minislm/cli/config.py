@@ -81,3 +81,14 @@ class EvalConfig:
     batch_size: int = option(64, "prompts answered together", minimum=1)
 
     __post_init__ = check
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """A page that runs the model (--inspect), and ablation (--off)."""
+
+    inspect: str | None = None  # the beginning of the page's text; the flag is in eval.py
+    out: str = option("inspect.html", "file of the page")
+    off: str | None = option(None, "replace heads and neurons by their mean, such as "
+                             "head:0.3,neuron:0.117 (block, then number), and compare loss and "
+                             "text; with --inspect, the page begins without them")  # fmt: skip

@@ -1,77 +1,107 @@
-"""The page of `eval.py --inspect`: page.html with its style, script and data, in one file."""
+"""The page of `eval.py --inspect`: a model, its tokenizer and what was measured, as one file."""
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+import torch
+from tqdm import tqdm
 
-from minislm.interpret.activations import Analysis, Head, Peak
-from minislm.reporting.plots import new_figure, save
+from minislm.dataset import TokenDataset
+from minislm.interpret import weights
+from minislm.interpret.ablation import Means, all_heads
+from minislm.interpret.activations import classify_heads, mean_outputs, neuron_peaks
+from minislm.interpret.export import export
+from minislm.model import Transformer
 from minislm.runtime.files import atomic_write
-from minislm.stories.lexicon import WORD_CLASSES
+from minislm.tokenizer import Tokenizer
 
-ALL_WEIGHTS = 128  # a text of up to so many tokens has all attention weights
-TOP_WEIGHTS = 24  # of a longer one, each token has so many
+WEB = Path(__file__).parent / "web"
+_WORKER = ("engine", "tokenizer", "account", "circuits", "worker")
+_SCRIPT = ("common", "page", "panel", "sections")
+_HEAD_STORIES, _MEAN_STORIES, _PEAK_STORIES = 12, 200, 40
+_COUNTED, _WORDS = 4_000_000, 500  # tokens of the text that are counted; words with counts
+_PEAKS, _PEAK_TOKENS = 3, 200  # of a neuron; tokens of a story that are searched
+
+
+def measure(
+    model: Transformer, tokenizer: Tokenizer, text: TokenDataset,
+    peak_texts: Sequence[Sequence[int]] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What the page shows of a text and cannot compute itself, as JSON values.
+    peak_texts: texts of the page, where neurons are most active; default: some of `text`."""
+    spread = range(0, len(text), max(1, len(text) // _MEAN_STORIES))[:_MEAN_STORIES]
+    documents = [text.document(k).tolist()[:-1] for k in spread if len(text.document(k)) > 1]
+    encoded = [[tokenizer.eot_id, *ids][: model.config.context] for ids in documents]
+    means = mean_outputs(model, encoded)
+    stories = [tokenizer.decode(ids) for ids in documents[:_HEAD_STORIES]]
+    components = tqdm(all_heads(model), unit="head", disable=None, leave=False)
+    heads = [vars(each) for each in classify_heads(model, tokenizer, stories, means, components)]
+    texts = [ids[:_PEAK_TOKENS] for ids in (peak_texts or encoded)[:_PEAK_STORIES]]
+    found = {
+        "stories": len(encoded),
+        "means": {"heads": means.heads_LHD.tolist(), "neurons": means.neurons_LF.tolist()},
+        "heads": heads,
+        "peaks": {"stories": texts, "neurons": neuron_peaks(model, texts, _PEAKS)},
+        "weights": None,
+    }
+    if model.config.n_layer == 1 and model.config.position == "rotary":
+        found["weights"] = _weights(model, tokenizer, text, encoded)
+        for head, copying in zip(heads, weights.copying_scores(model)):
+            head["copying"] = copying
+    return _rounded(found)
+
+
+def _weights(
+    model: Transformer, tokenizer: Tokenizer, text: TokenDataset, encoded: list[list[int]]
+) -> dict[str, Any]:
+    """What the page shows of one block, and of counts of the same text."""
+    tokens, V = text.tokens[text.starts[0] : text.starts[-1]][:_COUNTED], model.config.vocab_size
+    counts_V = np.bincount(tokens, minlength=V)
+    known = np.argsort(-counts_V, kind="stable")[: np.count_nonzero(counts_V)].tolist()
+    common = [token for token in known if token != tokenizer.eot_id][:_WORDS]
+    words = [i for i in known if re.fullmatch(" [A-Za-z]+", tokenizer.decode([i]))][:_WORDS]
+    counted, entropy = weights.followers(tokens, V, words)
+    return {
+        "loss": weights.loss_by_path(model, encoded) | {"bigram": entropy},
+        "common": common,
+        "frequency": (counts_V[common] / counts_V[common].sum()).tolist(),
+        "words": words,
+        "counted": counted,
+        "ppmi": weights.ppmi_neighbours(tokens, V, words).tolist(),
+    }
 
 
 def write_page(
-    path: Path, about: dict[str, Any], text: Analysis, heads: Sequence[Head],
-    neurons: Sequence[Sequence[Sequence[Peak]]],
+    path: Path, model: Transformer, tokenizer: Tokenizer, measured: dict[str, Any],
+    about: dict[str, Any], precision: str = "int8",
 ) -> None:  # fmt: skip
-    """Write the page; `about` has the model's name, parameters, ablated components and stories."""
-    tokens = zip(text.tokens, text.classes.tolist(), text.losses.tolist(), text.alternatives)
-    data = about | {
-        "classes": WORD_CLASSES,
-        "tokens": [
-            {"text": token, "class": c, "loss": loss if t else None, "alternatives": alternatives}
-            for t, (token, c, loss, alternatives) in enumerate(tokens)
-        ],
-        "attention": top_weights(text.attention_LHTT),
-        "heads": [vars(head) for head in heads],
-        "neurons": neurons,
-    }
-    page, style, script = (
-        Path(__file__).with_suffix(suffix).read_text(encoding="utf-8")
-        for suffix in (".html", ".css", ".js")
-    )
-    page = page.replace("/*STYLE*/", style).replace("/*SCRIPT*/", script)
-    json_text = json.dumps(data).replace("<", "\\u003c")  # no text can end the script element
-    atomic_write(path, page.replace("/*DATA*/", json_text))
+    """Write the page. `about` has the model's name, the text that was measured, and a prompt.
+    UserError: a tokenizer that the page cannot run (see `export`)."""
+    means = Means(*(torch.tensor(measured["means"][part]) for part in ("heads", "neurons")))
+    header, blob = export(model, tokenizer, means, precision)
+    shape = {"parameters": model.n_parameters(), "blocks": model.config.n_layer}
+    data = {"about": about | shape, "header": header}
+    data |= {key: measured[key] for key in ("stories", "heads", "peaks", "weights")}
+    parts = {  # no text can end a script element: "<" is written as an escape
+        "STYLE": (WEB / "page.css").read_text(encoding="utf-8"),
+        "DATA": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
+        "BLOB": base64.b64encode(blob).decode("ascii"),
+        "WORKER": _scripts(_WORKER), "SCRIPT": _scripts(_SCRIPT),
+    }  # fmt: skip
+    page = (WEB / "page.html").read_text(encoding="utf-8")
+    atomic_write(path, re.sub(r"/\*([A-Z]+)\*/", lambda place: parts[place[1]], page))
 
 
-def top_weights(maps_LHTT: Tensor) -> dict[str, Any]:
-    """The n largest weights of every row (1 is 65,535) and their positions: uint16 [L, H, T, n]."""
-    L, H, T, _ = maps_LHTT.shape
-    n = T if T <= ALL_WEIGHTS else TOP_WEIGHTS
-    weights, positions = maps_LHTT.topk(n, dim=-1)
-    encoded = [
-        base64.b64encode(values.numpy().astype("<u2").tobytes()).decode("ascii")
-        for values in (positions, (weights * 65535).round())
-    ]
-    return {"shape": [L, H, T, n], "positions": encoded[0], "weights": encoded[1]}
+def _scripts(names: Sequence[str]) -> str:
+    whole = "\n".join((WEB / f"{name}.js").read_text(encoding="utf-8") for name in names)
+    return re.sub(r"(?m)^ *//.*\n|^ +", "", whole)  # without comments and indentation
 
 
-def plot(stem: Path, text: Analysis, heads: Sequence[Head]) -> list[Path]:
-    """Plot attention weights and token losses; the paths of the plots, none without matplotlib."""
-    L, H, T, _ = text.attention_LHTT.shape
-    if (figure := new_figure(1.7 * H, 1.9 * L, L, H)) is None:
-        return []
-    for axes, head in zip(figure.axes, heads):
-        weights_TT = text.attention_LHTT[head.layer, head.index].numpy()
-        axes.imshow(weights_TT**0.5, cmap="magma", vmin=0, vmax=1)  # the root shows small weights
-        name = f"{head.layer}.{head.index} {head.target}"
-        axes.set_title(f"{name}\n{head.loss_increase:+.3f}", fontsize=7)
-        axes.set(xticks=[], yticks=[])
-    attention, losses = (Path(f"{stem}-{name}.png") for name in ("attention", "losses"))
-    save(figure, attention)
-    shown = range(1, min(T, 120))
-    figure = new_figure(max(5, 0.16 * len(shown)), 2.6)
-    axes = figure.axes[0]
-    axes.bar(shown, text.losses[shown])
-    axes.set_xticks(shown, [text.tokens[t].strip() or "·" for t in shown], rotation=90, fontsize=6)
-    axes.set_ylabel("loss (nats)")
-    save(figure, losses)
-    return [attention, losses]
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """The same as JSON values, with four digits of every float."""
+    return json.loads(json.dumps(values), parse_float=lambda text: float(f"{float(text):.4g}"))

@@ -7,7 +7,7 @@ from unicodedata import normalize
 # joins an ASCII character to what precedes it, so the text may be cut before one. Where there is
 # none in 1,024 characters it is cut all the same: UAX 15 knows no correct run beyond 30 marks.
 _NFC_BLOCK = re.compile("(?s:.{1,1024}(?=[\0-\x7f]|$)|.{1024})")
-_TO_ASCII = str.maketrans(
+TO_ASCII = str.maketrans(
     {"\u201c": '"', "\u201d": '"', "\u201e": '"', "\u2018": "'", "\u2019": "'", "\u2026": "..."}
     | dict.fromkeys("\u2010\u2011\u2013\u2014", "-")
     | dict.fromkeys("\xa0\u2009\u202f", " ")
@@ -21,4 +21,4 @@ def nfc(text: str) -> str:
 
 def to_ascii(text: str) -> str:
     """Curly quotes, dashes, the ellipsis and odd spaces in ASCII."""
-    return text.translate(_TO_ASCII)
+    return text.translate(TO_ASCII)

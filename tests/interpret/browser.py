@@ -88,9 +88,10 @@ class Browser:
         if kind == "Network.requestWillBeSent" and event["request"]["url"].startswith("http"):
             self.errors.append("a network request: " + event["request"]["url"])
 
-    def run(self, script: str) -> Any:
-        """The value of an expression in the page."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+    def run(self, script: str, wait: bool = False) -> Any:
+        """The value of an expression in the page; with `wait`, of the promise that it gives."""
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True,
+                           awaitPromise=wait)  # fmt: skip
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
