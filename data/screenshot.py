@@ -22,7 +22,9 @@ from minislm.cli.inspect import write_page  # noqa: E402
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "page.html"
-        config = InspectConfig(inspect="Once upon a time, there was a little", out=str(file))
+        config = InspectConfig(
+            inspect="Once upon a time, a little dog was hungry. He wanted to", out=str(file)
+        )
         write_page(str(ROOT / "data" / "stories"), config, EvalConfig(), MachineConfig(), "int8")
         page = Browser(file.as_uri(), width=1240, height=880)
         try:

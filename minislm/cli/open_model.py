@@ -1,6 +1,7 @@
 """The model that --model names, and the prompts that --prompt and --prompt-file name."""
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -10,9 +11,11 @@ from minislm.fast.sampler import FastSampler
 from minislm.model import Transformer
 from minislm.pretrained.load import load
 from minislm.runtime.device import select_device
-from minislm.runtime.errors import UserError
+from minislm.runtime.errors import UserError, log
 from minislm.runtime.unicode import nfc, to_ascii
 from minislm.tokenizer import Tokenizer
+
+SHIPPED = Path(__file__).resolve().parents[2] / "data" / "stories"  # see its README.md
 
 
 def open_model(source: str | None, machine: MachineConfig) -> tuple[str, Transformer, Tokenizer]:
@@ -22,14 +25,27 @@ def open_model(source: str | None, machine: MachineConfig) -> tuple[str, Transfo
     if machine.threads:
         torch.set_num_threads(machine.threads)
     device, int8 = select_device(machine.device), machine.dtype == "int8"
-    source = str(newest_run()) if source is None else source
+    source = _default_model() if source is None else source
     if int8 and device.type != "cpu":
         raise UserError("--dtype int8 is for the CPU; use --device cpu or --dtype bfloat16")
     dtype = "float32" if int8 else machine.dtype
     model, tokenizer = load(source, dtype=dtype, device=str(device))
-    if Settings.read(source):  # a run of ours: its text was cleaned
+    if Settings.read(source) or Path(source).resolve() == SHIPPED:  # its text was cleaned
         tokenizer.prepare = lambda prompt: to_ascii(nfc(prompt))
     return source, model, tokenizer
+
+
+def _default_model() -> str:
+    """The newest run, or the model that comes with the project where there is no run yet."""
+    try:
+        return str(newest_run())
+    except UserError:
+        if not SHIPPED.is_dir():
+            raise
+        source = os.path.relpath(SHIPPED)
+        log(f"no run yet: this is {source}, trained on TinyStories (eval.py measures it on such a "
+            "text with --data FILE); train your own: python train.py")  # fmt: skip
+        return source
 
 
 def open_sampler(

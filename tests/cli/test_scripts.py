@@ -73,7 +73,6 @@ def test_a_text_that_cannot_be_used_is_refused(
         ("train.py", ["--resume"], ["python train.py"]),
         ("train.py", ["--device", "abacus"], ["abacus"]),
         ("train.py", ["--vocab", "100"], ["--vocab"]),
-        ("sample.py", [], ["python train.py"]),
         ("sample.py", ["--model", "nowhere"], ["nowhere"]),
         ("sample.py", ["--max-new-tokens", "0"], ["--max-new-tokens"]),
         ("sample.py", ["--top-p", "1.5"], ["--top-p"]),
