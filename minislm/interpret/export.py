@@ -12,13 +12,12 @@ from minislm.runtime.errors import UserError
 from minislm.runtime.unicode import TO_ASCII
 from minislm.tokenizer import Tokenizer
 
-PRECISIONS = ("int8", "bfloat16", "float32")
-
 
 def export(
     model: Transformer, tokenizer: Tokenizer, means: Means, precision: str = "int8"
 ) -> tuple[dict[str, Any], bytes]:
-    """The header and the bytes; matrices are stored in `precision`, vectors in float32.
+    """The header and the bytes; matrices are stored in `precision` (int8, bfloat16 or float32),
+    vectors in float32.
     UserError: a tokenizer that is not byte-level BPE as in GPT-2."""
     c, blob, tensors = model.config, bytearray(), []
     entries = dict(model.state_dict())

@@ -22,9 +22,10 @@ function use(text, switches = off) {
   off = switches;
 }
 
+const names = (list) => list.map((id) => tokenizer.name(id));
+
 // The k most probable tokens after the last position read.
-function best(k) {
-  const p = softmax(model.predict());
+function best(k, p = softmax(model.predict())) {
   return largest(p, k).map((id) => ({ id, text: tokenizer.name(id), p: p[id] }));
 }
 
@@ -50,17 +51,17 @@ const requests = {
     return { ids: kept, dropped: Math.max(0, found.length - kept.length) };
   },
 
-  // The text and probability of every token from `first` on, and the most probable next ones.
-  async read({ ids: text, switches, first = 0 }, send, number) {
+  // The text and probability of every token, and the most probable next ones.
+  async read({ ids: text, switches }, send, number) {
     use(text, switches);
     const texts = tokenizer.texts(text), found = [];
     for (let t = 0; t < text.length; t++) {
       let p = null;
-      if (t >= first && t > 0) {
+      if (t > 0) {
         readTo(t);
         p = softmax(model.predict())[text[t]];
       }
-      if (t >= first) found.push({ id: text[t], text: texts[t], p });
+      found.push({ id: text[t], text: texts[t], p });
       if (t % 16 === 15) await pause();
       if (number !== run) return { stopped: true };
     }
@@ -88,7 +89,7 @@ const requests = {
       }
       if (number !== run) break;
     }
-    return { made, seconds: (performance.now() - begin) / 1000, rest: stream.flush() };
+    return { made, seconds: (performance.now() - begin) / 1000 };
   },
 
   stop() {
@@ -97,19 +98,20 @@ const requests = {
 
   // Which parts made token t what it is? Against `rival`: an id, "mean", or null for the most probable other.
   account({ ids: text, switches, t, target, rival }) {
-    const begin = performance.now();
-    use(text, []);
-    readTo(t);
-    const whole = softmax(model.predict())[target];
-    use(text, switches);
-    readTo(t);
-    const alternatives = best(7), p = softmax(model.logits);
+    const begin = performance.now(), probabilities = (off) => {
+      use(text, off);
+      readTo(t);
+      return softmax(model.predict());
+    };
+    const allOn = switches.length ? probabilities([])[target] : null, p = probabilities(switches);
+    const whole = allOn ?? p[target];
+    const alternatives = best(7, p);
     const other = rival ?? alternatives.find((each) => each.id !== target).id;
     const rank = 1 + p.reduce((higher, each) => higher + (each > p[target]), 0);
     const found = accountOf(model, target, other === "none" ? null : other), strongest = {};
     found.neurons.forEach((values, l) => {
       for (const n of largest(values.map(Math.abs), 6)) {
-        strongest[`neuron:${l}.${n}`] = promoted(model, l, n, 3).up.map((each) => tokenizer.name(each));
+        strongest[`neuron:${l}.${n}`] = names(promoted(model, l, n, 3).up);
       }
     });
     return { ...found, strongest, target, rival: other, p: p[target], whole, rank, alternatives,
@@ -144,13 +146,13 @@ const requests = {
       const p = probability(s);
       return { s, p, change: Math.log(whole / p) };
     });
-    return { found, whole };
+    return { found };
   },
 
   neuron({ ids: text, switches, t, layer, index }) {
     use(text, switches);
     readTo(t);
-    const names = (list) => list.map((id) => tokenizer.name(id)), { up, down } = promoted(model, layer, index, 8);
+    const { up, down } = promoted(model, layer, index, 8);
     return { inputs: neuronInputs(model, layer, index), up: names(up), down: names(down),
       activation: model.blocks[layer].activations[index], texts: tokenizer.texts(text.slice(0, t)) };
   },
@@ -180,7 +182,7 @@ const requests = {
   },
 
   names({ ids: list }) {
-    return { names: list.map((id) => tokenizer.name(id)) };
+    return { names: names(list) };
   },
 
   texts({ ids: list }) {
@@ -190,7 +192,7 @@ const requests = {
   // One block: the score of a head by distance, and its strongest skip-trigrams.
   circuit({ head, ids: common, frequency, scale }) {
     const found = skipTrigrams(model, head, common, frequency, scale, 12);
-    const named = found.trigrams.map((each) => ({ ...each, names: [each.read, each.query, each.predicted].map((id) => tokenizer.name(id)) }));
+    const named = found.trigrams.map((each) => ({ ...each, names: names([each.read, each.query, each.predicted]) }));
     return { ...found, trigrams: named, profile: distanceProfile(model, head, common, frequency, 64) };
   },
 
@@ -201,12 +203,11 @@ const requests = {
   },
 
   neighbours({ ids: words, at }) {
-    return { names: embeddingNeighbours(model, words, at, 5).map((id) => tokenizer.name(id)) };
+    return { names: names(embeddingNeighbours(model, words, at, 5)) };
   },
 
   promoted({ layer, index, count }) {
-    const { up, down } = promoted(model, layer, index, count);
-    return { up: up.map((id) => tokenizer.name(id)), down: down.map((id) => tokenizer.name(id)) };
+    return { up: names(promoted(model, layer, index, count).up) };
   },
 };
 
