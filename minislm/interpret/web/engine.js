@@ -240,7 +240,6 @@ function argmax(values) {
 // The ids of the k largest values, largest first.
 function largest(values, k) {
   const found = [];
-  k = Math.min(k, values.length);
   for (let i = 0; i < values.length; i++) {
     if (found.length === k && values[i] <= values[found[k - 1]]) continue;
     let at = Math.min(found.length, k - 1);

@@ -142,7 +142,7 @@ const requests = {
       return softmax(model.predict())[target];
     };
     const whole = probability(-1);
-    const found = (t > 1 ? largest(most, 24) : []).map((s) => {
+    const found = largest(most, 24).map((s) => {
       const p = probability(s);
       return { s, p, change: Math.log(whole / p) };
     });
