@@ -36,13 +36,13 @@ class ModelConfig:
     mlp: str = option("gated_silu", "kind of MLP", choices=("gated_silu", "gelu"))
     qkv_bias: bool = option(False, "biases on queries, keys and values")
     out_bias: bool = option(False, "bias on the attention output")
-    mlp_bias: bool = option(False, "biases in the MLP")
     windows: tuple[int, ...] = option(
         (0,), "local attention: window of each block, repeated; 0: global (GPT-Neo: 0,256)"
     )
     tied: bool = option(True, "the head shares its weights with the embedding")
     dropout: float = option(0.0, "dropout rate in training", minimum=0)
     # Constants of a model family, or measured; not flags:
+    mlp_bias: bool = False  # biases in the MLP
     rope_theta: float = 10000.0  # base of the rotary frequencies
     attention_scale: bool = True  # divide attention scores by sqrt(head width)
     norm_eps: float = 1e-5

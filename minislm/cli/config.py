@@ -21,6 +21,8 @@ class DataConfig:
                                "...} in each line; a tenth is held out")  # fmt: skip
     stories: int | None = option(None, "number of generated stories (default: 6000, or 2 where "
                                  "--tasks or --pairs name pairs)", minimum=0)  # fmt: skip
+    normalize: str = option("none", "replace every word of the text by its stem or its lemma",
+                            choices=("none", "stem", "lemma"))  # fmt: skip
     vocab: int | None = option(None, "vocabulary size (default: 4096 with --data, 2048 for "
                                "generated stories)", minimum=257)  # fmt: skip
     digits: str = option("auto", "tokenization of numbers: one token per digit, or merged; auto: "

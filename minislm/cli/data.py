@@ -8,8 +8,10 @@ from minislm.cli.config import DataConfig, EvalConfig
 from minislm.cli.fine_tune import read_pairs
 from minislm.cli.run_settings import Settings, task_names
 from minislm.config import ModelConfig
+from minislm.corpus.clean import Counts, clean_stories
 from minislm.corpus.prepare import CacheError, prepare, train_tokenizer
-from minislm.corpus.read import cut, fingerprint, validation_files
+from minislm.corpus.read import cut, fingerprint, read_stories, validation_files
+from minislm.corpus.words import WordTokenizer, normalizer
 from minislm.dataset import TokenDataset, hold_out
 from minislm.pretrained.hub import find_text
 from minislm.runtime.errors import UserError, log
@@ -46,14 +48,17 @@ def prepare_data(settings: Settings, tokenizer: Tokenizer | None = None) -> Trai
     texts = [] if data.data else generated(data.stories, settings.train.seed)
     file_pairs = read_pairs(data.pairs) if data.pairs else ([], [])
     named = {name: pairs(name, "train") for name in names} | {"pairs": file_pairs[0]}
+    words = normalizer(data.normalize)  # refused here if its library is missing
     if tokenizer is None:
         trained_on = [pair for each in named.values() for pair in each]
         pair_texts = [text for pair in trained_on for text in (pair.prompt, pair.answer)]
         if data.data:
-            tokenizer = train_tokenizer(data.data, pair_texts, data.vocab, data.digits, data.cache)
+            options = data.vocab, data.digits, data.cache, data.normalize
+            tokenizer = train_tokenizer(data.data, pair_texts, *options)
         else:
-            tokenizer = Tokenizer.train([*texts, *pair_texts], data.vocab, data.digits)
-    train, valid = _datasets(data, texts, settings.train.seed, tokenizer)
+            tokenizer = Tokenizer.train([*map(words, texts), *pair_texts], data.vocab, data.digits)
+    encoder = WordTokenizer(tokenizer, data.normalize)
+    train, valid = _datasets(data, texts, settings.train.seed, encoder)
     model, auto = settings.model, data.tasks == "auto" and not data.pairs
     found = {name: _examples(name, named[name], model, tokenizer, auto) for name in named}
     tasks = [name for name in names if found[name] is not None]
@@ -93,7 +98,7 @@ def _datasets(
     train = prepare(data.data, tokenizer, data.cache, exclude=data.valid)
     log(str(train.counts))
     if not data.valid:
-        return _hold_out(train, tokenizer)
+        return _hold_out(train, data.data, tokenizer)
     log(f"validation text: {data.valid}")
     return train, _validation_text(data, seed, tokenizer)
 
@@ -115,10 +120,10 @@ def _validation_text(data: DataConfig, seed: int, tokenizer: Tokenizer) -> Token
     return text
 
 
-def _hold_out(text: TokenDataset, tokenizer: Tokenizer) -> tuple[TokenDataset, TokenDataset]:
+def _hold_out(text: TokenDataset, source: str, tokenizer: Tokenizer) -> tuple[TokenDataset, ...]:
     """Training and validation part. A single document is cut, so that its end can be held out."""
     if len(text) == 1:
-        story = tokenizer.decode(text.document(0)[:-1].tolist())
+        [story] = clean_stories(read_stories(source), Counts())
         text = TokenDataset.from_texts(cut(story, len(story) * 19 // 20), tokenizer)
     return hold_out(text)
 
@@ -151,10 +156,11 @@ def measured_text(
     data, seed = DataConfig(data=config.data, stories=0), 1
     if config.data is None and settings is not None:
         data, seed = settings.data, settings.train.seed
+    tokenizer = WordTokenizer(tokenizer, settings.data.normalize if settings else "none")
     files = _with_files(data)
     source = files.valid or files.data
     if source and data.content and fingerprint(source, data.cache) != data.content[-1]:
         log(f"{source} has changed since the run began; these are the figures of the new text")
     text = _validation_text(replace(files, valid=source), seed, tokenizer)
     held_out = config.data is None and files.data and not files.valid
-    return _hold_out(text, tokenizer)[1] if held_out else text
+    return _hold_out(text, files.data, tokenizer)[1] if held_out else text

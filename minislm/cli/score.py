@@ -9,6 +9,7 @@ from minislm.cli.data import generated
 from minislm.cli.open_model import open_model, read_prompts
 from minislm.cli.run_settings import Settings
 from minislm.corpus.read import read_stories
+from minislm.corpus.words import normalizer
 from minislm.pretrained.hub import find_text
 from minislm.reporting.tables import markdown_table
 from minislm.runtime.errors import log
@@ -65,9 +66,11 @@ def score(
 def _training_text(name: str, data: str | None) -> NgramIndex | None:
     """20,000 stories of --data or of the text that run.json names; None if that is not known."""
     settings = Settings.read(name)
+    words = normalizer(settings.data.normalize if settings else "none")
     if data := data or (settings and settings.data.data):
-        return NgramIndex(islice(read_stories(find_text(data)[0]), 20_000))
-    return settings and NgramIndex(generated(settings.data.stories, settings.train.seed))
+        return NgramIndex(map(words, islice(read_stories(find_text(data)[0]), 20_000)))
+    stories = generated(settings.data.stories, settings.train.seed) if settings else ()
+    return settings and NgramIndex(map(words, stories))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str | float]], digits: int = 2) -> str:

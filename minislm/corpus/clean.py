@@ -18,6 +18,7 @@ from threading import Thread
 
 import numpy as np
 
+from minislm.corpus.words import WordTokenizer
 from minislm.runtime.errors import UserError
 from minislm.runtime.files import atomic_path
 from minislm.runtime.unicode import nfc, to_ascii
@@ -160,7 +161,8 @@ def make_shards(batches: Iterator[list[str]], tokenizer: Tokenizer, folder: Path
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = min(cores or 1, MAX_WORKERS)
-    settings = tokenizer.backend, tokenizer.backend.id_to_token(tokenizer.eot_id)
+    backend, normalize = tokenizer.backend, getattr(tokenizer, "normalize", "none")
+    settings = normalize, backend, backend.id_to_token(tokenizer.eot_id)
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, settings)
     numbered = enumerate(chain(first, batches))
     futures = (pool.submit(_write_shard, folder / f"{n:06d}.npz", batch) for n, batch in numbered)
@@ -178,7 +180,7 @@ def make_shards(batches: Iterator[list[str]], tokenizer: Tokenizer, folder: Path
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(*settings: object) -> None:
+def _start_worker(normalize: str, *settings: object) -> None:
     global _tokenizer
 
     def end_with_parent() -> None:  # a killed parent would leave this process waiting for work
@@ -188,7 +190,7 @@ def _start_worker(*settings: object) -> None:
     Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the pool
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a worker for every core
-    _tokenizer = Tokenizer(*settings)  # not pickled: that loses encode_special_tokens
+    _tokenizer = WordTokenizer(Tokenizer(*settings), normalize)  # pickled it would lose settings
 
 
 def _write_shard(file: Path, raw: list[str]) -> Path:

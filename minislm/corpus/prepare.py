@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from minislm.corpus import clean, read
 from minislm.corpus.read import TextError, fingerprint, read_stories
+from minislm.corpus.words import normalizer
 from minislm.dataset import TokenDataset
 from minislm.runtime.errors import UserError, log
 from minislm.runtime.files import atomic_path, lock_file, os_error
@@ -47,7 +48,8 @@ def prepare(
         raise RuntimeError('a script must call prepare() under `if __name__ == "__main__":`')
     cache = Path(cache)
     texts = [fingerprint(each, cache) for each in (source, exclude) if each is not None]
-    folder = cache / _key(FORMAT, texts, tokenizer.eot_id, tokenizer.backend.to_str())
+    normalize = getattr(tokenizer, "normalize", "none")  # of a WordTokenizer
+    folder = cache / _key(FORMAT, texts, tokenizer.eot_id, tokenizer.backend.to_str(), normalize)
     with suppress(UserError):  # not there, or damaged
         return _open(folder)
     try:
@@ -66,16 +68,18 @@ def prepare(
 
 
 def train_tokenizer(
-    source: str | Path, more: Sequence[str], vocab_size: int, digits: str, cache: str | Path
-) -> Tokenizer:
+    source: str | Path, more: Sequence[str], vocab_size: int, digits: str, cache: str | Path,
+    normalize: str = "none",
+) -> Tokenizer:  # fmt: skip
     """The tokenizer of the first 50 million characters of `source` and all of `more`, made now or
     found in `cache`. Raises UserError as `read_stories` and `Tokenizer.train`."""
     content = fingerprint(source, cache)
-    key = _key(FORMAT, tokenizers.__version__, TOKENIZER_TEXT, content, *more, vocab_size, digits)
+    settings = TOKENIZER_TEXT, vocab_size, digits, normalize
+    key = _key(FORMAT, tokenizers.__version__, content, *more, *settings)
     folder = Path(cache) / f"tokenizer-{key}"
     with suppress(UserError):  # not there, or damaged
         return Tokenizer.load(folder)
-    stories = clean.clean_stories(read_stories(source), clean.Counts())
+    stories = map(normalizer(normalize), clean.clean_stories(read_stories(source), clean.Counts()))
     texts, size = [*more], 0
     for story in tqdm(stories, desc="text for the tokenizer", unit=" stories", disable=None):
         texts.append(story)
