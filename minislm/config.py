@@ -52,20 +52,14 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check(self)
         if self.width % self.n_head and not self.head_dim:
-            raise UserError(
-                f"width {self.width} is not a multiple of {self.n_head} heads; "
-                "change --width or --n-head, or set --head-dim"
-            )
+            raise UserError(f"width {self.width} is not a multiple of {self.n_head} heads; "
+                            "change --width or --n-head, or set --head-dim")  # fmt: skip
         if self.n_head % self.kv_heads:
-            raise UserError(
-                f"{self.n_head} heads cannot share {self.kv_heads} key/value heads evenly; "
-                "change --n-kv-head"
-            )
+            raise UserError(f"{self.n_head} heads cannot share {self.kv_heads} key/value heads "
+                            "evenly; change --n-kv-head")  # fmt: skip
         if self.position == "rotary" and self.head_width % 2:
-            raise UserError(
-                f"rotary positions need an even head width, not {self.head_width}; "
-                "set --head-dim or --position learned"
-            )
+            raise UserError(f"rotary positions need an even head width, not {self.head_width}; "
+                            "set --head-dim or --position learned")  # fmt: skip
         if not self.windows or min(self.windows) < 0:
             raise UserError(f"--windows takes numbers from 0 up, not {self.windows}")
         if self.dropout >= 1:

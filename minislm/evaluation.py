@@ -92,11 +92,8 @@ def document_losses(
     was_training = model.training
     model.eval()
     device, context = model.embedding.weight.device, min(context or 1 << 30, model.config.context)
-    rows = [
-        (number, *window)
-        for number in range(len(documents))
-        for window in sliding_windows(len(documents.document(number)), context)
-    ]
+    rows = [(number, *window) for number in range(len(documents))
+            for window in sliding_windows(len(documents.document(number)), context)]  # fmt: skip
     rows.sort(key=lambda row: row[2] - row[1])  # similar lengths together: little padding
     nats = np.zeros(len(documents))
     batches, hidden = list(_batches(rows, batch_tokens)), None if progress else True

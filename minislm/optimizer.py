@@ -124,16 +124,12 @@ def make_optimizers(
     if config.optimizer == "muon":
         heads, keys = c.n_head * c.head_width, c.kv_heads * c.head_width
         parts = {"qkv": [heads, keys, keys], "up": [c.mlp_hidden] * (1 + (c.mlp == "gated_silu"))}
-        groups = [
-            {"params": [m], "parts": parts.get(name.split(".")[-2]), "weight_decay": decay}
-            for name, m in blocks.items()
-        ]
+        groups = [{"params": [m], "parts": parts.get(name.split(".")[-2]), "weight_decay": decay}
+                  for name, m in blocks.items()]  # fmt: skip
         optimizers.append(muon(groups, config.matrix_rate, config.momentum, dtype))
         blocks = {}
-    groups = [
-        {"params": [*blocks.values(), *others], "weight_decay": decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    groups = [{"params": [*blocks.values(), *others], "weight_decay": decay},
+              {"params": vectors, "weight_decay": 0.0}]  # fmt: skip
     adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
     optimizers.append(adamw)
     for optimizer in optimizers:

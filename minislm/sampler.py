@@ -325,10 +325,8 @@ class Sampler:
             if not len(ids):
                 raise UserError("an empty prompt; give at least one token (the end of text)")
             if len(ids) >= context:
-                raise UserError(
-                    f"the prompt has {len(ids)} tokens and the model's context is {context}; "
-                    "shorten the prompt"
-                )
+                raise UserError(f"the prompt has {len(ids)} tokens and the model's context is "
+                                f"{context}; shorten the prompt")  # fmt: skip
             if not 0 <= min(ids) <= max(ids) < size:
                 raise UserError(f"a token id is outside the vocabulary of {size}")
         seeds = [settings.seed] * len(id_lists) if seeds is None else list(seeds)

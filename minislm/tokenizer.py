@@ -37,9 +37,7 @@ class Tokenizer:
         backend.encode_special_tokens = True  # "<|endoftext|>" in a user's text is ordinary text
         eot_id = backend.token_to_id(end_of_text)
         if eot_id is None:
-            raise UserError(
-                f"the tokenizer has no end-of-text token: {end_of_text} is not in its vocabulary"
-            )
+            raise UserError(f"the vocabulary has no end-of-text token: {end_of_text}")
         # Where the token is an ordinary word of the vocabulary, decoding would print it.
         backend.add_special_tokens([_special(end_of_text)])
         self.eot_id, self.end_ids = eot_id, {eot_id}  # sampling stops at all of `end_ids`
@@ -60,10 +58,8 @@ class Tokenizer:
             UserError: a vocabulary below 257, another `digits`, or text that is not Unicode.
         """
         if vocab_size < _SMALLEST_VOCABULARY:
-            raise UserError(
-                f"vocab_size {vocab_size} is too small: 256 bytes and {END_OF_TEXT} need "
-                f"{_SMALLEST_VOCABULARY} or more"
-            )
+            raise UserError(f"vocab_size {vocab_size} is too small: 256 bytes and {END_OF_TEXT} "
+                            f"need {_SMALLEST_VOCABULARY} or more")  # fmt: skip
         if digits not in ("single", "merged"):
             raise UserError(f"digits must be 'single' or 'merged', not {digits!r}")
         words = pre_tokenizers.ByteLevel(add_prefix_space=False)  # splits by GPT-2's regex

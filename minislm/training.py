@@ -169,10 +169,8 @@ class Trainer:
         (step, loss, norm), self._unread = self._unread, None
         (value,) = self.group.all_reduce([float(loss)])
         if not math.isfinite(value) or not math.isfinite(norm):
-            raise UserError(
-                f"the loss is not a finite number any more (step {step}); "
-                "use a smaller --learning-rate and --matrix-rate"
-            )
+            raise UserError(f"the loss is not a finite number any more (step {step}); "
+                            "use a smaller --learning-rate and --matrix-rate")  # fmt: skip
         before, self._last_loss = self.progress.loss, value
         self.progress.loss = value if math.isnan(before) else 0.98 * before + 0.02 * value
         return value

@@ -10,11 +10,9 @@ MODES = ("greedy", "top-k")
 # Random weights of these shapes are measured: the sizes of the default block and of two published
 # models, in GPT-2's architecture, which every other engine reads (CTranslate2 reads no GPT-Neo).
 _PUBLISHED = dict(context=2048, vocab_size=50257)
-SHAPES = {
-    "one-block": dict(n_layer=1, width=256, n_head=8, context=512, vocab_size=4096),
-    "tinystories-1layer-21m": dict(n_layer=1, width=1024, n_head=16) | _PUBLISHED,
-    "tinystories-8m": dict(n_layer=8, width=256, n_head=16) | _PUBLISHED,
-}
+SHAPES = {"one-block": dict(n_layer=1, width=256, n_head=8, context=512, vocab_size=4096),
+          "tinystories-1layer-21m": dict(n_layer=1, width=1024, n_head=16) | _PUBLISHED,
+          "tinystories-8m": dict(n_layer=8, width=256, n_head=16) | _PUBLISHED}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -97,14 +97,9 @@ class CTranslate2:
 
 
 ONE_THREAD = "ct2, 1 thread"  # faster where threads that wait for each other are preempted
-ENGINES: dict[str, Any] = {
-    "minislm": Minislm,
-    "plain sampler": PlainSampler,
-    "transformers": Transformers,
-    "ctranslate2": CTranslate2,
-    ONE_THREAD: CTranslate2,
-    "llama.cpp": LlamaCpp,
-}
+ENGINES: dict[str, Any] = {"minislm": Minislm, "plain sampler": PlainSampler,
+                           "transformers": Transformers, "ctranslate2": CTranslate2,
+                           ONE_THREAD: CTranslate2, "llama.cpp": LlamaCpp}  # fmt: skip
 
 
 def installed(engine: str) -> bool:

@@ -14,11 +14,9 @@ from minislm.runtime.errors import log
 def measure_machine(device: torch.device, threads: int) -> dict[str, Any]:
     """The machine's entries of --json: its name, threads and limits; logs the limits."""
     limits = _gpu_limits(device) if device.type == "cuda" else _cpu_limits(threads)
-    log(
-        f"limits of the machine, {threads} thread(s): {limits['gflops_float32']:.0f} GFLOP/s in "
+    log(f"limits of the machine, {threads} thread(s): {limits['gflops_float32']:.0f} GFLOP/s in "
         f"float32, {limits['gflops_bfloat16']:.0f} in bfloat16; {limits['memory_gb_s']:.0f} GB/s "
-        f"from memory, {limits['cache_gb_s']:.0f} GB/s from the caches"
-    )
+        f"from memory, {limits['cache_gb_s']:.0f} GB/s from the caches")  # fmt: skip
     return {"device": device_name(device), "threads": threads, "limits": limits}
 
 

@@ -48,11 +48,9 @@ class Settings:
         if not Path(run, _FILE).exists():
             return None
         with _contents(run) as values:
-            return cls(
-                *from_json(values["model"], ModelConfig),
-                *from_json(values["data"], DataConfig),
-                *from_json(values["train"], TrainConfig, RunConfig),
-            )
+            return cls(*from_json(values["model"], ModelConfig),
+                       *from_json(values["data"], DataConfig),
+                       *from_json(values["train"], TrainConfig, RunConfig))  # fmt: skip
 
     @staticmethod
     def tasks(run: str | Path) -> list[str]:
@@ -103,10 +101,9 @@ def resumed(flags: argparse.Namespace, run: Path) -> Settings:
     moved = {"data", "valid", "pairs"} if kept.data.content else set()  # their content is compared
     for name, value in vars(flags).items():
         if name not in _CHANGEABLE | moved and before[name] != value:
-            raise UserError(
-                f"{flag_name(name)} {value} differs from {before[name]} of {run}; a resumed "
-                "run keeps its settings: leave the flag out, or start a new run"
-            )
+            advice = "a resumed run keeps its settings: leave the flag out, or start a new run"
+            differs = f"{flag_name(name)} {value} differs from {before[name]} of {run}"
+            raise UserError(f"{differs}; {advice}")
     configs = (kept.data, kept.train, kept.run)
     return Settings(kept.model, *(build(type(each), flags, asdict(each)) for each in configs))
 

@@ -69,10 +69,9 @@ def train(flags: argparse.Namespace) -> None:
             raise UserError("another process has ended, see its message; give --resume") from error
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
-        raise UserError(
-            "the memory is full; close other programs and give --resume, or start a new run "
-            f"with a smaller --batch-tokens than {settings.train.batch_tokens}"
-        ) from error
+        smaller = f"with a smaller --batch-tokens than {settings.train.batch_tokens}"
+        advice = f"close other programs and give --resume, or start a new run {smaller}"
+        raise UserError(f"the memory is full; {advice}") from error
 
 
 def _train(run: Path, settings: Settings, group: ProcessGroup) -> None:

@@ -172,10 +172,8 @@ def make_shards(batches: Iterator[list[str]], tokenizer: Tokenizer, folder: Path
             yield load_arrays(waiting.popleft().result())
             waiting.extend(islice(futures, 1))
     except BrokenProcessPool as error:
-        raise UserError(
-            "a process that prepared text was killed (by too little memory?): run the same "
-            "command again, what is finished is kept"
-        ) from error
+        advice = "(too little memory?): run the same command again, what is finished is kept"
+        raise UserError(f"a process that prepared text was killed {advice}") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

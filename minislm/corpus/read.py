@@ -134,10 +134,9 @@ def _decode(path: Path) -> Iterator[str]:
             offset += begun + len(data) - len(decoder.getstate()[0])
         yield decoder.decode(b"", final=True) + END_OF_TEXT
     except UnicodeDecodeError as error:
-        raise TextError(
-            f"{path} is not UTF-8 text (byte 0x{error.object[error.start]:02x} at offset "
-            f"{offset + error.start}); convert it, for example: iconv -f LATIN1 -t UTF-8"
-        ) from error
+        place = f"byte 0x{error.object[error.start]:02x} at offset {offset + error.start}"
+        advice = "convert it, for example: iconv -f LATIN1 -t UTF-8"
+        raise TextError(f"{path} is not UTF-8 text ({place}); {advice}") from error
 
 
 def _records(path: Path) -> Iterator[str]:

@@ -37,10 +37,8 @@ class FastLossAndGrad:
         """See `training.loss_and_grad`; `model` is the one that this was made for."""
         weights = [weight for weight in self.twin.parameters() if weight.requires_grad]
         workers, parts = self._split(inputs_BT, targets_BT)
-        works = [
-            partial(self._work, weights, parts[worker::workers], dtype, count)
-            for worker in range(workers)
-        ]
+        works = [partial(self._work, weights, parts[worker::workers], dtype, count)
+                 for worker in range(workers)]  # fmt: skip
         total = torch.zeros((), dtype=torch.float64, device=inputs_BT.device)
         for loss, grads in run_threads(works):
             total += loss

@@ -101,10 +101,8 @@ class FastSampler(Sampler):
 
     def _prepare(self, rows: int, compiled: bool) -> PreparedModel:
         rows = 1 << (rows - 1).bit_length()  # the next power of two: few layouts
-        weights = [
-            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-            for weight in self.model.parameters()
-        ]
+        weights = [(weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+                   for weight in self.model.parameters()]  # fmt: skip
         with self._lock:
             if weights != self._weights:  # trained or loaded since: prepacked ones are copies
                 self._prepared, self._weights = {}, weights

@@ -42,13 +42,11 @@ def measure(
     components = tqdm(all_heads(model), unit="head", disable=None, leave=False)
     heads = [vars(each) for each in classify_heads(model, tokenizer, stories, means, components)]
     texts = [ids[:_PEAK_TOKENS] for ids in (peak_texts or encoded)[:_PEAK_STORIES]]
-    found = {
-        "stories": len(encoded),
-        "means": {"heads": means.heads_LHD.tolist(), "neurons": means.neurons_LF.tolist()},
-        "heads": heads,
-        "peaks": {"stories": texts, "neurons": neuron_peaks(model, texts, _PEAKS)},
-        "weights": None,
-    }
+    found = {"stories": len(encoded),
+             "means": {"heads": means.heads_LHD.tolist(), "neurons": means.neurons_LF.tolist()},
+             "heads": heads,
+             "peaks": {"stories": texts, "neurons": neuron_peaks(model, texts, _PEAKS)},
+             "weights": None}  # fmt: skip
     if model.config.n_layer == 1 and model.config.position == "rotary":
         found["weights"] = _weights(model, tokenizer, text, encoded)
         for head, copying in zip(heads, weights.copying_scores(model)):

@@ -84,13 +84,11 @@ class Family:
 LLAMA = Family(
     model_type="llama",
     architecture="LlamaForCausalLM",
-    keys=dict(
-        n_layer="num_hidden_layers", width="hidden_size", n_head="num_attention_heads",
-        n_kv_head="num_key_value_heads", head_dim="head_dim", mlp_width="intermediate_size",
-        context="max_position_embeddings", norm_eps="rms_norm_eps", qkv_bias="attention_bias",
-        out_bias="attention_bias", mlp_bias="mlp_bias", tied="tie_word_embeddings",
-        dropout="attention_dropout", vocab_size="vocab_size",
-    ),
+    keys=dict(n_layer="num_hidden_layers", width="hidden_size", n_head="num_attention_heads",
+              n_kv_head="num_key_value_heads", head_dim="head_dim", mlp_width="intermediate_size",
+              context="max_position_embeddings", norm_eps="rms_norm_eps", qkv_bias="attention_bias",
+              out_bias="attention_bias", mlp_bias="mlp_bias", tied="tie_word_embeddings",
+              dropout="attention_dropout", vocab_size="vocab_size"),
     defaults=dict(
         n_kv_head=0, head_dim=0, context=2048, norm_eps=1e-6, qkv_bias=False, out_bias=False,
         mlp_bias=False, tied=False, dropout=0.0,
@@ -99,13 +97,11 @@ LLAMA = Family(
     supported={"hidden_act": ("silu", "swish")},
     prefix="model.",
     block="model.layers.{}.",
-    modules={
-        "embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head",
-        "attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm",
-        "attention.qkv": "self_attn.q_proj self_attn.k_proj self_attn.v_proj",
-        "attention.out": "self_attn.o_proj",
-        "mlp.up": "mlp.gate_proj mlp.up_proj", "mlp.down": "mlp.down_proj",
-    },
+    modules={"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head",
+             "attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm",
+             "attention.qkv": "self_attn.q_proj self_attn.k_proj self_attn.v_proj",
+             "attention.out": "self_attn.o_proj",
+             "mlp.up": "mlp.gate_proj mlp.up_proj", "mlp.down": "mlp.down_proj"},
     buffers=r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq",
 )  # fmt: skip
 
@@ -130,10 +126,8 @@ GPT2 = Family(
         mlp_width=0, context=1024, norm_eps=1e-5, attention_scale=True, tied=True, dropout=0.1,
     ),
     fixed=_GPT | dict(qkv_bias=True),
-    supported={
-        "activation_function": _GELU, "scale_attn_by_inverse_layer_idx": (False,),
-        "add_cross_attention": (False,),
-    },
+    supported={"activation_function": _GELU, "scale_attn_by_inverse_layer_idx": (False,),
+               "add_cross_attention": (False,)},
     copies={"n_ctx": "context", "embd_pdrop": "dropout", "attn_pdrop": "dropout"},
     prefix="transformer.",
     block="transformer.h.{}.",
@@ -145,22 +139,18 @@ GPT2 = Family(
 GPT_NEO = Family(
     model_type="gpt_neo",
     architecture="GPTNeoForCausalLM",
-    keys=dict(
-        n_layer="num_layers", width="hidden_size", n_head="num_heads",
-        mlp_width="intermediate_size", context="max_position_embeddings",
-        norm_eps="layer_norm_epsilon", tied="tie_word_embeddings", dropout="resid_dropout",
-        vocab_size="vocab_size",
-    ),
+    keys=dict(n_layer="num_layers", width="hidden_size", n_head="num_heads",
+              mlp_width="intermediate_size", context="max_position_embeddings",
+              norm_eps="layer_norm_epsilon", tied="tie_word_embeddings", dropout="resid_dropout",
+              vocab_size="vocab_size"),
     defaults=dict(mlp_width=0, context=2048, norm_eps=1e-5, tied=True, dropout=0.0),
     fixed=_GPT | dict(qkv_bias=False, attention_scale=False),
     supported={"activation_function": _GELU},
     copies={"embed_dropout": "dropout", "attention_dropout": "dropout"},
     prefix="transformer.",
     block="transformer.h.{}.",
-    modules=_GPT_MODULES | {
-        "attention.qkv": " ".join(f"attn.attention.{x}_proj" for x in "qkv"),
-        "attention.out": "attn.attention.out_proj",
-    },
+    modules=_GPT_MODULES | {"attention.qkv": " ".join(f"attn.attention.{x}_proj" for x in "qkv"),
+                            "attention.out": "attn.attention.out_proj"},
     buffers=r"transformer\.h\.\d+\.attn\.attention\.(masked_)?bias",
 )  # fmt: skip
 

@@ -55,11 +55,8 @@ def _message(error: BaseException, repo: str, revision: str | None, kind: str) -
         error = error.__cause__  # the reason, which huggingface_hub wraps into "not in the cache"
     response, code = getattr(error, "response", None), getattr(error, "errno", None)
     code = code if response is None else response.status_code
-    lines = (
-        line
-        for case, line in _MESSAGES
-        if (code in case if isinstance(case, tuple) else isinstance(error, case))
-    )
+    lines = (line for case, line in _MESSAGES
+             if (code in case if isinstance(case, tuple) else isinstance(error, case)))  # fmt: skip
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo}"
     login = "log in with `hf auth login` or set HF_TOKEN"
     return next(lines).format(

@@ -91,16 +91,12 @@ def read_tokenizer(model: Path, vocab_size: int) -> PretrainedTokenizer:
     tokens, scores = read_tokens(file, vocab_size)
     ids = {token: id for id, token in enumerate(tokens)}
     if len(ids) < vocab_size or tokens[3:259] != BYTES:
-        raise CheckpointError(
-            f"{file} is not a llama2.c tokenizer: two tokens are equal, or 3 to 258 not the bytes"
-        )
+        problem = "two tokens are equal, or 3 to 258 not the bytes"
+        raise CheckpointError(f"{file} is not a llama2.c tokenizer: {problem}")
     # Best score first; the library, too, merges the leftmost of equal pairs.
-    merges = sorted(
-        (-scores[id], id, cut)
-        for id in range(259, vocab_size)
-        for cut in range(1, len(tokens[id]))
-        if tokens[id][:cut] in ids and tokens[id][cut:] in ids
-    )
+    merges = sorted((-scores[id], id, cut) for id in range(259, vocab_size)
+                    for cut in range(1, len(tokens[id]))
+                    if tokens[id][:cut] in ids and tokens[id][cut:] in ids)  # fmt: skip
     pairs = [(tokens[id][:cut], tokens[id][cut:]) for _, id, cut in merges]
     bpe = models.BPE(vocab=ids, merges=pairs, unk_token=_SPECIAL[0], byte_fallback=True)
     backend = tokenizers.Tokenizer(bpe)
