@@ -97,6 +97,7 @@ def test_a_tokenizer_is_trained_on_the_normalised_text(kind, tmp_path):
 
 def test_worker_processes_normalise_too(kind, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(clean, "MAX_WORKERS", 1)
+    monkeypatch.setattr(read, "BLOCK", 200)  # several batches: a single one needs no process
     monkeypatch.setattr(read, "BATCH", 200)
     path = in_file(tmp_path / "a.txt", [PLAIN, *(f"{PLAIN} {story}" for story in STORIES[:3])])
     made = prepare(path, WordTokenizer(tokenizer, kind), tmp_path / "cache")
