@@ -13,7 +13,7 @@ from minislm.stories.lexicon import words
 
 def _fill(times: int, *template: object) -> list[list[str]]:
     """Questions of a template: a story and three prompts, each with its ending. {girls2} is the
-    second of three words of the list `girls`. Endings alone say nothing: each is right once."""
+    second of three words of the list `girls`. Each ending is right for one prompt."""
     found, rng = [], random.Random(str(template))
     for _ in range(times):
         text = json.dumps(template)

@@ -90,8 +90,8 @@ def _intervals(columns: np.ndarray, means: np.ndarray, prompts: np.ndarray) -> l
     """COLUMNS for the values of the score and baselines [4, texts]; prompts: numbers [texts].
     Whole prompts are resampled (cluster bootstrap), as the texts of one prompt are alike."""
     rng, groups = np.random.default_rng(0), [np.flatnonzero(prompts == k) for k in set(prompts)]
-    draws = rng.integers(len(groups), size=(1000, len(groups)))
-    samples = [np.arange(len(means)), *(np.concatenate([groups[k] for k in d]) for d in draws)]
+    chosen = rng.integers(len(groups), size=(1000, len(groups)))
+    samples = [np.arange(len(means)), *(np.concatenate([groups[k] for k in d]) for d in chosen)]
     found = np.array([[spearman(each[s], means[s]) for each in columns] for s in samples])
     found[:, 1:] *= np.where(found[0, 1:] < 0, -1, 1)
     found = np.c_[found, found[:, 0] - found[:, 1:].max(1)]

@@ -102,7 +102,7 @@ def test_intervals_resample_prompts():
     columns[2] -= means
     found = validation._intervals(columns, means, prompts)
     copies = [np.repeat(each, 5, axis=-1) for each in (columns, means, prompts)]
-    assert np.allclose(validation._intervals(*copies), found)  # copies tell nothing new
+    assert np.allclose(validation._intervals(*copies), found)  # copies add nothing
     assert all(low < value < high for value, low, high in found)
     by_hand = [spearman(each, means) for each in columns]
     assert by_hand[2] < 0
