@@ -28,11 +28,11 @@ from minislm.model import Transformer
 from minislm.pretrained.load import load
 from minislm.pretrained.save import save
 from minislm.runtime.files import atomic_write
+from minislm.scoring.validation import SHOWN
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "data" / "stories"
 PEAK_STORIES = 40  # sampled stories in which the page shows where neurons are most active
-DIMENSIONS = ("grammar", "creativity", "consistency", "instruction")
 
 CARD = (ROOT / "data" / "ship.txt").read_text(encoding="utf-8")  # of the model card
 
@@ -108,11 +108,9 @@ def describe(flags, model, tokenizer, before, after, n_valid, texts, cache) -> s
 
 
 def score_rows(entries: dict) -> str:
-    rows = ["| model | " + " | ".join(DIMENSIONS) + " |", "|---" * (1 + len(DIMENSIONS)) + "|"]
+    rows = ["| model | " + " | ".join(SHOWN) + " |", "|---" * (1 + len(SHOWN)) + "|"]
     for name, entry in entries.items():
-        cells = (
-            "{mean:.2f} ({low:.2f} to {high:.2f})".format(**entry[each]) for each in DIMENSIONS
-        )
+        cells = ("{mean:.2f} ({low:.2f} to {high:.2f})".format(**entry[each]) for each in SHOWN)
         rows.append(f"| {Path(name).name} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 

@@ -33,12 +33,13 @@ def score(
         rows = [(name, *row.values()) for name, row in validation.sensitivity().items()]
         print(_table(("text", *DIMENSIONS), rows))
     grader = open_model(config.grader, machine)[1:] if config.grader else None
-    shown = validation.shown(validation.MEASURED)
+    shown = validation.SHOWN
     if config.human:
-        agreements = validation.agreement(validation.read_human(config.human), grader)
+        agreements, weights = validation.agreement(validation.read_human(config.human), grader)
         shown = validation.shown(agreements)
-        rows = [(d, *agreements.get(d, "---"), "yes" if d in shown else "no") for d in DIMENSIONS]
-        print(_table(("rank correlation", "score", "length", "likelihood", "shown"), rows))
+        rows = [(d, *row, "yes" if d in shown else "no") for d, row in agreements.items()]
+        print(_table(("rank correlation", *validation.COLUMNS, "shown"), rows))
+        print("weights of the dimensions, fitted to all prompts:", weights)
     if not sources and (config.sensitivity or config.human):
         return  # no model to score was named
     judge = config.judge and Judge(*config.judge.split("#", 1), budget=config.judge_budget)
@@ -59,8 +60,9 @@ def score(
     if judge:
         print(judge_table(judged))
     if machine.json:
-        entries = {each.name: each.scores | {"questions": each.questions} for each in models}
-        write_json(machine.json, {"models": entries})
+        named = {m.name: {d: dict(zip(("mean", "low", "high"), v)) for d, v in m.scores.items()}
+                 | {"questions": m.questions} for m in models}  # fmt: skip
+        write_json(machine.json, {"models": named})
 
 
 def _training_text(name: str, data: str | None) -> NgramIndex | None:
@@ -73,17 +75,19 @@ def _training_text(name: str, data: str | None) -> NgramIndex | None:
     return settings and NgramIndex(map(words, stories))
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str | float]], digits: int = 2) -> str:
-    cells = [[v if isinstance(v, str) else f"{v:.{digits}f}" for v in row] for row in rows]
+def _table(head: Sequence[str], rows: Iterable[Sequence], digits: int = 2) -> str:
+    """A table of texts, numbers, and tuples of a value and its interval."""
+    forms = {str: "{}", float: f"{{:.{digits}f}}", tuple: "{:.2f} ({:.2f} to {:.2f})"}
+    cells = [[forms[type(v)].format(*(v if isinstance(v, tuple) else [v])) for v in row]
+             for row in rows]  # fmt: skip
     return markdown_table(head, cells)
 
 
 def score_table(models: Sequence[ModelScores], shown: Sequence[str]) -> str:
-    """The models by their mean score, best first, with the dimensions that are shown."""
-    columns, cell = (*shown, "questions"), "{mean:.2f} ({low:.2f}-{high:.2f})"
-    rows = [(each.name, *(cell.format(**each.scores[d]) for d in columns),
-             fmean(each.scores[d]["mean"] for d in columns)) for each in models]  # fmt: skip
-    return _table(("model", *columns, "all"), sorted(rows, key=lambda row: -row[-1]))
+    """The dimensions that are shown, of the models, the best in the first dimension first."""
+    best = sorted(models, key=lambda each: -each.scores[shown[0]][0])
+    rows = [(each.name, *(each.scores[d] for d in (*shown, "questions"))) for each in best]
+    return _table(("model", *shown, "questions"), rows)
 
 
 def judge_table(judged: dict[str, list[tuple[Judgement, Measures]]]) -> str:

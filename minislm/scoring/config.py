@@ -10,7 +10,7 @@ from minislm.runtime.errors import UserError
 class ScoreConfig:
     """Scores of generated texts (--score)."""
 
-    score: bool = option(False, "score generated texts in four dimensions, from 0 to 10")
+    score: bool = option(False, "score generated texts in six dimensions, from 0 to 10")
     samples: int = option(200, "generated texts per model", minimum=16)
     prompt_file: str | None = option(None, "prompts, one per line (default: 44 of the project)")
     grader: str | None = option(None, "model whose likelihood of the texts is measured too")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
 
-import numpy as np
 import torch
 
 from minislm.config import SampleConfig
@@ -31,7 +30,7 @@ class ModelScores:
 
     name: str
     texts: list[tuple[str, str]]  # prompt, continuation
-    scores: dict[str, dict[str, float]]  # mean, low, high; of "questions" too
+    scores: dict[str, tuple[float, ...]]  # mean, low, high; of "questions" too
     questions: dict[str, tuple[int, int]]  # kind -> right, number
     raw: dict[str, float]
 
@@ -51,27 +50,24 @@ def score_model(
     wanted = [prompts[k % len(prompts)] for k in range(samples - len(headers))] + list(headers)
     fitting = [p for p in wanted if len(tokenizer.prompt_ids(p)) < model.config.context // 2]
     if len(fitting) < samples // 2 or headers.keys().isdisjoint(fitting):
-        raise UserError(
-            f"{name}: most prompts or all instructions exceed half its context of "
-            f"{model.config.context} tokens; give shorter prompts, or a model with a longer context"
-        )
+        raise UserError(f"{name}: most prompts or all instructions exceed half its context of "
+                        f"{model.config.context} tokens; take another model")  # fmt: skip
     settings = SampleConfig(max_new_tokens=300, temperature=0.7, seed=seed)
     new = FastSampler(model, tokenizer).generate(fitting, settings, seeds=range(len(fitting)))
     texts = list(zip(fitting, new))
     stories = [(prompt, text) for prompt, text in texts if prompt not in headers]
     measures = [measure(p, text, index.rouge_2(text) if index else 0.0) for p, text in stories]
-    values = {d: [getattr(each, d) for each in measures] for d in DIMENSIONS[:3]}
+    values = {d: [getattr(each, d) for each in measures] for d in DIMENSIONS[:-1]}
     values["instruction"] = [
         instruction(story.required, story.features if "Features:" in header else (), text)
-        for header, text in texts if (story := headers.get(header))
-    ]  # fmt: skip
-    scores = {d: _interval(fmean(each), *bootstrap(each)) for d, each in values.items()}
+        for header, text in texts if (story := headers.get(header))]  # fmt: skip
+    scores = {d: (fmean(each), *bootstrap(each)) for d, each in values.items()}
     questions = answer(model, tokenizer, QUESTIONS)
     right, number = (sum(each) for each in zip(*questions.values()))
-    low, high = wilson(right, number)
-    scores["questions"] = _interval(10 * right / number, 10 * low, 10 * high)
+    scores["questions"] = tuple(10 * rate for rate in (right / number, *wilson(right, number)))
+    hidden = {*DIMENSIONS, "" if index else "copied"}
     raw = {name: fmean(getattr(each, name) for each in measures)
-           for name in vars(measures[0]) if index or name != "copied"}  # fmt: skip
+           for name in vars(measures[0]) if name not in hidden}  # fmt: skip
     if index:
         raw["longest_copied"] = fmean(index.longest_copied(text) for _, text in stories[:_COPIED])
     tokens = [words_of(text) for _, text in texts]
@@ -83,19 +79,16 @@ def score_model(
     return ModelScores(name, texts, scores, questions, raw)
 
 
-def _interval(mean: float, low: float, high: float) -> dict[str, float]:
-    return {"mean": mean, "low": low, "high": high}
-
-
 def answer(
     model: Transformer, tokenizer: Tokenizer, questions: dict[str, list[list[str]]]
 ) -> dict[str, tuple[int, int]]:
-    """Right answers and questions of each kind; the answer has the highest likelihood per byte."""
-    found = {}
+    """Right answers and questions of each kind. The answer has the highest pointwise mutual
+    information: log-likelihood given the prompt minus that after the end of text. Ties lose."""
+    found, start = {}, tokenizer.prompt_ids("")
     for kind, rows in questions.items():
-        texts = [[(prompt, ending) for ending in endings] for prompt, *endings in rows]
-        answers = [int(np.argmax(likelihoods(model, tokenizer, each))) for each in texts]
-        found[kind] = (answers.count(0), len(rows))
+        ids = [[_split(tokenizer, prompt, e) for e in endings] for prompt, *endings in rows]
+        pmi = [[_nats(model, *pair) - _nats(model, start, pair[1]) for pair in row] for row in ids]
+        found[kind] = (sum(right > max(wrong) for right, *wrong in pmi), len(rows))
     return found
 
 
@@ -106,11 +99,24 @@ def likelihoods(
     Of what exceeds the context, the end of the prompt and the start of the continuation count."""
     values, context = [], model.config.context
     for prompt, text in texts:
-        before, ids = tokenizer.prompt_ids(prompt)[-context:], tokenizer.encode(text)
-        after = ids[: context + 1 - len(before)]
+        before, ids = _split(tokenizer, prompt, text)
+        after = ids[: context + 1 - len(before[-context:])]
         if len(after) < len(ids):
             text = tokenizer.continuation(before, after)
-        tokens = torch.tensor([before + after], device=model.embedding.weight.device)
-        losses = token_losses(model, tokens[:, :-1], tokens[:, 1:], torch.float32)
-        values.append(-float(losses[0, len(before) - 1 :].sum()) / max(1, len(text.encode())))
+        values.append(_nats(model, before, after) / max(1, len(text.encode())))
     return values
+
+
+def _split(tokenizer: Tokenizer, prompt: str, text: str) -> tuple[list[int], list[int]]:
+    """The ids of a prompt and of its continuation (Llama's tokenizers add a space to a text)."""
+    before, whole = tokenizer.prompt_ids(prompt), tokenizer.prompt_ids(prompt + text)
+    start, after = whole[: len(before)], whole[len(before) :]
+    return before, after if start == before else tokenizer.encode(text)
+
+
+def _nats(model: Transformer, before: list[int], after: list[int]) -> float:
+    """The log-likelihood of ids behind others, of which the last that fit in the context count."""
+    ids = (before + after)[-model.config.context - 1 :]
+    tokens = torch.tensor([ids], device=model.embedding.weight.device)
+    losses = token_losses(model, tokens[:, :-1], tokens[:, 1:], torch.float32)[0]
+    return -float(losses[len(losses) - len(after) :].sum())

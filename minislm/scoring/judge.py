@@ -1,7 +1,7 @@
 """A large language model as a judge, behind any OpenAI-compatible endpoint (LLM-as-a-judge).
 
 As in the TinyStories paper (Eldan & Li 2023, section 3.2), it rates a continuation's grammar,
-creativity and consistency from 0 to 10 and guesses an age group."""
+creativity, context and plot from 0 to 10 and guesses an age group."""
 
 import hashlib
 import http.client
@@ -18,20 +18,11 @@ from typing import Any
 
 from minislm.runtime.errors import UserError
 from minislm.runtime.files import atomic_write, read_text
+from minislm.scoring.prompts import JUDGE
 
-CRITERIA = ("grammar", "creativity", "consistency")
+CRITERIA = ("grammar", "creativity", "context", "plot")
 AGES = {"A": "3 or under", "B": "4-5", "C": "6-7", "D": "8-9", "E": "10-12", "F": "13-16"}
 KEY_VARIABLE = "MINISLM_JUDGE_KEY"
-_TASK = """\
-A student was given the beginning of a story and had to finish it. The sign *** stands between the \
-given part and the student's. Think about the student's part only: is the language right, does it \
-continue the beginning (also where that stops in the middle of a sentence), is it imaginative, \
-does the plot make sense?
-
-{prompt}***{text}
-
-Answer with one line of JSON and nothing else: {{"grammar": 0-10, "creativity": 0-10, \
-"consistency": 0-10, "age": "A" to "F"}}, where age is your best guess of the student's: {ages}."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +31,8 @@ class Judgement:
 
     grammar: float
     creativity: float
-    consistency: float
+    context: float
+    plot: float
     age: str
 
 
@@ -71,7 +63,7 @@ class Judge:
         """The judgement of a continuation; None without a usable answer or without budget.
         UserError: the endpoint refuses (wrong key, name or address) or cannot be reached."""
         ages = ", ".join(f"{key}: {age}" for key, age in AGES.items())
-        question = _TASK.format(prompt=prompt, text=text, ages=ages)
+        question = JUDGE.format(prompt=prompt, text=text, ages=ages)
         key = hashlib.sha256(f"{self.url}\0{self.model}\0{question}".encode()).hexdigest()
         for _ in range(2):  # an answer that is no judgement is requested once more
             if key in self._known or self.spent >= self.budget:
@@ -105,21 +97,18 @@ class Judge:
                     break
             except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
                 reason = str(error) or type(error).__name__
-        raise UserError(
-            f"the judge at {self.url} gave no answer ({reason}); judgements so far are kept in "
-            f"{self.cache}: check --judge and {KEY_VARIABLE}, and try again"
-        )
+        raise UserError(f"the judge at {self.url} gave no answer ({reason}); judgements so far are "
+                        f"kept in {self.cache}: check --judge and {KEY_VARIABLE}")  # fmt: skip
 
 
 def _content(answer: Any, question: str) -> tuple[str, int]:
     """The text of a chat completion ("" for an answer of another form) and its tokens."""
-    text = ""
+    text, tokens = "", 0
     with suppress(LookupError, TypeError):
         text = str(answer["choices"][0]["message"]["content"])
-    tokens = (len(question) + len(text)) // 4  # for an endpoint that does not count them
     with suppress(LookupError, TypeError, ValueError):
         tokens = int(answer["usage"]["total_tokens"])
-    return text, max(1, tokens)
+    return text, max(1, tokens or (len(question) + len(text)) // 4)
 
 
 def read_judgement(text: str) -> Judgement | None:

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from minislm.stories import lexicon as lex
 
-DIMENSIONS = ("grammar", "creativity", "consistency", "instruction")
+DIMENSIONS = ("repetition", "grammar", "creativity", "context", "plot", "instruction")
+# Ridge regression on human scores: python eval.py --score --human FILE --grader MODEL
+WEIGHTS = {  # intercept, and the weights of measures
+    "context": (-2.05, {"distinct_triples": 3.92, "prompt_recall": 6.11, "known_names": 1.63,
+                        "cohesion": 0.3}),
+    "plot": (-3.88, {"distinct_triples": 2.9, "prompt_recall": 4.41, "known_names": 1.24,
+                     "cohesion": 1.71, "richness": 0.96}),
+}  # fmt: skip
 _RICH = 4.0  # new content words / sqrt(words) of the generator's own stories
 _CLOSING = frozenset(".!?\"'”")  # characters that end a finished text
 _SENTENCE = re.compile(r"\S(?:[^.!?\n]|[.!?](?![\"'”]?(?:\s|$)))*[.!?]*[\"'”]?")
@@ -20,54 +27,54 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _NAME = re.compile(r"(?<![.!?\"'“”\n] )(?<![\n\"'“])(?<!^)\b[A-Z][a-z]+\b")
 _ARTICLE = re.compile(r"\b([Aa]n?) ([a-z]+)")
 _VOWEL = re.compile(r"(?!uni|use|eu|one|once|ur)[aeiou]|hour|honest")  # takes "an"
-_MORAL = re.compile(r"\b((learned|never forgot|knew) that|from that day|the end\b|ever after)")
-_LISTS = {
-    name: frozenset(" ".join(lines).split())
-    for name, lines in json.loads(Path(__file__).with_suffix(".json").read_text("utf-8")).items()
-}
+_TEXT = Path(__file__).with_suffix(".json").read_text("utf-8")
+_LISTS = {name: frozenset(" ".join(v).split()) for name, v in json.loads(_TEXT).items()}
 
 
 @dataclass(frozen=True)
 class Measures:
-    """The measures of one continuation, each a share from 0 to 1, except `richness`."""
+    """The measures of one continuation, shares from 0 to 1 except `richness`, and its scores."""
 
+    distinct_triples: float  # different triples of words over all triples
     error_free: float  # sentences without an error
     richness: float  # new content words / sqrt(words)
     copied: float  # word pairs that stand in the nearest training story (ROUGE-2 precision)
     known_names: float  # names that are in the prompt or introduced
     cohesion: float  # sentences linked to the one before
-    order: float  # 1 - 6 x the share of sentences that come too early
     prompt_recall: float  # content words of the prompt that are used again
-
-    @property
-    def grammar(self) -> float:
-        return 10 * self.error_free
-
-    @property
-    def creativity(self) -> float:
-        return 10 * min(1.0, self.richness / _RICH) * min(1.0, 2 - 2 * self.copied)
-
-    @property
-    def consistency(self) -> float:
-        recall = min(1.0, 2 * self.prompt_recall)
-        return 10 * (self.known_names + self.cohesion + recall + self.order) / 4
+    repetition: float  # the scores, from 0 to 10
+    grammar: float
+    creativity: float
+    context: float
+    plot: float
 
 
 def measure(prompt: str, text: str, copied: float = 0.0) -> Measures:
     """All measures of a continuation; `copied` is that of `ngrams.NgramIndex.rouge_2`."""
-    parts, found = sentences(text), errors(prompt, text)
+    parts, tokens, found = sentences(text), words(text), errors(prompt, text)
     content, given = set(_content(text)), set(_content(prompt))
-    present, known = names(text), {*names(prompt), *_introduced([prompt, text])}
+    present, known = names(text), {*names(prompt), *_introduced(prompt, text)}
     new = content - given - {name.lower() for name in present}  # another name adds nothing
-    return Measures(
+    shares = dict(
+        distinct_triples=len(_trigrams(tokens)) / max(1, len(tokens) - 2),
         error_free=sum(not kinds for kinds in found) / len(found) if found else 0.0,
-        richness=len(new) / max(1, len(words(text))) ** 0.5,
+        richness=len(new) / max(1, len(tokens)) ** 0.5,
         copied=copied,
         known_names=sum(name in known for name in present) / len(present) if present else 1.0,
         cohesion=_cohesion((sentences(prompt) or [""])[-1:] + parts),
-        order=_order(prompt, parts),
         prompt_recall=len(given & content) / max(1, len(given)),
     )
+    return Measures(
+        **shares, **{d: weighted(shares, *each) for d, each in WEIGHTS.items()},
+        repetition=10 * shares["distinct_triples"], grammar=10 * shares["error_free"],
+        creativity=10 * min(1.0, shares["richness"] / _RICH) * min(1.0, 2 - 2 * copied),
+    )  # fmt: skip
+
+
+def weighted(shares: dict[str, float], intercept: float, weights: dict[str, float]) -> float:
+    """A score from 0 to 10: the weighted sum of some measures and an intercept."""
+    total = sum(weight * shares[name] for name, weight in weights.items())
+    return min(10.0, max(0.0, intercept + total))
 
 
 def instruction(required: Iterable[str], features: Iterable[str], text: str) -> float:
@@ -75,10 +82,9 @@ def instruction(required: Iterable[str], features: Iterable[str], text: str) -> 
     Required words count in any form, dialogue where it is required, and a finished text. Other
     features are left out: no rule can decide them."""
     stems = {stem(word) for word in words(text)}
-    fulfilled = [stem(word.lower()) in stems for word in required]
+    fulfilled = [text.rstrip()[-1:] in _CLOSING, *(stem(w.lower()) in stems for w in required)]
     if "Dialogue" in features:
         fulfilled.append(text.count('"') >= 2)
-    fulfilled.append(text.rstrip()[-1:] in _CLOSING)
     return 10 * sum(fulfilled) / len(fulfilled)
 
 
@@ -120,31 +126,22 @@ def _content(text: str) -> list[str]:
 def errors(prompt: str, text: str) -> list[set[str]]:
     """The kinds of error in each sentence of a continuation.
     The first sentence may complete the prompt's last one, so it may begin in lower case."""
-    parts, found, before = sentences(text), [], []
+    parts, found, repeatable = sentences(text), [], _LISTS["may repeat"]
     completes = bool(prompt.strip()) and prompt.rstrip()[-1:] not in '.!?"'
     for number, sentence in enumerate(parts):
         tokens = words(sentence)
         after_quote = number > 0 and parts[number - 1][-1] in "\"'”"  # "Stop!" cried Tom.
         lower = sentence.lstrip("\"'“” -*")[:1].islower()
-        repeated = {a for a, b in zip(tokens, tokens[1:]) if a == b} - _LISTS["may repeat"]
         articles = _ARTICLE.findall(sentence)
         kinds = {
             "lower case": lower and not after_quote and (number > 0 or not completes),
-            "repeated word": bool(repeated),
+            "repeated word": any(a == b not in repeatable for a, b in zip(tokens, tokens[1:])),
             "article": any((a[-1] == "n") != bool(_VOWEL.match(noun)) for a, noun in articles),
             "agreement": _wrong_agreement(sentence),
-            "repetition": len(tokens) > 2 and len(_trigrams(tokens)) < len(tokens) - 2,
-            "repeated sentence": number > 0 and _repeats(before, tokens),
             "unfinished": number == len(parts) - 1 and text.rstrip()[-1:] not in _CLOSING,
         }
         found.append({kind for kind, present in kinds.items() if present})
-        before = tokens
     return found
-
-
-def _repeats(before: Sequence[str], after: Sequence[str]) -> bool:
-    """Whether half of the trigrams of `after` are in `before`."""
-    return 2 * len(_trigrams(after) & _trigrams(before)) >= len(_trigrams(after))
 
 
 def _trigrams(tokens: Sequence[str]) -> set[tuple[str, ...]]:
@@ -211,44 +208,22 @@ def _wrong_verb(before: str, subject: str, verb: str) -> bool:
     return form == "base" and lex.verb_form(lemma, "past") != verb  # "he put" may be past
 
 
-def _introduced(parts: Sequence[str]) -> dict[str, int]:
-    """Names behind a word that introduces them ("a girl named Sue"), and their first sentence."""
-    found: dict[str, int] = {}
-    for number, sentence in enumerate(parts):
-        tokens = _WORD.findall(sentence)
-        for before, name in zip(tokens, tokens[1:]):
-            if before.lower() in _LISTS["introduces"] and name[0].isupper():
-                found.setdefault(name, number)
-    return found
-
-
-def _order(prompt: str, parts: Sequence[str]) -> float:
-    """1 - 6 x the share of sentences that come too early: with a name before it is introduced, "a"
-    noun after "the" noun, or the story's moral before the last two sentences; at least 0."""
-    parts = list(dict.fromkeys(parts))  # a repeated sentence counts once
-    known, introduced = set(names(prompt)), _introduced(parts)
-    early, definite = 0, set()  # definite: nouns with "the" so far
-    for number, sentence in enumerate(parts):
-        tokens = [word for _, word in lex.tokens(sentence)]
-        nouns = [(article.lower(), stem(noun)) for article, noun in zip(tokens, tokens[1:])
-                 if noun.islower() and lex.look_up(noun)[0] == "noun"]  # fmt: skip
-        new = {noun for article, noun in nouns if article in ("a", "an")}
-        name = any(introduced.get(name, 0) > number for name in set(names(sentence)) - known)
-        moral = number < len(parts) - 2 and _MORAL.search(sentence)
-        early += bool(name or new & definite or moral)
-        # The next noun with "a" is another thing of its kind, so "the" may follow it again.
-        definite = (definite | {noun for article, noun in nouns if article == "the"}) - new
-    return max(0.0, 1 - 6 * early / len(parts)) if parts else 1.0
+def _introduced(prompt: str, text: str) -> set[str]:
+    """Names behind a word that introduces them ("a girl named Sue")."""
+    tokens = [*_WORD.findall(prompt), "", *_WORD.findall(text)]
+    return {name for word, name in zip(tokens, tokens[1:])
+            if word.lower() in _LISTS["introduces"] and name[:1].isupper()}  # fmt: skip
 
 
 def _cohesion(parts: Sequence[str]) -> float:
     """The share of sentences that have a content word of the one before, or a pronoun for a person
-    in it, and do not repeat it."""
+    in it, and do not repeat half of it or more."""
     linked, pronouns = [], _LISTS["pronoun"]
     for before, after in zip(parts, parts[1:]):
         old, new = words(before), words(after)
         stems = [{stem(word) for word in set(each) - _LISTS["stop"]} for each in (old, new)]
         person = names(" " + before) or not pronouns.isdisjoint(old)
         pronoun = person and not pronouns.isdisjoint(new)
-        linked.append(bool(stems[0] & stems[1] or pronoun) and not _repeats(old, new))
+        repeated = 2 * len(_trigrams(old) & _trigrams(new)) >= len(_trigrams(new))
+        linked.append(bool(stems[0] & stems[1] or pronoun) and not repeated)
     return sum(linked) / len(linked) if linked else 0.0

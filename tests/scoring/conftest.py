@@ -4,14 +4,14 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 
 import pytest
 
 from minislm.scoring.rules import measure
 
-CRITERIA = ("Grammar_A", "Creativity_A", "Plot_A", "Plot_B", "Factual Knowledge_A", "Reasoning_A",
-            "Context-Tracking_A")  # fmt: skip
-GOOD = '{"grammar": 8, "creativity": 6.5, "consistency": 7, "age": "C"}'
+CRITERIA = ("Grammar_A", "Creativity_A", "Plot_A", "Plot_B", "Context-Tracking_A")
+GOOD = '{"grammar": 8, "creativity": 6.5, "context": 7, "plot": 5, "age": "C"}'
 
 
 @pytest.fixture
@@ -52,17 +52,19 @@ def stub():
 
 @pytest.fixture
 def human_scores(tmp_path):
-    """A CSV file of human scores that are those of the rules; Plot's have the opposite sign."""
-    texts = ["He ran and", "They was sad. A dog named Gus sat.", "He saw a apple. It was red.",
+    """A CSV file of human scores: those of the rules / 10, for Plot with the opposite sign."""
+    prompts = ["It was a day.", "A dog ran home.", "The sun was warm.", "Tom saw a red ball."]
+    texts = ["He ran and", "They was sad. A dog named Gus sat. The sun and the ball were warm.",
+             "He saw a apple. It was red. It was red. The dog was red.",
              "She ran home. She was glad. The sun was warm."]  # fmt: skip
     lines = ["ID,category,prompt,completion," + ",".join(f"{name}_score" for name in CRITERIA)]
     for category in dict.fromkeys(name.rpartition("_")[0] for name in CRITERIA):
-        for text in texts:
-            found = measure("It was a day.", text)
-            value = getattr(found, category.lower(), found.consistency)
+        dimension = {"Context-Tracking": "context"}.get(category, category.lower())
+        for prompt, text in product(prompts, texts):
+            value = getattr(measure(prompt, text), dimension) / 10
             value = -value if category == "Plot" else value
             cells = [f"{value}" if name.startswith(category) else "" for name in CRITERIA]
-            lines.append(f"1,{category},It was a day.,{text},{','.join(cells)}")
+            lines.append(f"1,{category},{prompt},{text},{','.join(cells)}")
     path = tmp_path / "human.csv"
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -1,40 +1,115 @@
 """Continuations, questions and likelihoods of a model."""
 
+import random
+
 import pytest
 import torch
 from helpers import random_model
+from pretrained.llama2c_files import write_llama2c
 
+from minislm.pretrained.load import load
+from minislm.reporting.intervals import wilson
 from minislm.runtime.errors import UserError
 from minislm.scoring.grading import answer, likelihoods, score_model
 from minislm.scoring.ngrams import NgramIndex
 from minislm.scoring.prompts import BEGINNINGS, QUESTIONS
+from minislm.scoring.rules import DIMENSIONS
 
 
-def test_the_prompts_are_sound():
+def test_the_beginnings_are_cut_within_a_sentence():
     assert len(BEGINNINGS) == len(set(BEGINNINGS)) == 44
-    assert all(text[-1] not in '.!?"' for text in BEGINNINGS)  # cut within a sentence
-    assert list(QUESTIONS) == ["factual", "reasoning", "context"]
+    assert all(text[-1] not in '.!?"' for text in BEGINNINGS)
+
+
+def test_the_questions_are_sound():
+    assert {kind: len(rows) for kind, rows in QUESTIONS.items()} == {
+        "factual": 84, "reasoning": 66, "context": 72}  # fmt: skip
+    rows = sum(QUESTIONS.values(), [])
+    assert len({prompt for prompt, *_ in rows}) == len(rows)
+    for prompt, *endings in rows:
+        assert len(set(endings)) == 3 and "{" not in prompt + "".join(endings)
+        assert prompt == prompt.strip() and all(ending[0] == " " for ending in endings)
+
+
+def _position(prompt, ending):
+    """Where the ending's word was last mentioned, -1 if nowhere."""
+    return prompt.rfind(ending.strip(" ."))
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [
+        lambda prompt, ending: len(ending),
+        lambda prompt, ending: -len(ending),
+        lambda prompt, ending: len(prompt + ending) % 7,
+        lambda prompt, ending: ending,
+        lambda prompt, ending: random.Random(prompt + ending).random(),
+        _position,
+        lambda prompt, ending: -_position(prompt, ending),
+    ],
+    ids=[
+        "longest",
+        "shortest",
+        "length",
+        "alphabet",
+        "random",
+        "last mentioned",
+        "first mentioned",
+    ],
+)
+def test_the_form_of_an_ending_gives_nothing_away(answered):
     for rows in QUESTIONS.values():
-        assert len(rows) == 12
-        for prompt, *endings in rows:
-            assert len(set(endings)) == 3
-            assert prompt == prompt.strip() and all(ending[0] == " " for ending in endings)
+        values = [[answered(prompt, ending) for ending in endings] for prompt, *endings in rows]
+        right = sum(first > max(others) for first, *others in values)
+        assert wilson(right, len(rows))[0] <= 1 / 3
 
 
-def test_an_answer_has_the_highest_likelihood_per_byte(tokenizer):
+def test_every_ending_is_right_as_often_as_the_others_of_its_group():
+    for rows in QUESTIONS.values():
+        for k in range(0, len(rows), 3):
+            group = [endings for _, *endings in rows[k : k + 3]]
+            assert len({frozenset(each) for each in group}) == 1
+            assert {each[0] for each in group} == set(group[0])
+
+
+def test_an_answer_has_the_highest_mutual_information_with_the_prompt(tokenizer):
     model = random_model(vocab_size=tokenizer.vocab_size)
+
+    def logprob(before, after):
+        logprobs = model(torch.tensor([before + after]))[0].log_softmax(-1)
+        return sum(logprobs[len(before) - 1 + k, i].item() for k, i in enumerate(after))
+
     right = 0
     for prompt, *endings in QUESTIONS["context"]:
-        by_hand = []
-        for ending in endings:
-            before, after = tokenizer.prompt_ids(prompt), tokenizer.encode(ending)
-            logprobs = model(torch.tensor([before + after]))[0].log_softmax(-1)
-            total = sum(logprobs[len(before) - 1 + k, i].item() for k, i in enumerate(after))
-            by_hand.append(total / len(ending.encode()))
+        before, ids = tokenizer.prompt_ids(prompt), [tokenizer.encode(e) for e in endings]
+        given = [logprob(before, each) for each in ids]
+        pmi = [value - logprob([tokenizer.eot_id], each) for value, each in zip(given, ids)]
+        per_byte = [value / len(e.encode()) for value, e in zip(given, endings)]
         texts = [(prompt, ending) for ending in endings]
-        assert likelihoods(model, tokenizer, texts) == pytest.approx(by_hand, rel=1e-4)
-        right += by_hand[0] == max(by_hand)
-    assert answer(model, tokenizer, {"context": QUESTIONS["context"]}) == {"context": (right, 12)}
+        assert likelihoods(model, tokenizer, texts) == pytest.approx(per_byte, rel=1e-4)
+        right += pmi[0] > max(pmi[1:])
+    assert 0 < right < 72
+    assert answer(model, tokenizer, {"context": QUESTIONS["context"]}) == {"context": (right, 72)}
+
+
+def test_a_tie_is_wrong(tokenizer):
+    model = random_model(vocab_size=tokenizer.vocab_size)
+    for weight in model.parameters():
+        torch.nn.init.zeros_(weight)
+    rows = [["A dog", " sat.", " sat.", " ran."]]
+    assert answer(model, tokenizer, {"factual": rows}) == {"factual": (0, 1)}
+
+
+def test_a_continuation_has_the_tokens_that_it_has_in_the_whole_text(tmp_path):
+    tensors = write_llama2c(tmp_path)  # its tokenizer adds a space to the start of every text
+    assert tensors
+    model, tokenizer = load(tmp_path / "v0.bin")
+    before, whole = tokenizer.prompt_ids("the"), tokenizer.prompt_ids("the cat")
+    after = whole[len(before) :]
+    assert whole[: len(before)] == before and after != tokenizer.encode(" cat")
+    logprobs = model(torch.tensor([whole]))[0].log_softmax(-1)
+    total = sum(logprobs[len(before) - 1 + k, i].item() for k, i in enumerate(after))
+    assert likelihoods(model, tokenizer, [("the", " cat")]) == [pytest.approx(total / 4, rel=1e-4)]
 
 
 def test_a_text_beyond_the_context_counts_as_far_as_it_fits(tokenizer):
@@ -56,9 +131,10 @@ def test_a_model_is_scored_on_prompts_and_instructions(tokenizer, stories):
     headers = [prompt for prompt, _ in plain.texts[14:]]
     assert len(headers) == 2 and all("Words: " in each for each in headers)
     assert all(each.endswith("Story:\n\n") for each in headers)
-    assert set(plain.scores) == {"grammar", "creativity", "consistency", "instruction", "questions"}
-    for value in plain.scores.values():
-        assert 0 <= value["low"] <= value["mean"] <= value["high"] <= 10
+    assert set(plain.scores) == {*DIMENSIONS, "questions"}
+    for mean, low, high in plain.scores.values():
+        assert 0 <= low <= mean <= high <= 10
+    assert plain.raw.keys().isdisjoint(DIMENSIONS) and plain.raw["distinct_triples"] <= 1
     assert "copied" not in plain.raw and "longest_copied" not in plain.raw
 
     own = [text for _, text in plain.texts]  # as if the model had copied all its texts
@@ -66,7 +142,7 @@ def test_a_model_is_scored_on_prompts_and_instructions(tokenizer, stories):
                          grader=(model, tokenizer))  # fmt: skip
     assert copied.texts == plain.texts
     assert copied.raw["copied"] > 0.9 and copied.raw["longest_copied"] > 2
-    assert copied.scores["creativity"]["mean"] < plain.scores["creativity"]["mean"]
+    assert copied.scores["creativity"][0] < plain.scores["creativity"][0]
     assert copied.raw["nats_per_byte_under_the_grader"] > 0
 
 

@@ -8,8 +8,8 @@ import pytest
 from minislm.runtime.errors import UserError
 from minislm.scoring.judge import Judge, Judgement, read_judgement
 
-GOOD = '{"grammar": 8, "creativity": 6.5, "consistency": 7, "age": "C"}'
-EXPECTED = Judgement(8, 6.5, 7, "C")
+GOOD = '{"grammar": 8, "creativity": 6.5, "context": 7, "plot": 5, "age": "C"}'
+EXPECTED = Judgement(8, 6.5, 7, 5, "C")
 TEXTS = [("Once there was a cat. It", " ran away."), ("A dog", " barked.")]
 
 
