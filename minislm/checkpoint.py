@@ -54,7 +54,10 @@ def load_model(folder: str | Path) -> tuple[Transformer, Tokenizer]:
         values = json.loads(read_text(folder / CONFIG))
         if values.pop("model_type") != "minislm":
             raise CheckpointError(f"{folder / CONFIG} has another model_type than minislm")
-        model = Transformer(ModelConfig(**values | {"windows": tuple(values["windows"])}))
+        values: dict[str, Any] = {
+            n: tuple(v) if isinstance(v, list) else v for n, v in values.items()
+        }
+        model = Transformer(ModelConfig(**values))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise CheckpointError(f"{folder / CONFIG} is damaged: {error}") from error
     try:

@@ -32,7 +32,8 @@ class ModelConfig:
     mlp_width: int = option(0, "width of the MLP; 0: 4 x width, or 8/3 x width if gated", minimum=0)
     context: int = option(512, "context length in tokens", minimum=1)
     norm: str = option("rmsnorm", "normalisation", choices=("rmsnorm", "layernorm"))
-    position: str = option("rotary", "position encoding", choices=("rotary", "learned"))
+    position: str = option("rotary", "position encoding; run: rotary, by place in a number",
+                           choices=("rotary", "learned", "none", "run"))  # fmt: skip
     mlp: str = option("gated_silu", "kind of MLP", choices=("gated_silu", "gelu"))
     qkv_bias: bool = option(False, "biases on queries, keys and values")
     out_bias: bool = option(False, "bias on the attention output")
@@ -47,6 +48,9 @@ class ModelConfig:
     attention_scale: bool = True  # divide attention scores by sqrt(head width)
     norm_eps: float = 1e-5
     vocab_size: int = 4096
+    run_tokens: tuple[int, ...] = ()  # with position run: the digits
+    qk_scale: float = 0.0  # of normalised queries and keys; 0: they are not normalised
+    null_cosine: float = 0.0  # similarity from which a query attends to a token; 0: none
     rope_scaling: dict | None = None
 
     def __post_init__(self) -> None:
@@ -57,7 +61,7 @@ class ModelConfig:
         if self.n_head % self.kv_heads:
             raise UserError(f"{self.n_head} heads cannot share {self.kv_heads} key/value heads "
                             "evenly; change --n-kv-head")  # fmt: skip
-        if self.position == "rotary" and self.head_width % 2:
+        if self.position in ("rotary", "run") and self.head_width % 2:
             raise UserError(f"rotary positions need an even head width, not {self.head_width}; "
                             "set --head-dim or --position learned")  # fmt: skip
         if not self.windows or min(self.windows) < 0:
@@ -92,11 +96,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpt2": _GPT | dict(qkv_bias=True),
     "gpt-neo": _GPT_NEO | dict(n_layer=2),
     "tinystories-1m": _GPT_NEO | dict(n_layer=8, width=64, n_head=16),
-}
-# Training settings of a preset, where the defaults are not the best measured.
+    "unary": dict(width=64, n_head=2, n_kv_head=0, mlp="gelu", tied=False, context=9000,
+                  position="run", rope_theta=10.0, qk_scale=18.0, null_cosine=0.7),
+}  # fmt: skip
+# Other settings of a preset, where the defaults are not the best measured.
 PRESET_TRAINING: dict[str, dict[str, Any]] = {
     "two-blocks": dict(learning_rate=0.010, matrix_rate=0.008, momentum=0.9),
-}
+    "unary": dict(tasks="unary", vocab=257, steps=1600, batch_tokens=1024, learning_rate=6e-3,
+                  matrix_rate=0.01, curriculum=0.5, dtype="float32", evals=1, samples=0),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,7 @@ class TrainConfig:
     evals: int = option(10, "number of evaluations and saves", minimum=1)
     keep: int = option(1, "number of training states kept", minimum=1)
     seed: int = option(0, "random seed", minimum=0)
+    curriculum: float = 0.0  # part of training in which pairs grow to the longest; 0: all at once
 
     def __post_init__(self) -> None:
         check(self)

@@ -57,7 +57,10 @@ def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
         raise UserError("rope_scaling is computed by minislm.load: open the model with it")
     D = config.head_width
     frequency_D = config.rope_theta ** (-torch.arange(0, D, 2, dtype=torch.float32) / D)
-    angle_TD = torch.outer(torch.arange(config.context).float(), frequency_D).repeat(1, 2)
+    pos_T = torch.arange(config.context).float()
+    if config.position == "run":  # from 0 to the context; wide steps tell the few places apart
+        pos_T = 3.0 * torch.arange(config.context + 1)
+    angle_TD = torch.outer(pos_T, frequency_D).repeat(1, 2)
     return angle_TD.cos(), angle_TD.sin()
 
 
@@ -85,7 +88,8 @@ class Attention(nn.Module):
         super().__init__()
         self.H, self.K, self.D = config.n_head, config.kv_heads, config.head_width
         self.layer, self.window = layer, config.window_of(layer)
-        self.scale = self.D**-0.5 if config.attention_scale else 1.0
+        self.scale = config.qk_scale or (self.D**-0.5 if config.attention_scale else 1.0)
+        self.normalized, self.null_cosine = config.qk_scale > 0, config.null_cosine or None
         # Queries, keys and values in one matrix: one large product instead of three small ones.
         self.qkv = nn.Linear(config.width, (self.H + 2 * self.K) * self.D, bias=config.qkv_bias)
         self.out = nn.Linear(self.H * self.D, config.width, bias=config.out_bias)
@@ -95,9 +99,20 @@ class Attention(nn.Module):
         B, T, _ = x_BTC.shape
         heads_BHTD = self.qkv(x_BTC).view(B, T, self.H + 2 * self.K, self.D).transpose(1, 2)
         q_BHTD, k_BKTD, v_BKTD = heads_BHTD.split((self.H, self.K, self.K), dim=1)
+        if self.normalized:
+            q_BHTD, k_BKTD = F.normalize(q_BHTD, dim=-1), F.normalize(k_BKTD, dim=-1)
         if rotary is not None:
             q_BHTD, k_BKTD = rotate(q_BHTD, *rotary), rotate(k_BKTD, *rotary)
         return q_BHTD, k_BKTD, v_BKTD
+
+    def add_null_key(self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor) -> list[Tensor]:
+        """Shift the keys by one, behind a key with value 0 and the cosine `null_cosine` to every
+        query, for which the last dimension is used. A query attends to tokens before its own, and
+        to nothing where none is more similar."""
+        q_BHTD = torch.cat((q_BHTD[..., :-1], torch.ones_like(q_BHTD[..., -1:])), dim=-1)
+        k_BKSD = F.pad(k_BKSD[:, :, :-1, :-1], (0, 1, 1, 0))
+        k_BKSD[:, :, 0, -1] = self.null_cosine or 0.0
+        return [q_BHTD, k_BKSD, F.pad(v_BKSD[:, :, :-1], (0, 0, 1, 0))]
 
     def attend(
         self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_B1TS: Tensor | None
@@ -118,6 +133,8 @@ class Attention(nn.Module):
         q_BHTD, k_BKSD, v_BKSD = self.project(x_BTC, rotary)
         if cache is not None:
             k_BKSD, v_BKSD = cache.update(self.layer, k_BKSD, v_BKSD, pos_BT)
+        if self.null_cosine is not None:
+            q_BHTD, k_BKSD, v_BKSD = self.add_null_key(q_BHTD, k_BKSD, v_BKSD)
         y_BHTD = self.attend(q_BHTD, k_BKSD, v_BKSD, mask_B1TS)
         return self.out(y_BHTD.transpose(1, 2).flatten(2))
 
@@ -180,7 +197,7 @@ class Transformer(nn.Module):
         if config.tied:
             self.head.weight = self.embedding.weight
         self.dropout = nn.Dropout(config.dropout)
-        if config.position == "rotary":  # computed from the config, not learned
+        if config.position in ("rotary", "run"):  # computed from the config, not learned
             for name, table in zip(("cos", "sin"), rotary_tables(config)):
                 self.register_buffer(name, table, persistent=False)
         if not self.head.weight.is_meta:  # a model on the meta device has shapes and no memory
@@ -220,6 +237,14 @@ class Transformer(nn.Module):
             k_bias_KD[n - 1] = u_D
             q_bias_HD[(n - 1) * (H // K)] = rotate(u_D, self.cos[n], -self.sin[n])
 
+    def places(self, tokens_BS: Tensor) -> Tensor:
+        """1, 2, 3, ... along each run of the digits (`run_tokens`), 0 elsewhere: int64 [B, S]."""
+        digits = torch.tensor(self.config.run_tokens, device=tokens_BS.device)
+        inside_BS = torch.isin(tokens_BS, digits)
+        index_S = torch.arange(tokens_BS.shape[1], device=tokens_BS.device)
+        before_BS = torch.where(inside_BS, -1, index_S).cummax(dim=1).values  # the last other token
+        return torch.where(inside_BS, index_S - before_BS, 0)
+
     def features(
         self, tokens_BT: Tensor, cache: KVCache | None = None, pos_BT: Tensor | None = None
     ) -> Tensor:
@@ -240,8 +265,13 @@ class Transformer(nn.Module):
         x_BTC, rotary = self.embedding(tokens_BT), None
         if self.position is not None:
             x_BTC = x_BTC + self.position(pos_BT)
-        else:
-            rotary = tuple(table[pos_BT][:, None].to(x_BTC.dtype) for table in (self.cos, self.sin))
+        elif self.config.position != "none":
+            place_BT = pos_BT
+            if self.config.position == "run":
+                seen_BS = tokens_BT if cache is None else cache.update_tokens(tokens_BT, pos_BT)
+                place_BT = self.places(seen_BS).gather(1, pos_BT.expand_as(tokens_BT))
+            tables = self.cos, self.sin
+            rotary = tuple(table[place_BT][:, None].to(x_BTC.dtype) for table in tables)
         x_BTC = self.dropout(x_BTC)
         length = T if cache is None else cache.length
         masks: dict[int, Tensor | None] = {}

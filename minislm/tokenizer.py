@@ -136,6 +136,11 @@ class Tokenizer:
         """Ids below `vocab_size` without a token."""
         return sorted(set(range(self.vocab_size)) - set(self.backend.get_vocab().values()))
 
+    @property
+    def digit_ids(self) -> tuple[int, ...]:
+        """The tokens that consist of digits."""
+        return tuple(sorted(n for t, n in self.backend.get_vocab().items() if t.isdecimal()))
+
     def continuation(self, before: Sequence[int], ids: Sequence[int]) -> str:
         """The text that `ids` add after the ids `before`.
 

@@ -16,10 +16,16 @@ from minislm.runtime.errors import UserError
 LLAMA = {}
 GPT2 = PRESETS["gpt2"]
 NEO = PRESETS["gpt-neo"] | {"windows": (0, 5)}
+NOPE = dict(position="none")
+RUN = PRESETS["unary"] | dict(width=64, context=128, run_tokens=tuple(range(200)), qk_scale=6.0)
 ODD = dict(width=48, n_head=3, n_kv_head=1, tied=False, head_dim=10, qkv_bias=True)
 
 
-@pytest.mark.parametrize("options", [LLAMA, GPT2, NEO, ODD], ids=["llama", "gpt2", "neo", "odd"])
+@pytest.mark.parametrize(
+    "options",
+    [LLAMA, GPT2, NEO, ODD, NOPE, RUN],
+    ids="llama gpt2 neo odd nope run".split(),
+)
 def test_cached_logits_equal_uncached_ones(options):
     model = random_model(**options)
     tokens = torch.randint(0, 300, (3, 40), generator=torch.Generator().manual_seed(1))
@@ -124,6 +130,60 @@ def test_attention_is_softmax_of_scores_times_values():
             attention(x, rotary, None, None, torch.arange(9)[None]), slow, atol=1e-5, rtol=1e-5
         )
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 9))
+
+
+def test_places_count_the_digits_of_each_run():
+    model = random_model(position="run", run_tokens=(4, 7))
+    tokens = torch.tensor([[4, 7, 7, 1, 7, 1, 1, 4, 4], [1, 4, 1, 1, 1, 1, 1, 7, 7]])
+    expected = [[1, 2, 3, 0, 1, 0, 0, 1, 2], [0, 1, 0, 0, 0, 0, 0, 1, 2]]
+    assert model.places(tokens).tolist() == expected
+    model = random_model(position="run", run_tokens=tuple(range(300)))
+    assert model(torch.randint(0, 300, (1, 128))).isfinite().all()  # one long run
+
+
+def test_attention_by_place_in_a_run_with_a_null_key():
+    """Against plain loops: normalised queries and keys, rotated by place; only tokens before the
+    own one, and a null key with value 0."""
+    model = random_model(n_layer=1, **RUN)
+    attention, ids = model.blocks[0].attention, torch.randint(0, 300, (1, 30))
+    x = model.blocks[0].attention_norm(model.embedding(ids))
+    places, D = model.places(ids)[0], attention.D
+    with torch.no_grad():
+        heads = attention.qkv(x)[0].view(30, 3, attention.H, D)
+        expected = torch.zeros(30, attention.H, D)
+        for h in range(attention.H):
+            q, k, v = (heads[:, part, h].tolist() for part in range(3))
+            q, k = ([turned(row, int(p), D) for row, p in zip(each, places)] for each in (q, k))
+            for t in range(30):
+                scores = [0.7 * 6] + [6 * sum(a * b for a, b in zip(q[t][:-1], k[s][:-1]))
+                                      for s in range(t)]  # fmt: skip
+                weights = [math.exp(score - max(scores)) for score in scores]
+                for s in range(t):
+                    share = weights[s + 1] / sum(weights)
+                    expected[t, h] += share * torch.tensor(v[s])
+        rotary = tuple(table[places][None, None] for table in (model.cos, model.sin))
+        got = attention(x, rotary, None, None, torch.arange(30)[None])
+    torch.testing.assert_close(got[0], attention.out(expected.flatten(1)), atol=1e-4, rtol=1e-4)
+
+
+def turned(row: list[float], place: int, D: int) -> list[float]:
+    """A query or key of length 1, each pair of its dimensions turned by 3 place / 10^(2d/D)."""
+    length, out = math.sqrt(sum(a * a for a in row)), [0.0] * D
+    for d in range(D // 2):
+        angle = 3 * place * 10 ** (-2 * d / D)
+        a, b = row[d] / length, row[d + D // 2] / length
+        out[d] = a * math.cos(angle) - b * math.sin(angle)
+        out[d + D // 2] = b * math.cos(angle) + a * math.sin(angle)
+    return out
+
+
+def test_without_positions_earlier_tokens_may_be_exchanged():
+    model = random_model(n_layer=1, **NOPE)
+    tokens = torch.randint(0, 300, (1, 12))
+    other = tokens[:, [3, 0, 2, 1, *range(4, 12)]]
+    torch.testing.assert_close(model(tokens)[:, -1], model(other)[:, -1], atol=1e-5, rtol=1e-5)
+    rotary = random_model(n_layer=1)
+    assert not torch.allclose(rotary(tokens)[:, -1], rotary(other)[:, -1], atol=1e-3)
 
 
 def test_rotary_scores_depend_on_distance_alone():

@@ -71,24 +71,31 @@ def _contents(run: str | Path) -> Iterator[Any]:
 
 def settings_from(flags: argparse.Namespace) -> Settings:
     """The settings of a new run: preset, then flags, then what follows from them."""
-    data, run = build(DataConfig, flags), build(RunConfig, flags)
-    rates = _FINE_TUNING if run.init_from else PRESET_TRAINING.get(run.preset)
-    train = build(TrainConfig, flags, rates)
+    if getattr(flags, "tasks", "") == "unary" and not {"preset", "init_from"} & vars(flags).keys():
+        flags.preset = "unary"  # what solves the task
+    run = build(RunConfig, flags)
+    base = _FINE_TUNING if run.init_from else PRESET_TRAINING.get(run.preset, {})
+    if "minutes" in flags:
+        base = base | {"steps": None}
+    data, train, run = (build(each, flags, base) for each in (DataConfig, TrainConfig, RunConfig))
+    if train.curriculum and (data.data or data.pairs):
+        raise UserError(f"--preset {run.preset} trains on pairs of --tasks alone: leave out "
+                        f"--{'data' if data.data else 'pairs'}")  # fmt: skip
     only_with(flags, ("trainable",), "init_from")
     fixed = ("preset", "vocab", "digits", *vars(ModelConfig()))
     if given := [name for name in fixed if run.init_from and name in flags]:
         raise UserError(f"leave out {flag_name(given[0])}: --init-from keeps shape and tokenizer")
     named = task_names(data) if data.tasks not in ("auto", "all", "none") else []
-    unary = "unary" in named
+    merged = "unary" in named and not train.curriculum
     if data.stories is None:
         data = replace(data, stories=2 if named or data.pairs else 6_000)
     if data.vocab is None:  # the generator uses fewer words than people do
         data = replace(data, vocab=4096 if data.data else 2048)
     if data.digits == "auto":
-        data = replace(data, digits="merged" if unary else "single")
+        data = replace(data, digits="merged" if merged else "single")
     if train.steps is None and train.minutes is None:
         train = replace(train, minutes=3.5)
-    base = ({"context": _UNARY_CONTEXT} if unary else {}) | PRESETS[run.preset]
+    base = ({"context": _UNARY_CONTEXT} if merged else {}) | PRESETS[run.preset]
     return Settings(build(ModelConfig, flags, base), data, train, run)
 
 

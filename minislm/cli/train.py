@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -35,6 +36,8 @@ from minislm.runtime.device import keep_freed_memory, select_device, select_dtyp
 from minislm.runtime.errors import UserError, log
 from minislm.runtime.files import write_json
 from minislm.runtime.process_group import ProcessGroup
+from minislm.studies.curriculum import Curriculum
+from minislm.tasks import pairs
 from minislm.tokenizer import Tokenizer
 from minislm.training import Trainer, validation_subset
 
@@ -117,26 +120,33 @@ def _make_trainer(
 ) -> Trainer:  # fmt: skip
     """The trainer of a run, with the fast versions of loss, optimizer and saving."""
     torch.manual_seed(settings.train.seed % 2**64)  # it takes no larger one
-    shape = replace(settings.model, vocab_size=data.tokenizer.vocab_size)
+    shape, t = replace(settings.model, vocab_size=data.tokenizer.vocab_size), settings.train
+    if shape.position == "run":
+        shape = replace(shape, run_tokens=data.tokenizer.digit_ids)
     model = model or Transformer(shape).to(device)
+    loss_and_grad = FastLossAndGrad(model, compiled=settings.run.compile)
     dtype, part = select_dtype(settings.run.dtype, device), settings.data.pair_share
     pair_tokens = sum(len(prompt) + len(completion) for prompt, completion in data.examples)
     repeats = data.train.n_tokens * part / (1 - part) / pair_tokens if pair_tokens else 1
-    batches = Batches(
-        data.train, data.examples, context=model.config.context, eot_id=data.tokenizer.eot_id,
-        batch_tokens=settings.train.batch_tokens, seed=settings.train.seed,
-        repeats=max(1, round(repeats)), loss_on=settings.data.loss_on,
-        rank=group.rank, world_size=group.world_size,
+    options: dict[str, Any] = dict(
+        context=model.config.context, eot_id=data.tokenizer.eot_id, seed=t.seed,
+        batch_tokens=t.batch_tokens, loss_on=settings.data.loss_on,
     )  # fmt: skip
-    return Trainer(
-        model, batches, settings.train, run=run, valid=data.valid, tokenizer=data.tokenizer,
+    if t.curriculum:
+        batches = Curriculum(data.examples, (model, loss_and_grad.twin), part=t.curriculum,
+                             progress=lambda: trainer.done(), **options)  # fmt: skip
+    else:
+        batches = Batches(data.train, data.examples, repeats=max(1, round(repeats)),
+                          rank=group.rank, world_size=group.world_size, **options)  # fmt: skip
+    trainer = Trainer(
+        model, batches, t, run=run, valid=data.valid, tokenizer=data.tokenizer,
         settings=settings.as_dict() | {"tasks": data.tasks}, dtype=dtype, group=group,
         # Held-out stories do not measure pairs: a run that learns pairs keeps its last weights.
         keep_best=not data.examples,
-        loss_and_grad=FastLossAndGrad(model, compiled=settings.run.compile),
-        optimizers=make_optimizers(model, settings.train, dtype, FastMuon),
+        loss_and_grad=loss_and_grad, optimizers=make_optimizers(model, t, dtype, FastMuon),
         save=save,
     )  # fmt: skip
+    return trainer
 
 
 class _ProgressBar(tqdm):
@@ -239,10 +249,15 @@ def _report(trainer: Trainer, data: TrainingData, json: str | None, source: str 
         print(task_table(scores), end="\n\n")
     for text, (before, after) in changes.items():
         print(f"{text}: {before:.3f} bits per byte before, {after:.3f} after")
+    if trainer.config.curriculum:  # no text was trained on
+        prompt = pairs(data.tasks[0], "test")[2].prompt
+        print(f"run folder: {run}\ntry next:   python sample.py --model {run} --temperature 0 "
+              f'--max-new-tokens 5000 --prompt "{prompt}"')  # fmt: skip
+        return
     print(f"validation: {loss.nats_per_token:.3f} nats per token, perplexity "
           f"{loss.perplexity:.1f}, {loss.bits_per_byte:.3f} bits per byte\n")  # fmt: skip
     for number, text in enumerate(stories, 1):
         print(f"--- story {number} ---\n{text.strip()}\n")
     print(f"run folder: {run}" + (f" (loss curve: {plot})" if plot else ""))
     print(f'try next:   python sample.py --model {run} --prompt "Once upon a time"')
-    print(f"            python eval.py --model {run}")
+    print(f"            python eval.py --model {run}\n            python train.py --tasks unary")

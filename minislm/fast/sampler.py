@@ -112,8 +112,11 @@ class FastSampler(Sampler):
             return self._prepared[key]
 
     def _device(self) -> str | None:
-        """The device of a model that has a cache; None for one that has not."""
-        return self.model.embedding.weight.device.type if hasattr(self.model, "features") else None
+        """The device of a model that the fast engines compute; None for any other."""
+        config = getattr(self.model, "config", None)
+        if not hasattr(self.model, "features") or config.position == "run" or config.qk_scale:
+            return None
+        return self.model.embedding.weight.device.type
 
     def _compilable(self) -> bool:
         if self._device() != "cpu":

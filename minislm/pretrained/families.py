@@ -155,8 +155,10 @@ GPT_NEO = Family(
 )  # fmt: skip
 
 # Any combination of options, under our own names (see minislm/checkpoint.py).
-_OWN_KEYS = {name: name for name in _TYPES if name not in ("windows", "rope_scaling")}
-OWN = Family(model_type="minislm", architecture="", keys=_OWN_KEYS)
+_LISTS = ("windows", "run_tokens")
+_OWN_KEYS = {name: name for name in _TYPES if name not in (*_LISTS, "rope_scaling")}
+OWN = Family(model_type="minislm", architecture="", keys=_OWN_KEYS,
+             defaults=dict(qk_scale=0.0, null_cosine=0.0))  # fmt: skip
 
 FAMILIES = {family.model_type: family for family in (LLAMA, GPT2, GPT_NEO, OWN)}
 
@@ -196,15 +198,16 @@ def parse_config(config: Any) -> tuple[Family, ModelConfig]:
     for option, key in family.keys.items():
         default, limits = family.defaults.get(option, _REQUIRED), _RANGES.get(option, _ANY)
         options[option] = _get(config, key, _TYPES[option], default, limits)
-    if options["position"] == "rotary":
+    if options["position"] in ("rotary", "run"):
         options |= _rope(config)
     if family is GPT_NEO:
         options["windows"] = _neo_windows(config, options["n_layer"], options["context"])
     elif family is OWN:
-        windows = config.get("windows")
-        if not isinstance(windows, list) or not all(type(n) is int and n < 2**31 for n in windows):
-            raise UserError(f"windows is {reprlib.repr(windows)}, not a list of whole numbers")
-        options["windows"] = tuple(windows)
+        for name in _LISTS:
+            ns = config.get(name, [])
+            if not isinstance(ns, list) or not all(type(n) is int and n < 2**31 for n in ns):
+                raise UserError(f"{name} is {reprlib.repr(ns)}, not a list of whole numbers")
+            options[name] = tuple(ns)
     return family, ModelConfig(**options)
 
 

@@ -231,7 +231,7 @@ def _fill(model: Transformer, parts: Parts, file: Path, dtype: torch.dtype, devi
             setattr(module, name, nn.Parameter(memory))
     if model.config.tied:  # two parameters by now
         model.head.weight = model.embedding.weight
-    if model.config.position == "rotary":
+    if model.config.position in ("rotary", "run"):
         tables = scaled_rotary_tables(model.config)
         model.cos, model.sin = (table.to(device) for table in tables)
     parameters = dict(model.named_parameters())

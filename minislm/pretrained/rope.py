@@ -32,7 +32,7 @@ def scaled_rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
 
 def check_rotary_tables(model: Transformer) -> None:
     """Raise UserError if the model ignores the `rope_scaling` of its config, as `load` does not."""
-    if model.config.position == "rotary" and model.config.rope_scaling is not None:
+    if model.config.position in ("rotary", "run") and model.config.rope_scaling is not None:
         expected, _ = scaled_rotary_tables(model.config)
         if not torch.allclose(model.cos.float().cpu(), expected, atol=0.01):  # may be in bfloat16
             raise UserError("the model ignores the rope_scaling of its config; open it with load()")

@@ -1,14 +1,11 @@
 """95 % confidence intervals of rates and means."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 _Z = 1.959963984540054  # the 0.975 quantile of the normal distribution
-# The 0.975 quantiles of Student's t for 1, 2, ... degrees of freedom; beyond them _Z is used.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
-      2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086)  # fmt: skip
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
@@ -23,26 +20,41 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, min(middle - half, rate)), min(1.0, max(middle + half, rate))
 
 
-def of_mean(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean and Student's t interval; of one value, (value, -inf, inf)."""
-    n, mean = len(values), float(np.mean(values))
-    if n < 2:
-        return mean, -math.inf, math.inf
-    deviation = float(np.std(values, ddof=1))
-    half = (_T[n - 2] if n - 2 < len(_T) else _Z) * deviation / math.sqrt(n)
-    return mean, mean - half, mean + half
+def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
+    """The exact interval of a rate (Clopper & Pearson 1934): with its low end, so many successes or
+    more have a probability of 2.5 %; with its high end, so many or fewer.
+    ValueError: no trials, or more successes than trials."""
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(f"{successes} of {trials} is not a rate")
+    low = _rate_where(lambda p: at_least(successes, trials, p) < 0.025) if successes else 0.0
+    rest = trials - successes
+    high = 1 - _rate_where(lambda p: at_least(rest, trials, p) < 0.025) if rest else 1.0
+    return low, high
 
 
-def of_rates(successes: Sequence[int], trials: Sequence[int]) -> tuple[float, float, float]:
-    """The mean rate of several runs, one per seed, and its interval.
-    Student's interval over the seeds covers the variance of training, but has length 0 where all
-    seeds agree. Wilson's over all trials covers that of the questions. This is their hull."""
-    rates = [s / n for s, n in zip(successes, trials, strict=True)]
-    low, high = wilson(sum(successes), sum(trials))
-    if len(rates) > 1:
-        _, lowest, highest = of_mean(rates)
-        low, high = min(low, lowest), max(high, highest)
-    return float(np.mean(rates)), max(0.0, low), min(1.0, high)
+def at_least(successes: int, trials: int, rate: float) -> float:
+    """The probability of so many successes or more."""
+    return sum(math.comb(trials, k) * rate**k * (1 - rate) ** (trials - k)
+               for k in range(successes, trials + 1))  # fmt: skip
+
+
+def _rate_where(below: Callable[[float], bool]) -> float:
+    """The rate up to which a condition holds, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if below(middle) else (low, middle)
+    return low
+
+
+def bootstrap_difference(
+    a: Sequence[float], b: Sequence[float], resamples: int = 5000, seed: int = 0
+) -> tuple[float, float, float]:
+    """The difference of the means of two groups of seeds, and its bootstrap interval."""
+    rng = np.random.default_rng(seed)
+    means = [rng.choice(np.asarray(x, float), (resamples, len(x))).mean(1) for x in (a, b)]
+    low, high = np.quantile(means[0] - means[1], (0.025, 0.975))
+    return float(np.mean(a) - np.mean(b)), float(low), float(high)
 
 
 def bootstrap(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> tuple[float, float]:

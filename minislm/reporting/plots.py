@@ -1,7 +1,7 @@
 """Plots, written as PNG files by matplotlib where it is installed: pip install -e '.[plot]'."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -54,24 +54,19 @@ def plot_losses(run: Path) -> Path | None:
     return path
 
 
-def bars(
-    groups: Sequence[str], series: dict[str, Sequence[tuple[float, float, float] | None]],
-    label: str, path: Path,
-) -> str:  # fmt: skip
-    """Plot grouped bars, (value, low, high) or None for each series and group; its Markdown, or
-    what to install."""
-    if (figure := new_figure(max(7, 1.15 * len(groups)), 4)) is None:
+def dots(series: Mapping[str, Sequence[float]], label: str, path: Path) -> str:
+    """Plot each value of each series as a dot, and its median as a line; its Markdown, or what to
+    install."""
+    if (figure := new_figure(7.5, 0.8 + 0.32 * len(series))) is None:
         return _NONE
-    axes, width = figure.axes[0], 0.8 / len(series)
-    for s, (name, intervals) in enumerate(series.items()):
-        xs = np.arange(len(groups)) + (s - (len(series) - 1) / 2) * width
-        values, lows, highs = np.array([each or 3 * (np.nan,) for each in intervals]).T
-        axes.bar(xs, values, width * 0.92, label=name)
-        axes.errorbar(xs, values, (values - lows, highs - values), fmt="none", ecolor="#333",
-                      elinewidth=0.8, capsize=2)  # fmt: skip
-    axes.set_xticks(range(len(groups)), groups)
-    axes.set_ylabel(label)
-    figure.legend(loc="outside upper center", ncols=min(4, len(series)), frameon=False, fontsize=9)
+    axes = figure.axes[0]
+    for y, values in enumerate(series.values()):
+        spread = np.linspace(-0.3, 0.3, len(values)) if len(values) > 1 else [0.0]
+        axes.plot(values, y + np.array(spread), "o", ms=4, alpha=0.7)
+        axes.plot([np.median(values)] * 2, [y - 0.4, y + 0.4], color="#333", lw=1)
+    axes.set_yticks(range(len(series)), series)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
     return save(figure, path)
 
 

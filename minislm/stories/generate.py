@@ -67,7 +67,7 @@ def generate(
     A story depends on the seed and its own number only, so slices can be made in parallel. Shares
     of stories, from 0 to 1: `agreement_errors`, in which one to three words break agreement ("they
     was", "three apple"); `shuffled`, whose sentences are out of order; `duplicates`, which repeat
-    an earlier one word for word; `numbers`, about large numbers (`number_plots.py`).
+    the one before, so that all are equally frequent; `numbers`, about large numbers.
     UserError: a negative count or start, or a share outside [0, 1]."""
     for name, value in (("count", count), ("start", start)):
         if value < 0:
@@ -84,9 +84,10 @@ def generate(
 def _story(seed: int, number: int, shares: dict[str, float]) -> Story:
     # The options have their own stream, so a change of one leaves all other stories as they are.
     options = _options_stream(seed, number)
-    while options.random() < shares["duplicates"] and number > 0:
-        number = options.randrange(number)  # which may itself repeat an earlier one
+    if shares["duplicates"]:  # of 0.9: each story ten times, one after the other
+        number = int(number * (1 - shares["duplicates"]) + 1e-9)
         options = _options_stream(seed, number)
+    options.random()  # one number is left out, as earlier versions did: the stories stay the same
     rng = random.Random(f"{seed}:{number}")
     state = StoryState(rng)
     share = shares["numbers"]

@@ -1,276 +1,257 @@
 """The generalization study: does a model learn the rule of a task, or a shallow heuristic?
 
-Every variant and seed learns 70 pairs of a task and is evaluated on them, on the 30 pairs held out,
-and on the training pairs with a perturbed prompt. RULE is how the report concludes."""
+Models learn the 70 pairs of D_train and answer the 30 of D_test. One seed is one observation: it
+answers all 30 or it does not. RULE is how the report concludes."""
 
-from collections import defaultdict, namedtuple
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-import numpy as np
-
-from minislm.config import TrainConfig
-from minislm.evaluation import Answer, answers
-from minislm.fast.sampler import FastSampler
-from minislm.reporting import intervals, plots, tables
-from minislm.studies import variants
-from minislm.studies.baselines import CONTEXT, HEURISTICS, DummyModel
+from minislm.pretrained.load import load
+from minislm.pretrained.save import save
+from minislm.reporting import plots
+from minislm.reporting.intervals import clopper_pearson
+from minislm.reporting.tables import markdown_table
+from minislm.studies import arms
+from minislm.studies.arms import Arm
+from minislm.studies.baselines import HEURISTICS, determined
+from minislm.studies.circuit import circuit
 from minislm.studies.config import StudyConfig
-from minislm.studies.fine_tuning import FINE_TUNING, bits_per_byte, train_in_memory
+from minislm.studies.learning import Errors, deviation, first_errors, train_in_memory
 from minislm.studies.runner import Result, Row, Study, Trial
-from minislm.studies.variants import SHAPES, SLOW, VARIANTS, Variant, study_tokenizer
-from minislm.tasks import TASKS, Pair, fits, pairs
+from minislm.tasks import TASKS, Pair, pairs
 
-DUMMIES = {f"dummy {rate:g}": partial(DummyModel, accuracy=rate) for rate in (0.0, 0.3, 1.0)}
-PERTURBATIONS = ("other wording", "double spaces", "101 to 200")
-# Fine-tuning takes so many steps at most, and ends at a loss (nats per token) at which D_train is
-# learned. An answer in unary has hundreds of tokens that are nearly certain.
-LIMITS = {"unary": (400, 0.002), "all": (600, 0.01), "other": (300, 0.01)}
+SEEDS, FEW = 16, 4  # in the arms that matter, and in the others
+FIRST_SEED = 100  # those below were used while the recipe was found
+FAR = range(101, 131)  # beyond the numbers of the data set
+TEST, LEARNED = 30, 67  # questions of D_test; right answers of the 70 that count as learned
+RULE = f"""An arm solves a task with a seed that answers all {TEST} questions of D_test exactly. It
+**finds the rule** if the whole 95 % interval of the share of such seeds is above one half, **does
+not find it** if it is below, and else **depends on the seed**. It **has not learned D_train** if
+the median seed answers fewer than {LEARNED} of the 70. Where an ideal learner, which has seen every
+digit and word of an answer in D_train in any place, cannot answer all of D_test, an arm without
+other text **cannot know the rule**. Intervals are Clopper and Pearson's, over seeds; each seed has
+random weights or a pre-trained model of its own. Settings were chosen on pairs of D_train (i mod 10
+in {{2, 6}} held out).
+"""
+QUESTION = """Has a small model learned a rule, or a heuristic that works on its training
+distribution? D_train has 70 pairs of a task, D_test the 30 with i mod 10 in {1, 3, 7}. To stop
+counting in unary is a comparison with the prompt, which can also be memorised for the 70 places of
+D_train. All arms have the same data, recipe and width; they differ in the position encoding, the
+number of blocks, the steps, and the text before the task.
+"""
+LIMITS = """One kind of model (width 64; width 128 behind stories) and one recipe, which was chosen
+for rotary positions by place in a run: "does not find the rule" holds for this recipe and these
+steps. Tokens are single characters, except behind stories. D_test holds the last digits 1, 3 and 7;
+as tens they are in D_train. Answers are greedy. The stories are generated.
+"""
 
 
 def plan(config: StudyConfig) -> list[list[Trial]]:
-    """Pre-training and the baselines; then every variant, task and seed.
-    A variant that is not fine-tuned is evaluated once for each pre-trained model."""
-    seeds = range(config.seeds or (2 if config.quick else 8))
-    chosen = [*VARIANTS[: 3 if config.quick else None]]
-    chosen += [Variant(f"{source}, {adapt}", source, adapt=adapt) for source in config.models
-                 for adapt in ("zero-shot", "few-shot", "fine-tuned")]  # fmt: skip
-    tasks = config.only or (("copy", "parity") if config.quick else tuple(TASKS))
-    starts = {(v.shape not in SLOW, v.shape, v.text, v.pretrained_seed(seed))
-              for v in chosen for seed in seeds if v.text}  # fmt: skip
-    first = [
-        {"kind": "pretrain", "shape": shape, "text": text, "seed": seed,
-         "steps": 60 if config.quick else 800 if fast else 1200}
-        for fast, shape, text, seed in sorted(starts)  # the slow ones first
-    ]  # fmt: skip
-    first += [{"kind": "baseline", "name": name, "task": task}
-              for name in (*DUMMIES, *HEURISTICS) for task in tasks]  # fmt: skip
-    adapted = [
-        {"kind": "variant", **asdict(v), "tasks": part, "seed": seed}
-        for v in chosen for seed in seeds
-        for part in ([v.tasks] if v.together else [[task] for task in tasks if task in v.tasks])
-        if v.adapt == "fine-tuned" or seed == (v.pretrained_seed(seed) if v.text else 0)
-    ]  # fmt: skip
-    return [first, adapted]
+    """Three phases: what starts from random weights; circuits and pre-training; the rest."""
+    many = config.seeds or (2 if config.quick else SEEDS)
+    few = min(many, 1 if config.quick else FEW)
+    tasks = config.only or tuple(TASKS)
+    digits = [task for task in arms.DIGITS if task in tasks]
+    unary = ["unary"] if "unary" in tasks else []
+
+    def trials(some: Iterable[Arm], on: Iterable[str], seeds: int) -> list[Trial]:
+        return [
+            dict(kind="arm", arm=asdict(arm), task=task, seed=FIRST_SEED + n, quick=config.quick)
+            for task in on for arm in some for n in range(seeds)
+        ]  # fmt: skip
+
+    first: list[Trial] = [{"kind": "heuristics", "task": task} for task in tasks]
+    first += trials((arms.RUN, *arms.OTHERS, arms.TWO[0]), unary, many)
+    first += trials((arms.TWICE,), unary, few)
+    first += trials((arms.RUN, arms.OTHERS[2], *arms.TWO, arms.TWICE), digits, few)
+    second: list[Trial] = [
+        {"kind": "circuit", "seed": FIRST_SEED + n} for n in range(many) if unary
+    ]
+    if config.quick:
+        return [first, second]
+    starts = [(arms.DRILLED, few), (arms.NUMBERS, many), (arms.BROKEN, few), (arms.PLAIN, few)]
+    second += [{"kind": "pretrain", "arm": asdict(arm), "seed": FIRST_SEED + seed, "steps": 800}
+               for arm, seeds in starts for seed in range(seeds)]  # fmt: skip
+    stories = [task for task in (*arms.DIGITS[1:], *arms.WORDS) if task in tasks]
+    third = trials((arms.DRILLED,), digits, few) + trials((arms.NUMBERS,), stories, many)
+    third += trials((arms.BROKEN, arms.PLAIN), stories, few)
+    third += trials((*arms.TWO[1:], *arms.LONGER[:3]), unary, many)
+    return [first, second, third + trials(arms.LONGER[3:], unary, few)]
 
 
-def evaluate_baseline(name: str, task: str, folder: Path) -> Result:
-    tokenizer = study_tokenizer(folder)
-    model = (DUMMIES | HEURISTICS)[name](tokenizer, known=pairs(task))
-    groups = {split: pairs(task, split) for split in ("train", "test")}
-    return {"tasks": {task: evaluate(FastSampler(model, tokenizer), groups)}}
-
-
-def adapt_and_evaluate(seed: int, folder: Path, **variant: Any) -> Result:
-    """Fine-tune a variant on its tasks (or not), and evaluate it on each of them."""
-    v = Variant(**variant)
-    model, tokenizer = v.load(seed, folder)
-    limit = min(CONTEXT, model.config.context)
-    split = {task: v.split(task, seed, fits(tokenizer, pairs(task), limit)[0]) for task in v.tasks}
-    stories = variants.story_texts("plain", 1_000_000, variants.HELD_OUT)
-    result: Result = {"before": bits_per_byte(model, tokenizer, stories)}
-    if v.adapt == "fine-tuned":
-        factor = v.rate if v.text or v.shape not in SHAPES else 3 * v.rate
-        options = {k: x * factor if "rate" in k else x for k, x in FINE_TUNING.items()}
-        steps, until = LIMITS.get("all" if v.together else v.tasks[0], LIMITS["other"])
-        result["steps"], result["loss"] = train_in_memory(
-            model, tokenizer, [pair for train, _ in split.values() for pair in train],
-            TrainConfig(seed=seed, **options), min(steps, 300) if v.shape in SLOW else steps,
-            until=until if v.loss_on == "completion" else 0.0, loss_on=v.loss_on,
-        )  # fmt: skip
-        result["after"] = bits_per_byte(model, tokenizer, stories)
-    sampler, result["tasks"] = FastSampler(model, tokenizer), {}
-    for task, (train, test) in split.items():
-        groups = {"train": train, "test": test, **perturbed(task, train)}
-        examples = train[-5:] if v.adapt == "few-shot" else []
-        shots = "".join(f"{pair.prompt}{pair.answer}\n" for pair in examples)
-        result["tasks"][task] = evaluate(sampler, groups, shots)
+def learn(arm: dict[str, Any], task: str, seed: int, quick: bool, folder: Path) -> Result:
+    """Train an arm on D_train; its first errors on D_train, D_test and larger numbers."""
+    own = Arm(**arm)
+    model, tokenizer = own.model(seed, folder)
+    result: Result = {"parameters": model.n_parameters()}
+    result |= train_in_memory(model, tokenizer, own.recipe(seed, quick), pairs(task, "train"))
+    for split in ("train", "test"):
+        result[split] = first_errors(model, tokenizer, pairs(task, split))
+    if own == arms.RUN and task == "unary":
+        save(folder / "models" / f"unary-{seed}", model, tokenizer)
+        far = [Pair(task, i, *TASKS[task](i)) for i in FAR]
+        result["far"] = first_errors(model, tokenizer, far)
     return result
 
 
-def perturbed(task: str, train: list[Pair]) -> dict[str, list[Pair]]:
-    """Questions that a rule answers, and a list of cases may not: see PERTURBATIONS. The last are
-    every third number; in unary, and to count to, they are too long."""
-    wording = [replace(p, prompt=f"Please, {p.prompt[0].lower()}{p.prompt[1:]}") for p in train]
-    spaces = [replace(p, prompt=p.prompt.replace(" ", "  ")) for p in train]
-    numbers = range(101, 201, 3) if task not in ("unary", "count") else ()
-    larger = [Pair(task, i, *TASKS[task](i)) for i in numbers]
-    return dict(zip(PERTURBATIONS, (wording, spaces, larger)))
+def heuristics(task: str, folder: Path) -> Result:
+    """Where each heuristic's answer first differs from the right one, on D_test; and the number of
+    questions that an ideal learner can answer."""
+    tokenizer, train = arms.study_tokenizer(folder, words=False), pairs(task, "train")
+    test = pairs(task, "test")
+    found = {
+        name: {str(pair.i): deviation(tokenizer, pair, answer(pair, train)) for pair in test}
+        for name, answer in HEURISTICS.items()
+    }
+    known = sum(determined(task, pair.i, train) for pair in test)
+    return {"determined": known, "heuristics": found}
 
 
-def evaluate(sampler: FastSampler, groups: dict[str, list[Pair]], shots: str = "") -> dict:
-    """The answers by group of pairs and number; pairs that exceed the context are left out. After
-    `shots`, examples before every prompt, an answer ends with its line."""
-    kept = {}
-    for name, group in groups.items():
-        prompted = [replace(pair, prompt=shots + pair.prompt) for pair in group]
-        kept[name], _ = fits(sampler.tokenizer, prompted, sampler.model.config.context)
-    given = answers(sampler, [pair for group in kept.values() for pair in group])
-    if shots:
-        given = [Answer(a.text.partition("\n")[0], a.finished or "\n" in a.text) for a in given]
-    ordered = iter(given)
-    return {name: {pair.i: vars(next(ordered)) for pair in group} for name, group in kept.items()}
-
-
-LEARNED, FOUND, SHALLOW, EXPLAINED = 0.9, 0.8, 0.2, 0.3  # the thresholds of RULE
-RULE = f"""A variant with an accuracy below {LEARNED:.0%} on D_train has not learned the task. \
-Otherwise it generalizes if the whole interval of its accuracy on D_test is above {FOUND:.0%}, and \
-fails to generalize if it is below {SHALLOW:.0%}; in between, it generalizes in part. A variant \
-that fails relies on a heuristic if at least {EXPLAINED:.0%} of its answers on D_test are wrong \
-answers of that heuristic. Two variants differ if their intervals do not overlap. An interval \
-(95 %) is the wider of Student's over the seeds and Wilson's over all answers.
-"""
-# What "transferred" has, and the control variant that has it not.
-CONTROLS = {"effect of stories": "scratch", "effect of numbers in them": "plain stories",
-            "effect of their word order": "shuffled words"}  # fmt: skip
-
-
-class Accuracy(namedtuple("Accuracy", "mean low high lowest highest")):
-    """The mean accuracy over the seeds, its 95 % interval, and its range."""
-
-    def __str__(self) -> str:
-        return "{:.0%} [{:.0%}, {:.0%}] ({:.0%} to {:.0%})".format(*self)
+def examine(seed: int, folder: Path) -> Result:
+    """The circuit of the model that a seed gave for unary."""
+    return circuit(*load(folder / "models" / f"unary-{seed}"), seed)
 
 
 class Results:
-    """The answers of baselines and variants by name and task, for each seed."""
+    """The rows of a study: `runs` of each task and arm, and the results of the other kinds."""
 
     def __init__(self, rows: Sequence[Row]):
-        self.runs: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-        for row in rows:
-            for task, run in row["result"].get("tasks", {}).items():
-                self.runs[row["trial"]["name"], task].append(run)
-        self.tasks = [task for task in TASKS if ("majority", task) in self.runs]
-        self.names = list(dict.fromkeys(name for name, _ in self.runs))
+        self.runs: dict[tuple[str, str], list[Result]] = defaultdict(list)
+        self.texts: dict[str, list[Result]] = defaultdict(list)
+        self.heuristics: dict[str, Result] = {}
+        self.circuits: list[Result] = []
+        for trial, result in ((row["trial"], row["result"]) for row in rows):
+            if trial["kind"] == "arm":
+                self.runs[trial["task"], trial["arm"]["name"]].append(result)
+            elif trial["kind"] == "pretrain":
+                self.texts[trial["arm"]["name"]].append(result)
+            elif trial["kind"] == "heuristics":
+                self.heuristics[trial["task"]] = result
+            else:
+                self.circuits.append(result)
 
-    def counts(self, name: str, tasks: Iterable[str], group: str) -> list[tuple[int, int]]:
-        """Correct answers and questions of a group of pairs, by task and seed."""
-        runs = [(task, run[group]) for task in tasks for run in self.runs.get((name, task), [])
-                if run.get(group)]  # fmt: skip
-        return [(sum(answer == _right(task, i) for i, answer in answers.items()), len(answers))
-                for task, answers in runs]  # fmt: skip
+    def right(self, task: str, arm: str, split: str) -> list[int]:
+        """Right answers of each seed."""
+        return [len(pairs(task, split)) - len(run[split]) for run in self.runs[task, arm]]
 
-    def accuracy(self, name: str, task: str, group: str = "test") -> Accuracy | None:
-        """The accuracy on a group of pairs; None if it was not evaluated on any."""
-        if not (counts := self.counts(name, [task], group)):
-            return None
-        rates = [correct / questions for correct, questions in counts]
-        return Accuracy(*intervals.of_rates(*zip(*counts)), min(rates), max(rates))
+    def solved(self, task: str, arm: str) -> tuple[int, int]:
+        """Seeds that answer all of D_test, and seeds."""
+        right = self.right(task, arm, "test")
+        return right.count(TEST), len(right)
 
-    def agreement(self, variant: str, task: str) -> dict[str, float]:
-        """The fraction of the answers on D_test that are wrong answers of each heuristic."""
-        given = [each for run in self.runs[variant, task] for each in run["test"].items()]
-        own = {name: self.runs[name, task][0] for name in HEURISTICS}
-        own = {name: run["train"] | run["test"] for name, run in own.items()}
-        return {name: np.mean([answer == own[name][i] != _right(task, i) for i, answer in given])
-                for name in HEURISTICS}  # fmt: skip
+    def verdict(self, task: str, arm: str) -> str:
+        """What RULE concludes."""
+        if self.heuristics[task]["determined"] < TEST and "stories" not in arm:
+            return "cannot know the rule"
+        if median(self.right(task, arm, "train")) < LEARNED:
+            return "has not learned D_train"
+        low, high = clopper_pearson(*self.solved(task, arm))
+        found = "does not find the rule" if high < 0.5 else "depends on the seed"
+        return "finds the rule" if low > 0.5 else found
+
+    def explained(self, task: str, arm: str, heuristic: str) -> tuple[float, float]:
+        """The share of wrong answers on D_test that differ from the right one where and as the
+        heuristic's does; and the same with its answers to other questions (chance)."""
+        own = self.heuristics[task]["heuristics"][heuristic]
+        others = dict(zip(own, random.Random(0).sample(list(own.values()), len(own))))
+        wrong = [error for run in self.runs[task, arm] for error in run["test"].items()]
+        same, chance = (sum(each[i] == error for i, error in wrong) for each in (own, others))
+        return same / max(1, len(wrong)), chance / max(1, len(wrong))
 
 
-def _right(task: str, i: str) -> dict[str, Any]:
-    return {"text": TASKS[task](int(i))[1], "finished": True}
+def places(errors: Iterable[Errors], task: str) -> Counter[str]:
+    """Where wrong answers first differ: at a digit, or at the stop, too early or too late."""
+    found: Counter[str] = Counter()
+    for i, (at, text) in (error for run in errors for error in run.items()):
+        answer = TASKS[task](int(i))[1]
+        place = f"digit {at}" if task in arms.DIGITS[1:] else "another token"
+        found["goes on" if at >= len(answer) else place if text else "stops early"] += 1
+    return found
 
 
 def report(rows: Sequence[Row], folder: Path) -> str:
-    """The report in Markdown; writes its two plots into the folder."""
-    found, tuned, pretrained = Results(rows), defaultdict(list), {}
-    for trial, result, seconds in (row.values() for row in rows):
-        if trial["kind"] == "pretrain":
-            name = "{shape}, {text}, seed {seed}".format(**trial)
-            pretrained[name] = [result | {"seconds": seconds}]
-        elif "after" in result:
-            tuned[trial["name"]].append(result)
-    tasks, names = found.tasks, found.names
-    sections = {
-        "Conclusions": RULE + "\n" + _table(
-            "task", tasks, ("pairs", "scratch", "transferred", *CONTROLS),
-            lambda task, column: conclusion(found, task, column))
-        + "\n" + _plot(found, VARIANTS[:4], folder / "pretraining.png"),
-        "Accuracy on D_test: mean, 95 % interval (lowest to highest seed)": _table(
-            "model", names, tasks, lambda name, task: str(found.accuracy(name, task) or "-"))
-        + "\n" + _plot(found, VARIANTS[4:10], folder / "variants.png"),
-        "Accuracy on D_train": _table(
-            "model", names, tasks, lambda name, task: _rate(found.counts(name, [task], "train"))),
-        "Accuracy on all tasks together": _table(
-            "model", names, ("train", "test", *PERTURBATIONS),
-            lambda name, group: _rate(found.counts(name, tasks, group))),
-        "Fraction of the answers on D_test that are wrong answers of a heuristic":
-        _agreements(found),
-        "Forgetting: bits per byte on plain stories": _means("model", tuned, {
-            "before": ".3f", "after": ".3f", "steps": ".0f", "loss": ".4f"}),
-        "Pre-training (bits per byte on the same kind of text)": _means("model", pretrained, {
-            "parameters": ",.0f", "steps": ",.0f", "train_loss": ".3f", "bits_per_byte": ".3f",
-            "seconds": ".0f"}),
-    }  # fmt: skip
-    return (
-        f"{max(map(len, found.runs.values()))} seeds of every variant that is fine-tuned. D_test: "
-        "the pairs with i mod 10 in {1, 3, 7}; D_train: the others. `dummy P` is right with "
-        "probability P: it tests the evaluator.\n\n"
-        + "\n".join(f"## {title}\n\n{body}" for title, body in sections.items())
-    )
+    """The report in Markdown; writes its plot into the folder."""
+    found = Results(rows)
+    tasks = [task for task in TASKS if task in found.heuristics]
+    values = {arm: found.right(task, arm, "test") for task, arm in found.runs if task == "unary"}
+    picture = plots.dots(values, "right answers of 30 on D_test", folder / "unary.png")
+    sections = {"Question": QUESTION, "Unary": picture} | {f"Task {t}": "" for t in tasks}
+    sections |= {f"Task {task}": _arm_table(found, task) for task in tasks} | {
+        "Rule of the verdicts": RULE,
+        "Wrong answers on D_test": _error_table(found),
+        "The circuit of unary": _circuit_table(found.circuits),
+        "Text before the task": _text_table(found),
+        "Limits": LIMITS,
+    }
+    return "\n".join(f"## {title}\n\n{body}" for title, body in sections.items() if body)
 
 
-def conclusion(found: Results, task: str, column: str) -> str:
-    """By column: the pairs that fit the context (few are a confound), what RULE concludes of a
-    variant, or whether "transferred" differs from a control."""
-    if column == "pairs":
-        run = found.runs["majority", task][0]
-        return str(len(run["train"]) + len(run["test"]))
-    variant = CONTROLS.get(column, column)
-    train, test = found.accuracy(variant, task, "train"), found.accuracy(variant, task)
-    transferred = found.accuracy("transferred", task)
-    if train is None or test is None or (column in CONTROLS and transferred is None):
-        return "-"
-    if column in CONTROLS:
-        better, worse = transferred.low > test.high, test.low > transferred.high
-        effect = "improves" if better else "worsens" if worse else "no significant difference"
-        return f"{effect} ({test.mean:.0%} without)"
-    if train.mean < LEARNED:
-        return f"has not learned the task: {train.mean:.0%} of D_train"
-    if test.low >= FOUND or test.high > SHALLOW:
-        return f"generalizes{' in part' * (test.low < FOUND)}: {test}"
-    agreement = found.agreement(variant, task)
-    name = max(agreement, key=agreement.get)
-    if agreement[name] >= EXPLAINED:
-        return f"relies on a heuristic: {test}; {agreement[name]:.0%} are answers of '{name}'"
-    return f"fails to generalize, in a way that no heuristic here describes: {test}"
-
-
-def _plot(found: Results, variants: Iterable[Variant], path: Path) -> str:
-    series = {v.name: [(found.accuracy(v.name, task) or ())[:3] or None for task in found.tasks]
-              for v in variants if v.name in found.names}  # fmt: skip
-    return plots.bars(found.tasks, series, "accuracy on D_test", path) if series else ""
-
-
-def _rate(counts: list[tuple[int, int]]) -> str:
-    return format(np.divide(*np.sum(counts, 0)), ".0%") if counts else "-"
-
-
-def _agreements(found: Results) -> str:
-    """The variants and tasks of which at least 5 % of the answers agree with a heuristic."""
+def _arm_table(found: Results, task: str) -> str:
     lines = []
-    for name, task in found.runs:
-        accuracy = None if name in (*DUMMIES, *HEURISTICS) else found.accuracy(name, task)
-        agreement = found.agreement(name, task).values() if accuracy else [0.0]
-        if max(agreement) >= 0.05:
-            lines.append([name, task, *(f"{rate:.0%}" for rate in (accuracy.mean, *agreement))])
-    return tables.markdown_table(("variant", "task", "accuracy", *HEURISTICS), lines)
+    for arm in (arm for each, arm in found.runs if each == task):
+        runs, (solved, seeds) = found.runs[task, arm], found.solved(task, arm)
+        low, high = clopper_pearson(solved, seeds)
+        far = [len(FAR) - len(run["far"]) for run in runs if "far" in run]
+        lines.append((
+            arm, f"{runs[0]['parameters']:,}", f"{runs[0]['steps']:,}",
+            *(f"{median(found.right(task, arm, split)):g}" for split in ("train", "test")),
+            f"{solved} of {seeds} ({low:.0%} to {high:.0%})", found.verdict(task, arm),
+            f"{median(far):g}" if far else "-",
+        ))  # fmt: skip
+    head = ("arm", "parameters", "steps", "D_train: median of 70", "D_test: median of 30",
+            "seeds with all 30", "verdict", "101 to 130: median of 30")  # fmt: skip
+    ideal = f"D_train determines {found.heuristics[task]['determined']} of the 30 answers.\n\n"
+    return ideal + (markdown_table(head, lines) if lines else "")
 
 
-def _table(
-    first: str, rows: Iterable[str], columns: Iterable[str], cell: Callable[[str, str], str]
-) -> str:
-    lines = [[row, *(cell(row, column) for column in columns)] for row in rows]
-    return tables.markdown_table((first, *columns), lines)
+def _error_table(found: Results) -> str:
+    """Where they differ from the right ones, and which heuristic explains most, beyond chance."""
+    lines = []
+    for (task, arm), runs in found.runs.items():
+        counts = places((run["test"] for run in runs), task)
+        shares = {name: found.explained(task, arm, name) for name in HEURISTICS}
+        name = max(HEURISTICS, key=lambda each: shares[each][0] - shares[each][1])
+        if total := counts.total():
+            kinds = ", ".join(f"{kind} {n / total:.0%}" for kind, n in counts.most_common())
+            lines.append((task, arm, str(total), kinds, name, *map("{:.0%}".format, shares[name])))
+    head = ("task", "arm", "wrong", "first error", "nearest heuristic", "same error", "by chance")
+    return markdown_table(head, lines) if lines else ""
 
 
-def _means(first: str, rows: dict[str, list[Result]], columns: dict[str, str]) -> str:
-    """Means over the seeds: `columns` are keys of the results and their formats."""
-    return _table(first, rows, columns, lambda name, key: format(
-        np.mean([each[key] for each in rows[name]]), columns[key]))  # fmt: skip
+def _circuit_table(circuits: Sequence[Result]) -> str:
+    if not circuits:
+        return ""
+
+    def summary(name: str) -> str:
+        values = sorted(each[name] for each in circuits if name in each)
+        return f"median {median(values):g}, {values[0]} to {values[-1]}" if values else "-"
+
+    stops, patched = (sum(each[name] for each in circuits) for name in ("stops", "patched"))
+    return markdown_table(("measure", f"{len(circuits)} models"), [
+        ("heads of the circuit", summary("size")),
+        ("right on D_test with the mean of all other heads", summary("keep")),
+        ("with these heads resampled", summary("remove")),
+        ("with as many other heads resampled", summary("remove_others")),
+        ("stops at j if these heads are patched from i to j", f"{stops} of {patched}"),
+    ])  # fmt: skip
 
 
-KINDS = dict(pretrain=variants.pretrain, baseline=evaluate_baseline, variant=adapt_and_evaluate)
+def _text_table(found: Results) -> str:
+    lines = []
+    for name, runs in found.texts.items():
+        loss, leaks = (
+            median(run["bits_per_byte"] for run in runs),
+            sum(run["leaks"] for run in runs),
+        )
+        lines.append((name, str(len(runs)), f"{loss:.3f}", str(leaks)))
+    head = ("arm", "models", "bits per byte (median)", "numbers of D_test in the text")
+    return markdown_table(head, lines) if lines else ""
+
+
+KINDS = dict(arm=learn, heuristics=heuristics, circuit=examine, pretrain=arms.pretrain)
 STUDY = Study(plan, KINDS, report)

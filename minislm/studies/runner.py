@@ -1,5 +1,7 @@
 """Runs a study: many small independent trials, whose results are kept, and a report at the end."""
 
+import ast
+import hashlib
 import json
 import multiprocessing
 import os
@@ -32,32 +34,46 @@ class Study(NamedTuple):
 
 
 def run_study(name: str, study: Study, config: StudyConfig, command: str) -> Path:
-    """Run the trials without a line in results.jsonl, write FOLDER/report.md and return its path.
+    """Run the trials without a line in results.jsonl, write FOLDER/report.md after each phase and
+    return its path.
     UserError: a worker process was killed, or the folder cannot be written to."""
     folder = Path(config.out or Path("runs/studies") / (name + "-quick" * config.quick))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise os_error(f"create {folder}", error, "give another folder as --out") from error
-    phases, path = study.plan(config), folder / "results.jsonl"
+    phases, path, code = study.plan(config), folder / "results.jsonl", code_digest()
     done = {_key(row["trial"]): row for row in read_rows(path)}
     for phase in phases:
         missing = [trial for trial in phase if _key(trial) not in done]
         rows = _run(study.kinds, missing, folder, config.processes or os.cpu_count() or 1)
         for row in tqdm(rows, total=len(missing), unit="trial", disable=None):
-            line = json.dumps(row)
+            line = json.dumps(row | {"code": code})
             append_line(path, line, "give the same command")
             done[_key(row["trial"])] = json.loads(line)  # as a resumed study reads it
-    rows = [done[_key(trial)] for phase in phases for trial in phase]
+        rows = [done[key] for key in map(_key, sum(phases, [])) if key in done]
+        head = f"# Study: {name}\n\n{_origin(rows, command)}"
+        atomic_write(folder / "report.md", f"{head}\n\n{study.report(rows, folder)}")
+    return folder / "report.md"
+
+
+def code_digest() -> str:
+    """A digest of the code that results rest on: the core and this folder, without comments."""
+    folder = Path(__file__).parent
+    files = sorted([*folder.parent.glob("*.py"), *folder.glob("*.py")])
+    code = (ast.dump(ast.parse(file.read_text(encoding="utf-8"))) for file in files)
+    return hashlib.sha256("".join(code).encode()).hexdigest()[:12]
+
+
+def _origin(rows: Sequence[Row], command: str) -> str:
+    """How, when and by which code the rows were made."""
     here = shlex.quote(str(Path(__file__).parent))
     commit = subprocess.getoutput(f"git -C {here} describe --always --dirty 2>/dev/null")
     minutes = sum(row["seconds"] for row in rows) / 60
-    head = (
-        f"# Study: {name}\n\n`{command}`, commit {commit or 'unknown'}, torch {torch.__version__}, "
-        f"{len(rows)} trials, {minutes:.0f} minutes of one core."
-    )
-    atomic_write(folder / "report.md", f"{head}\n\n{study.report(rows, folder)}")
-    return folder / "report.md"
+    older = sum(row.get("code") != code_digest() for row in rows)
+    note = f" **Of these, {older} trials ran with older code than the report.**" if older else ""
+    return (f"`{command}`, commit {commit or 'unknown'}, torch {torch.__version__}, {len(rows)} "
+            f"trials, {minutes:.0f} minutes of one core.{note}")  # fmt: skip
 
 
 def read_rows(path: Path) -> list[Row]:

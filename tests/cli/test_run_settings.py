@@ -59,7 +59,7 @@ def test_a_flag_of_a_mode_is_refused_without_it():
         ({"data": "x.txt"}, dict(stories=6000, vocab=4096, digits="single"), 512),
         ({"tasks": "copy"}, dict(stories=2, vocab=2048, digits="single"), 512),
         ({"tasks": "copy,unary"}, dict(stories=2, vocab=2048, digits="merged"), 1536),
-        ({"tasks": "unary", "context": 99, "digits": "single", "stories": 5},
+        ({"tasks": "unary", "preset": "gpt2", "context": 99, "digits": "single", "stories": 5},
          dict(stories=5, vocab=2048, digits="single"), 99),
     ],
 )  # fmt: skip

@@ -314,19 +314,14 @@ def test_shuffled_sentences():
         assert [w.before for w in a.words].count("\n") == [w.before for w in b.words].count("\n")
 
 
-def test_duplicates_repeat_earlier_stories():
-    clean = list(generate(400, seed=5))
-    copied = list(generate(400, seed=5, duplicates=0.2))
-    first, repeats, farthest = {}, 0, 0
-    for number, (a, b) in enumerate(zip(clean, copied, strict=True)):
-        if b.text in first:
-            repeats += 1
-            farthest = max(farthest, number - first[b.text])
-        else:
-            assert a == b
-            first[b.text] = number
-    assert 55 < repeats < 110 and farthest > 100
-    assert copied[300:] == list(generate(100, seed=5, start=300, duplicates=0.2))
+@pytest.mark.parametrize("share, copies", [(0.5, 2), (0.75, 4), (0.9, 10)])
+def test_duplicates_are_equally_many_copies_of_each_story(share, copies):
+    """N stories are N / k different ones, k times each: none takes over."""
+    clean = [story.text for story in generate(400 // copies, seed=5)]
+    counts = Counter(story.text for story in generate(400, seed=5, duplicates=share))
+    assert list(counts) == clean and set(counts.values()) == {copies}
+    half = list(generate(200, seed=5, start=200, duplicates=share))
+    assert half == list(generate(400, seed=5, duplicates=share))[200:]
     assert len({s.text for s in generate(20, seed=5, duplicates=1.0)}) == 1
 
 

@@ -16,8 +16,8 @@ CASES = {
         "2f76f3f25e04caad382a92bf4b800590c97e084bd550e70901e1cd21084b621e",
     ),
     "corrupted": (
-        dict(count=50, seed=3, agreement_errors=1.0, shuffled=0.5, duplicates=0.5),
-        "953952f00151c9e741aa88e67d81c1d8a7c30623f68fb3a16ca2829f5d323dad",
+        dict(count=50, seed=3, agreement_errors=1.0, shuffled=0.5),
+        "cc093bb84de06abb31a4b67c2c59c5c857db15d9c1c879de66c13ebe404da4f1",
     ),
 }
 

@@ -7,12 +7,12 @@ import torch
 
 from minislm import evaluation
 from minislm.config import SampleConfig
-from minislm.evaluation import Answer, answers, exact_match
+from minislm.evaluation import Answer, exact_match
 from minislm.fast.sampler import FastSampler
 from minislm.sampler import Sampler
 from minislm.stories.generate import generate
-from minislm.studies.baselines import HEURISTICS, DummyModel, edit_distance, number_in
-from minislm.tasks import END_OF_TEXT, TASKS, Pair, encode_pair, pairs
+from minislm.studies.baselines import HEURISTICS, Baseline, DummyModel, determined, number_in
+from minislm.tasks import END_OF_TEXT, TASKS, Pair, pairs
 from minislm.tokenizer import Tokenizer
 
 
@@ -134,10 +134,9 @@ def test_an_evaluator_that_counts_wrong_answers_is_caught_by_the_dummy_at_zero(
 # --- the heuristics, on cases counted by hand -----------------------------------------------------
 
 
-def answer_of(name, tokenizer, task, i, train):
+def answer_of(name, task, i, train):
     known = [Pair(task, n, *TASKS[task](n)) for n in (*train, i)]
-    model = HEURISTICS[name](tokenizer, known=known, train=known[:-1])
-    return answers(Sampler(model, tokenizer), known[-1:])[0].text
+    return HEURISTICS[name](known[-1], known[:-1])
 
 
 @pytest.mark.parametrize(
@@ -149,62 +148,53 @@ def answer_of(name, tokenizer, task, i, train):
         ("last digit", "parity", (12, 15, 9), 48, " odd"),  # 9 is the nearest digit to 8
         ("nearest number", "successor", (39, 44), 41, " 40"),
         ("nearest number", "copy", (40, 42), 41, " 40"),  # as near: the lower one
-        ("nearest prompt", "copy", (40, 51, 14), 41, " 40"),  # one character differs, as in 51
-        ("nearest prompt", "copy", (5, 48, 60), 68, " 48"),
+        ("nearest number", "unary", (2, 5), 3, " 1 11"),
         ("copy the prompt", "words", (40,), 41, " 41"),
-        ("trigram", "parity", (5, 2, 4), 5, " even"),  # all of its prompts end in "or odd?"
+        ("fixed offset", "copy", (40, 50, 5), 41, " 41"),  # the characters four back
+        ("fixed offset", "copy", (40, 50, 5), 7, "r 7"),
     ],
 )  # fmt: skip
-def test_a_heuristic_gives_the_answer_of_its_rule(spelling, name, task, train, i, expected):
-    assert answer_of(name, spelling, task, i, train) == expected
+def test_a_heuristic_gives_the_answer_of_its_rule(name, task, train, i, expected):
+    assert answer_of(name, task, i, train) == expected
 
 
-def test_an_ngram_counts_by_hand(spelling):
-    """The end followed " even" twice; a bigram uses only the last token of a prompt."""
-    train = [Pair("parity", i, *TASKS["parity"](i)) for i in (2, 4, 5)]
-    bigram = HEURISTICS["bigram"](spelling, train=train)
-    question = spelling.prompt_ids("Is 9 even or odd?")
-    logits = bigram(torch.tensor([question]))[0, -1]
-    even, odd = spelling.encode(" even"), spelling.encode(" odd")
-    assert len(even) == len(odd) == 1
-    assert logits[even[0]].item() == pytest.approx(math.log(2))
-    assert logits[odd[0]].item() == pytest.approx(0.0)
-    assert logits[spelling.eot_id].item() == -30
+def test_a_heuristic_is_a_model_that_is_sampled_and_evaluated(spelling):
+    """The shortcut of parity's own docstring: all of D_train, none of D_test."""
 
+    def model(name, task):
+        return Baseline(HEURISTICS[name], spelling, known=pairs(task))
 
-@pytest.mark.parametrize(("name", "order"), [("bigram", 2), ("trigram", 3)])
-def test_an_ngram_has_the_counts_of_its_order(spelling, name, order):
-    """Of every training text and position, against a count of all texts."""
-    train = [Pair("successor", i, *TASKS["successor"](i)) for i in (12, 21, 22, 52)]
-    texts = [sum(encode_pair(spelling, pair), []) for pair in train]
-    model = HEURISTICS[name](spelling, train=train)
-    for ids in texts:
-        logits = model(torch.tensor([ids]))[0]
-        for t in range(order - 2, len(ids) - 1):
-            last = ids[t + 2 - order : t + 1]
-            following = [each[n + len(last)] for each in texts for n in range(len(each) - len(last))
-                         if each[n : n + len(last)] == last]  # fmt: skip
-            for token in range(spelling.vocab_size):
-                count = following.count(token)
-                expected = math.log(count) if count else -30
-                assert logits[t, token].item() == pytest.approx(expected)
-
-
-def test_heuristics_on_parity_fail_as_the_task_states(spelling):
-    """The shortcut of the task's own docstring: all of D_train, none of D_test."""
-    found = score(HEURISTICS["last digit"](spelling), spelling, ["parity"])["parity"]
+    found = score(model("last digit", "parity"), spelling, ["parity"])["parity"]
     assert found.train == (70, 70) and found.test == (0, 30)
-    found = score(HEURISTICS["copy the prompt"](spelling), spelling, ["copy"])["copy"]
-    assert found.test == (30, 30)
+    assert score(model("copy the prompt", "copy"), spelling, ["copy"])["copy"].test == (30, 30)
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [("", "", 0), ("abc", "", 3), ("kitten", "sitting", 3), ("41:", "14:", 2), ("aab", "ab", 1)],
-)
-def test_edit_distance(one, other, expected):
-    assert edit_distance(one, other) == edit_distance(other, one) == expected
+def test_a_fixed_offset_copies_all_numbers_of_two_digits():
+    """And none of one or three: 27 of D_test without reading the content."""
+    train = pairs("copy", "train")
+    answer = HEURISTICS["fixed offset"]
+    right = [pair.i for pair in pairs("copy") if answer(pair, train) == pair.answer]
+    assert right == list(range(10, 100))
 
 
-def test_number_in_a_prompt():
-    assert [number_in(pairs(t)[40].prompt) for t in ("copy", "sentence", "count")] == [41] * 3
+@pytest.mark.parametrize("task", TASKS)
+def test_the_number_in_a_prompt_is_the_one_asked_about(task):
+    assert [number_in(pair.prompt) for pair in pairs(task)] == list(range(1, 101))
+
+
+@pytest.mark.parametrize(("task", "expected"), [
+    ("unary", 30), ("count", 30), ("copy", 30), ("reverse", 30), ("successor", 30), ("parity", 0),
+    ("words", 9), ("sentence", 8),
+])  # fmt: skip
+def test_an_ideal_learner_knows_what_it_has_seen_in_any_place(task, expected):
+    """Of D_test. Words lack "three", "seven", "eleven", "thirteen" and "seventeen"; a sentence also
+    the singular; parity the last digits 1, 3 and 7."""
+    train = pairs(task, "train")
+    assert sum(determined(task, pair.i, train) for pair in pairs(task, "test")) == expected
+    assert all(determined(task, pair.i, train) for pair in train)
+
+
+def test_an_ideal_learner_of_successors_needs_every_step_of_a_digit():
+    shown = [pair for pair in pairs("successor", "train") if pair.i not in (19, 20, 39)]
+    assert not determined("successor", 11, [p for p in shown if p.i // 10 not in (1,)])
+    assert determined("successor", 41, pairs("successor", "train"))  # 1 to 2 is in 19, 20

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from minislm.runtime.errors import UserError
+from minislm.studies import runner
 from minislm.studies.config import StudyConfig
 from minislm.studies.runner import Study, read_rows, run_study
 
@@ -88,3 +89,23 @@ def test_eval_refuses_a_study_that_it_does_not_know(run_script, tmp_path):
 def test_flags_of_a_study_without_one_are_refused(run_script):
     refused = run_script("eval.py", "--quick")
     assert refused.code == 2 and "--quick goes with --study" in refused.err
+
+
+def test_a_report_says_when_its_results_are_older_than_the_code(tmp_path, monkeypatch):
+    config = StudyConfig(out=str(tmp_path), processes=1)
+    assert "older code" not in run_study("squares", squares(1, 2), config, "").read_text()
+    monkeypatch.setattr(runner, "code_digest", lambda: "another")
+    text = run_study("squares", squares(1, 2, 3), config, "").read_text()
+    assert "Of these, 2 trials ran with older code" in text
+
+
+def test_the_digest_is_that_of_the_code_without_comments(tmp_path, monkeypatch):
+    (tmp_path / "studies").mkdir()
+    monkeypatch.setattr(runner, "__file__", str(tmp_path / "studies" / "runner.py"))
+    core = tmp_path / "model.py"
+    core.write_text("x = 1\n")
+    first = runner.code_digest()
+    core.write_text("# why\nx  =  1\n")
+    assert runner.code_digest() == first
+    core.write_text("x = 2\n")
+    assert runner.code_digest() != first

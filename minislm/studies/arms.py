@@ -1,0 +1,168 @@
+"""The arms of the generalization study: a model, its pre-training text, and how long it learns.
+
+All arms of a task learn the same 70 pairs by the same recipe (`--preset unary`); they differ in the
+position encoding, the number of blocks and the text behind them."""
+
+import random
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from minislm.config import PRESETS, ModelConfig, TrainConfig
+from minislm.dataset import TokenDataset
+from minislm.model import Transformer
+from minislm.pretrained.load import load
+from minislm.pretrained.save import save
+from minislm.stories.generate import generate
+from minislm.studies.learning import UNARY, bits_per_byte, train_in_memory
+from minislm.tasks import LARGEST, TASKS, is_test, number_words, pairs
+from minislm.tokenizer import Tokenizer
+
+STORIES, HELD_OUT, TOKENIZER_STORIES = 6000, 20, 2000
+DIGITS = ("count", "copy", "reverse", "successor")  # answers in digits, one token each
+WORDS = ("words", "parity", "sentence")  # D_train alone does not determine their answers
+# With stories behind them: two blocks of width 128, and a vocabulary of words.
+_WIDE = dict(n_layer=2, width=128, n_head=4, n_kv_head=0, context=512)
+# text -> the fraction of its stories that use numbers
+TEXTS = {"plain": 0.0, "numbers": 0.7, "broken": 0.7, "drills": 0.0}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A kind of model, trained on a task from several seeds."""
+
+    name: str
+    position: str = "run"
+    n_layer: int = 1
+    shared: bool = False  # the first block is used for all
+    text: str = ""  # of TEXTS, before the task; "": random weights
+    budget: int = 1  # multiplier of the steps
+
+    def model(self, seed: int, folder: Path) -> tuple[Transformer, Tokenizer]:
+        """The model before it learns the task."""
+        tokenizer = study_tokenizer(folder, words=self.text not in ("", "drills"))
+        if self.text:
+            model, _ = load(folder / "models" / self.start(seed))
+        else:
+            model = self.random_weights(seed, tokenizer)
+        return model, tokenizer
+
+    def start(self, seed: int) -> str:
+        """The name of the pre-trained model of a seed."""
+        return f"{self.position}-{self.n_layer}-{self.text}-{seed}"
+
+    def random_weights(self, seed: int, tokenizer: Tokenizer) -> Transformer:
+        torch.manual_seed(seed)
+        wide = tokenizer.vocab_size > 257
+        shape: dict[str, Any] = _WIDE if wide else PRESETS["unary"] | {"n_layer": self.n_layer}
+        if self.position != "run":
+            shape = shape | {"rope_theta": 10000.0}
+        if self.position == "learned":
+            shape = shape | {"context": 5376}  # of the longest pair: no position is untrained
+        shape = shape | {"position": self.position, "run_tokens": tokenizer.digit_ids}
+        model = Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, **shape))
+        if self.shared:
+            model.blocks = nn.ModuleList([model.blocks[0]] * self.n_layer)
+        return model
+
+    def recipe(self, seed: int, quick: bool) -> TrainConfig:
+        """How it learns the 70 pairs."""
+        if self.text in ("", "drills"):
+            steps = UNARY["steps"] * self.budget // (4 if quick else 1)
+            return TrainConfig(**UNARY | {"seed": seed, "steps": steps})
+        # Lower rates, and all pairs at once: a pre-trained model forgets less.
+        return TrainConfig(learning_rate=1e-3, matrix_rate=4e-3, batch_tokens=1024, steps=400,
+                           seed=seed)  # fmt: skip
+
+
+RUN = Arm("place in a run")
+OTHERS = (Arm("absolute rotary", "rotary"), Arm("learned", "learned"), Arm("none", "none"))
+
+
+def _with(arm: Arm, suffix: str, **changes: Any) -> Arm:
+    return Arm(**asdict(arm) | {"name": f"{arm.name}, {suffix}"} | changes)
+
+
+TWO = tuple(_with(arm, "two blocks", n_layer=2) for arm in (RUN, *OTHERS))
+TWICE = _with(RUN, "one block twice", n_layer=2, shared=True)
+LONGER = tuple(_with(arm, "4 x steps", budget=4) for arm in (*OTHERS, *TWO[1:]))
+DRILLED = _with(TWO[0], "drills", text="drills")
+NUMBERS, BROKEN, PLAIN = (
+    Arm(f"{text} stories", "rotary", 2, text=text) for text in ("numbers", "broken", "plain")
+)
+
+
+def study_tokenizer(folder: Path, words: bool) -> Tokenizer:
+    """Bytes; or a vocabulary of words, trained on stories and D_train, and kept in the folder."""
+    if not words:
+        return Tokenizer.train([], 257)
+    if not (folder / "tokenizer" / "tokenizer.json").is_file():
+        train = [pair for task in TASKS for pair in pairs(task, "train")]
+        texts = [text for pair in train for text in (pair.prompt, pair.answer)]
+        stories = story_texts("numbers", 0, TOKENIZER_STORIES)
+        Tokenizer.train(stories + texts, 1024, "single").save(folder / "tokenizer")
+    return Tokenizer.load(folder / "tokenizer")
+
+
+def pretrain(arm: dict[str, Any], seed: int, steps: int, folder: Path) -> dict[str, Any]:
+    """Train a model on a text; saved in the folder. The result has what the text says of D_test."""
+    own = Arm(**arm)
+    tokenizer = study_tokenizer(folder, words=own.text != "drills")
+    model, texts = own.random_weights(seed, tokenizer), story_texts(own.text, seed, STORIES)
+    stories = TokenDataset.from_texts(texts, tokenizer)
+    config = TrainConfig(seed=seed, batch_tokens=4096, steps=steps)
+    result = train_in_memory(model, tokenizer, config, stories=stories)
+    save(folder / "models" / own.start(seed), model, tokenizer)
+    held_out = story_texts(own.text, 1_000_000 + seed, HELD_OUT)
+    return {**result, "parameters": model.n_parameters(), "leaks": leaks(texts),
+            "bits_per_byte": bits_per_byte(model, tokenizer, held_out)}  # fmt: skip
+
+
+def story_texts(text: str, seed: int, count: int) -> list[str]:
+    """Documents of a text of TEXTS without the numbers of D_test from 11 on: a story with one of
+    them is left out. In a broken text, each number is another one of as many digits."""
+    if text == "drills":
+        return [_drill(random.Random(f"{seed}:{n}")) for n in range(count)]
+    stories = (story.text for story in generate(2 * count, seed, numbers=TEXTS[text]))
+    kept = [story for story in stories if not leaks([story])][:count]
+    if text == "broken":
+        rng = random.Random(seed)
+        kept = [re.sub(r"\d+", lambda number: _other(number[0], rng), story) for story in kept]
+    return kept
+
+
+_HELD_OUT = {i for i in range(11, LARGEST + 1) if is_test(i)}
+_IN_WORDS = {number_words(i) for i in _HELD_OUT}
+_NUMBERS = re.compile(rf"\d+|(?:\w+ hundred )?(?:{'|'.join(sorted(_IN_WORDS, reverse=True))})\b")
+
+
+def leaks(texts: Sequence[str]) -> int:
+    """How often texts have a number of D_test from 11 on, as a numeral or in words. (1, 3 and 7
+    are in every text, "one day", and "forty-one" may be a part of a larger number.)"""
+    numbers = (match[0] for text in texts for match in _NUMBERS.finditer(text.lower()))
+    return sum(int(n) in _HELD_OUT if n.isdecimal() else n in _IN_WORDS for n in numbers)
+
+
+def _other(number: str, rng: random.Random) -> str:
+    """Another number of as many digits that is not in D_test."""
+    low, high = 10 ** (len(number) - 1), 10 ** len(number)
+    choices = (rng.randrange(low, high) for _ in iter(int, 1))
+    return str(next(n for n in choices if n not in _HELD_OUT and n != int(number)))
+
+
+def _drill(rng: random.Random) -> str:
+    """Copy or reverse a random string of letters or of digits, or count between large numbers."""
+    kind = rng.choice(("Say", "Backwards", "From"))
+    if kind == "From":
+        first = rng.randrange(101, 990)
+        numbers = range(first, first + rng.randrange(2, 9))
+        return f"From {first} to {numbers[-1]}: {' '.join(map(str, numbers))}"
+    symbols = rng.choice((string.ascii_lowercase, "123456789"))  # "041" would be 41
+    word = "".join(rng.choices(symbols, k=rng.randrange(3, 6)))
+    return f"{kind} {word}: {word if kind == 'Say' else word[::-1]}"

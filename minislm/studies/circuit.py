@@ -1,0 +1,133 @@
+"""Which heads of a model that solves unary counting do it, and how: ablation and patching.
+
+Everything is measured with the right answer as input (see `first_errors`). A head is ablated by its
+mean output over D_train, or by its outputs in another text (resample ablation; Zhang & Nanda 2024),
+and patched by its outputs for another prompt."""
+
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minislm.fast.modules import copy_with
+from minislm.model import Attention, Transformer
+from minislm.studies.learning import first_errors
+from minislm.tasks import Pair, encode_pair, pair, pairs
+from minislm.tokenizer import Tokenizer
+
+Head = tuple[int, int]  # block, head
+Edit = Callable[[int, Tensor], Tensor]  # block, outputs of its heads [B, H, T, D] -> others
+_PATCHED = 40  # pairs of prompts
+
+
+class EditedAttention(Attention):
+    """Attention whose heads' outputs are edited; `edits` of the twin are called in turn."""
+
+    edits: list[Edit] = []
+
+    def attend(self, *inputs: Any) -> Tensor:
+        y_BHTD = super().attend(*inputs)
+        for edit in self.edits:
+            y_BHTD = edit(self.layer, y_BHTD)
+        return y_BHTD
+
+
+class Twin:
+    """A model whose heads can be edited."""
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer):
+        self.model, self.tokenizer = copy_with(model, {Attention: EditedAttention}), tokenizer
+        self.heads = [
+            (b, h) for b in range(model.config.n_layer) for h in range(model.config.n_head)
+        ]
+
+    def run(self, tokens_T: list[int], edit: Edit) -> Tensor:
+        """The greedy next tokens [T]."""
+        for block in self.model.blocks:
+            block.attention.edits = [edit]
+        with torch.inference_mode():
+            return self.model(torch.tensor([tokens_T])).argmax(-1)[0]
+
+    def outputs(self, tokens_T: list[int]) -> list[Tensor]:
+        """The outputs of all heads by block: [H, T, D]."""
+        kept: list[Tensor] = []
+
+        def keep(layer: int, y_BHTD: Tensor) -> Tensor:
+            kept.append(y_BHTD[0])
+            return y_BHTD
+
+        self.run(tokens_T, keep)
+        return kept
+
+    def right(self, questions: list[Pair], edit: Edit) -> int:
+        """How many questions are answered exactly under an edit."""
+        for block in self.model.blocks:
+            block.attention.edits = [edit]
+        return len(questions) - len(first_errors(self.model, self.tokenizer, questions))
+
+
+def replace(heads: list[Head], values: list[Tensor], layer: int, y_BHTD: Tensor) -> Tensor:
+    """Heads' outputs replaced by values [H, T or 1, D] of their block; longer values are cut."""
+    y_BHTD = y_BHTD.clone()
+    for block, head in heads:
+        if block == layer:
+            own = values[block][head]
+            if len(own) > 1:  # positions repeat, if there are too few
+                own = own[torch.arange(y_BHTD.shape[2]) % len(own)]
+            y_BHTD[:, head] = own
+    return y_BHTD
+
+
+def circuit(model: Transformer, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
+    """The heads without which D_train is not answered, and what they do, in numbers of D_test.
+
+    keep: right answers with the mean of every other head. remove: with these heads resampled.
+    remove_others: with as many other heads resampled, where there are so many. stops: of so many
+    `patched` pairs of prompts i and j, those in which the model, given i and these heads' outputs
+    for j, stops exactly at j.
+    """
+    twin, rng = Twin(model, tokenizer), random.Random(seed)
+    train, test = pairs("unary", "train"), pairs("unary", "test")
+    sample = [pair for pair in train if pair.i % 10 == 5]
+    texts = [sum(encode_pair(tokenizer, each), [])[:-1] for each in sample]
+    by_text = [twin.outputs(text) for text in texts]
+    means = [torch.cat([each[b] for each in by_text], 1).mean(1, keepdim=True)
+             for b in range(model.config.n_layer)]  # fmt: skip
+    other = by_text[-1]  # of the longest text, in another order
+    order = torch.randperm(other[0].shape[1], generator=torch.Generator().manual_seed(seed))
+    resampled = [each[:, order] for each in other]
+    heads = [head for head in twin.heads
+             if twin.right(sample, partial(replace, [head], means)) < len(sample)]  # fmt: skip
+    rest = [head for head in twin.heads if head not in heads]
+    found = {
+        "heads": heads, "size": len(heads),
+        "keep": twin.right(test, partial(replace, rest, means)),
+        "remove": twin.right(test, partial(replace, heads, resampled)),
+    }  # fmt: skip
+    if len(rest) >= len(heads):
+        random_heads = rng.sample(rest, len(heads))
+        found["remove_others"] = twin.right(test, partial(replace, random_heads, resampled))
+    numbers = [each.i for each in test]
+    prompts = [(rng.choice(numbers), rng.choice(numbers)) for _ in range(_PATCHED)]
+    stopped = [stops(twin, heads, i, j) for i, j in prompts if i != j]
+    return found | {"stops": sum(stopped), "patched": len(stopped)}
+
+
+def stops(twin: Twin, heads: list[Head], i: int, j: int) -> bool:
+    """Whether the model answers the prompt of i as that of j is answered, if these heads have
+    their outputs for j in the answer."""
+    (ids_i, _), (ids_j, answer) = (encode_pair(twin.tokenizer, pair("unary", n)) for n in (i, j))
+    source = twin.outputs(ids_j + answer[:-1])
+
+    def edit(layer: int, y_BHTD: Tensor) -> Tensor:
+        y_BHTD = y_BHTD.clone()
+        for block, head in heads:
+            if block == layer:
+                y_BHTD[0, head, len(ids_i) - 1 :] = source[block][head, len(ids_j) - 1 :]
+        return y_BHTD
+
+    given = twin.run(ids_i + answer[:-1], edit)[len(ids_i) - 1 :]
+    return given.tolist() == answer

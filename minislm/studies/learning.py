@@ -1,0 +1,93 @@
+"""Training in memory, without a run folder, and the answers of a model by teacher forcing."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from minislm.config import PRESET_TRAINING, TrainConfig
+from minislm.dataset import IGNORED, Batches, TokenDataset
+from minislm.evaluation import text_loss
+from minislm.fast.backward import FastLossAndGrad
+from minislm.fast.optimizer import FastMuon
+from minislm.model import Transformer
+from minislm.optimizer import make_optimizers
+from minislm.studies.curriculum import Curriculum
+from minislm.tasks import Pair, encode_pair
+from minislm.tokenizer import Tokenizer
+from minislm.training import Trainer
+
+_TOKENS = 16384  # of a batch of answers
+_NAMES = {each.name for each in fields(TrainConfig)}
+UNARY = {name: value for name, value in PRESET_TRAINING["unary"].items() if name in _NAMES}
+
+Errors = dict[str, list]  # i -> [place, token text]: see `first_errors`
+
+
+def train_in_memory(
+    model: Transformer, tokenizer: Tokenizer, config: TrainConfig,
+    train: Sequence[Pair] = (), stories: TokenDataset | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """Train in place on pairs, in float32 by a curriculum if the config has one, or on stories in
+    bfloat16. All must fit the context. Returns the steps, targets and smoothed loss (nats)."""
+    loss_and_grad = FastLossAndGrad(model)
+    options: dict[str, Any] = dict(context=model.config.context, batch_tokens=config.batch_tokens,
+                   eot_id=tokenizer.eot_id, seed=config.seed)  # fmt: skip
+    examples = [encode_pair(tokenizer, pair) for pair in train]
+    if config.curriculum:
+        batches = Curriculum(examples, (model, loss_and_grad.twin), part=config.curriculum,
+                             progress=lambda: trainer.done(), **options)  # fmt: skip
+    else:
+        batches = Batches(stories or TokenDataset.from_ids([]), examples, **options)
+    dtype = torch.bfloat16 if stories else torch.float32  # counts need exact sums
+    trainer = Trainer(
+        model, batches, config, dtype=dtype, loss_and_grad=loss_and_grad,
+        optimizers=make_optimizers(model, config, dtype, FastMuon),
+    )  # fmt: skip
+    progress = trainer.train()
+    model.eval()
+    return {"steps": progress.step, "targets": progress.tokens, "loss": progress.loss}
+
+
+@torch.inference_mode()
+def first_errors(model: nn.Module, tokenizer: Tokenizer, questions: Sequence[Pair]) -> Errors:
+    """The wrong answers of greedy decoding: i -> [place, text], the first place in the completion
+    where it differs from the right one, and the token given there ("" is the end of text).
+
+    One forward pass reads prompt and right answer: up to its first error, greedy decoding has read
+    the same tokens, so that an answer is exact if every argmax is right.
+    """
+    found: Errors = {}
+    rows = [(pair.i, *encode_pair(tokenizer, pair)) for pair in questions]
+    rows.sort(key=lambda row: len(row[1]) + len(row[2]))
+    while rows:
+        longest = len(rows[-1][1]) + len(rows[-1][2])
+        rows, part = rows[: -max(1, _TOKENS // longest)], rows[-max(1, _TOKENS // longest) :]
+        tokens = torch.full((len(part), longest), tokenizer.eot_id)
+        targets = torch.full((len(part), longest), IGNORED)
+        for b, (_, prompt, completion) in enumerate(part):
+            n = len(prompt) + len(completion)
+            tokens[b, :n] = torch.tensor(prompt + completion)
+            targets[b, len(prompt) : n] = torch.tensor(completion)
+        given = model(tokens[:, :-1]).argmax(-1)
+        wrong = (given != targets[:, 1:]) & (targets[:, 1:] != IGNORED)
+        for b, (i, prompt, _) in enumerate(part):
+            if wrong[b].any():
+                at = int(wrong[b].int().argmax())
+                found[str(i)] = [at + 1 - len(prompt), tokenizer.decode([int(given[b, at])])]
+    return dict(sorted(found.items(), key=lambda item: int(item[0])))
+
+
+def deviation(tokenizer: Tokenizer, pair: Pair, text: str) -> list | None:
+    """Where the answer `text` first differs from the right one, as in `first_errors`; or None."""
+    given = [*tokenizer.encode(text), tokenizer.eot_id]
+    _, right = encode_pair(tokenizer, pair)
+    at = next((n for n, (a, b) in enumerate(zip(given, right)) if a != b), None)
+    return None if at is None else [at, tokenizer.decode([given[at]])]
+
+
+def bits_per_byte(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str]) -> float:
+    stories = TokenDataset.from_texts(texts, tokenizer)
+    return text_loss(model, stories, tokenizer.eot_id).bits_per_byte
