@@ -102,7 +102,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 # Other settings of a preset, where the defaults are not the best measured.
 PRESET_TRAINING: dict[str, dict[str, Any]] = {
     "two-blocks": dict(learning_rate=0.010, matrix_rate=0.008, momentum=0.9),
-    "unary": dict(tasks="unary", vocab=257, steps=1600, batch_tokens=1024, learning_rate=6e-3,
+    "unary": dict(tasks="unary", vocab=257, steps=3200, batch_tokens=1024, learning_rate=6e-3,
                   matrix_rate=0.01, curriculum=0.5, dtype="float32", evals=1, samples=0),
 }  # fmt: skip
 

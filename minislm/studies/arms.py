@@ -40,6 +40,7 @@ class Arm:
     name: str
     position: str = "run"
     n_layer: int = 1
+    n_head: int = 2  # of width 32, or of an arm behind stories: 4
     shared: bool = False  # the first block is used for all
     text: str = ""  # of TEXTS, before the task; "": random weights
     budget: int = 1  # multiplier of the steps
@@ -60,7 +61,9 @@ class Arm:
     def random_weights(self, seed: int, tokenizer: Tokenizer) -> Transformer:
         torch.manual_seed(seed)
         wide = tokenizer.vocab_size > 257
-        shape: dict[str, Any] = _WIDE if wide else PRESETS["unary"] | {"n_layer": self.n_layer}
+        shape: dict[str, Any] = _WIDE if wide else PRESETS["unary"] | {
+            "n_layer": self.n_layer, "n_head": self.n_head, "head_dim": 32,
+        }  # fmt: skip
         if self.position != "run":
             shape = shape | {"rope_theta": 10000.0}
         if self.position == "learned":
@@ -90,6 +93,7 @@ def _with(arm: Arm, suffix: str, **changes: Any) -> Arm:
 
 
 TWO = tuple(_with(arm, "two blocks", n_layer=2) for arm in (RUN, *OTHERS))
+FOUR = _with(RUN, "four heads", n_head=4)  # has heads to spare
 TWICE = _with(RUN, "one block twice", n_layer=2, shared=True)
 LONGER = tuple(_with(arm, "4 x steps", budget=4) for arm in (*OTHERS, *TWO[1:]))
 DRILLED = _with(TWO[0], "drills", text="drills")

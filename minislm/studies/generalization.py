@@ -51,8 +51,11 @@ as tens they are in D_train. Answers are greedy. The stories are generated.
 """
 
 
+_EXAMINED = (arms.RUN, arms.FOUR)  # whose circuits are looked for
+
+
 def plan(config: StudyConfig) -> list[list[Trial]]:
-    """Three phases: what starts from random weights; circuits and pre-training; the rest."""
+    """Four phases: unary by one block; its circuits; other tasks and pre-training; the rest."""
     many = config.seeds or (2 if config.quick else SEEDS)
     few = min(many, 1 if config.quick else FEW)
     tasks = config.only or tuple(TASKS)
@@ -62,26 +65,27 @@ def plan(config: StudyConfig) -> list[list[Trial]]:
     def trials(some: Iterable[Arm], on: Iterable[str], seeds: int) -> list[Trial]:
         return [
             dict(kind="arm", arm=asdict(arm), task=task, seed=FIRST_SEED + n, quick=config.quick)
-            for task in on for arm in some for n in range(seeds)
+            for n in range(seeds) for task in on for arm in some
         ]  # fmt: skip
 
     first: list[Trial] = [{"kind": "heuristics", "task": task} for task in tasks]
-    first += trials((arms.RUN, *arms.OTHERS, arms.TWO[0]), unary, many)
-    first += trials((arms.TWICE,), unary, few)
-    first += trials((arms.RUN, arms.OTHERS[2], *arms.TWO, arms.TWICE), digits, few)
+    first += trials((*_EXAMINED, *arms.OTHERS), unary, many)
     second: list[Trial] = [
-        {"kind": "circuit", "seed": FIRST_SEED + n} for n in range(many) if unary
-    ]
+        {"kind": "circuit", "arm": arm.name, "seed": FIRST_SEED + n}
+        for _ in unary for arm in _EXAMINED for n in range(many)
+    ]  # fmt: skip
+    third = trials((arms.RUN, arms.OTHERS[2], *arms.TWO, arms.TWICE), digits, few)
+    third += trials(arms.TWO[:1], unary, many) + trials((arms.TWICE,), unary, few)
     if config.quick:
-        return [first, second]
+        return [first, second, third]
     starts = [(arms.DRILLED, few), (arms.NUMBERS, many), (arms.BROKEN, few), (arms.PLAIN, few)]
-    second += [{"kind": "pretrain", "arm": asdict(arm), "seed": FIRST_SEED + seed, "steps": 800}
-               for arm, seeds in starts for seed in range(seeds)]  # fmt: skip
+    third += [{"kind": "pretrain", "arm": asdict(arm), "seed": FIRST_SEED + seed, "steps": 800}
+              for arm, seeds in starts for seed in range(seeds)]  # fmt: skip
     stories = [task for task in (*arms.DIGITS[1:], *arms.WORDS) if task in tasks]
-    third = trials((arms.DRILLED,), digits, few) + trials((arms.NUMBERS,), stories, many)
-    third += trials((arms.BROKEN, arms.PLAIN), stories, few)
-    third += trials((*arms.TWO[1:], *arms.LONGER[:3]), unary, many)
-    return [first, second, third + trials(arms.LONGER[3:], unary, few)]
+    fourth = trials((arms.DRILLED,), digits, few) + trials((arms.NUMBERS,), stories, many)
+    fourth += trials((arms.BROKEN, arms.PLAIN), stories, few)
+    fourth += trials((*arms.TWO[1:], *arms.LONGER[:3]), unary, many)
+    return [first, second, third, fourth + trials(arms.LONGER[3:], unary, few)]
 
 
 def learn(arm: dict[str, Any], task: str, seed: int, quick: bool, folder: Path) -> Result:
@@ -92,8 +96,8 @@ def learn(arm: dict[str, Any], task: str, seed: int, quick: bool, folder: Path) 
     result |= train_in_memory(model, tokenizer, own.recipe(seed, quick), pairs(task, "train"))
     for split in ("train", "test"):
         result[split] = first_errors(model, tokenizer, pairs(task, split))
-    if own == arms.RUN and task == "unary":
-        save(folder / "models" / f"unary-{seed}", model, tokenizer)
+    if own in _EXAMINED and task == "unary":
+        save(folder / "models" / f"{own.name}-{seed}", model, tokenizer)
         far = [Pair(task, i, *TASKS[task](i)) for i in FAR]
         result["far"] = first_errors(model, tokenizer, far)
     return result
@@ -112,9 +116,9 @@ def heuristics(task: str, folder: Path) -> Result:
     return {"determined": known, "heuristics": found}
 
 
-def examine(seed: int, folder: Path) -> Result:
+def examine(arm: str, seed: int, folder: Path) -> Result:
     """The circuit of the model that a seed gave for unary."""
-    return circuit(*load(folder / "models" / f"unary-{seed}"), seed)
+    return circuit(*load(folder / "models" / f"{arm}-{seed}"), seed)
 
 
 class Results:
@@ -124,7 +128,7 @@ class Results:
         self.runs: dict[tuple[str, str], list[Result]] = defaultdict(list)
         self.texts: dict[str, list[Result]] = defaultdict(list)
         self.heuristics: dict[str, Result] = {}
-        self.circuits: list[Result] = []
+        self.circuits: dict[str, list[Result]] = defaultdict(list)
         for trial, result in ((row["trial"], row["result"]) for row in rows):
             if trial["kind"] == "arm":
                 self.runs[trial["task"], trial["arm"]["name"]].append(result)
@@ -133,7 +137,7 @@ class Results:
             elif trial["kind"] == "heuristics":
                 self.heuristics[trial["task"]] = result
             else:
-                self.circuits.append(result)
+                self.circuits[trial["arm"]].append(result)
 
     def right(self, task: str, arm: str, split: str) -> list[int]:
         """Right answers of each seed."""
@@ -223,22 +227,23 @@ def _error_table(found: Results) -> str:
     return markdown_table(head, lines) if lines else ""
 
 
-def _circuit_table(circuits: Sequence[Result]) -> str:
-    if not circuits:
-        return ""
+def _circuit_table(circuits: dict[str, list[Result]]) -> str:
+    """Of the models that answer all of D_test."""
+    lines = []
+    for arm, results in circuits.items():
+        solved = [each for each in results if each["unchanged"] == TEST]
 
-    def summary(name: str) -> str:
-        values = sorted(each[name] for each in circuits if name in each)
-        return f"median {median(values):g}, {values[0]} to {values[-1]}" if values else "-"
+        def summary(name: str, solved: Sequence[Result] = solved) -> str:
+            values = sorted(each[name] for each in solved if name in each)
+            return f"{median(values):g} ({values[0]} to {values[-1]})" if values else "-"
 
-    stops, patched = (sum(each[name] for each in circuits) for name in ("stops", "patched"))
-    return markdown_table(("measure", f"{len(circuits)} models"), [
-        ("heads of the circuit", summary("size")),
-        ("right on D_test with the mean of all other heads", summary("keep")),
-        ("with these heads resampled", summary("remove")),
-        ("with as many other heads resampled", summary("remove_others")),
-        ("stops at j if these heads are patched from i to j", f"{stops} of {patched}"),
-    ])  # fmt: skip
+        names = ("size", "keep", "remove", "remove_others")
+        stops, patched = (sum(each[name] for each in solved) for name in ("stops", "patched"))
+        lines.append((arm, str(len(solved)), *map(summary, names), f"{stops} of {patched}"))
+    head = ("arm", "models", "heads of the circuit", "right with the mean of all other heads",
+            "with these heads resampled", "with as many others resampled",
+            "stops at j if these heads are patched from i to j")  # fmt: skip
+    return markdown_table(head, lines) if lines else ""
 
 
 def _text_table(found: Results) -> str:
