@@ -76,7 +76,6 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype  # of the iteration
         super().__init__(groups, dict(lr=lr, momentum=momentum, weight_decay=0.0, parts=None))
 
-    @torch.no_grad()
     def step(self, closure: None = None) -> None:
         self.update(self.matrices())
 

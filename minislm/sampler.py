@@ -114,11 +114,9 @@ class Continuation:
         for token in tokens[: self.remaining]:
             self.ids.append(token)
             self.remaining -= 1
-            ended = token in stop_ids
             if self.decoder is not None:
                 self.text += self.decoder.push(token)
-                ended = ended or any(stop in self.text for stop in stops)
-            if ended:
+            if token in stop_ids or any(stop in self.text for stop in stops):
                 self.remaining = 0
                 break
 

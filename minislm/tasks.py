@@ -139,15 +139,9 @@ def number_words(i: int) -> str:
 
 
 # To add a task, write a function like those above and list it here (see also CONTRIBUTING.md).
+_FUNCTIONS = (_unary, _copy, _reverse, _parity, _successor, _words, _count, _sentence)
 TASKS: dict[str, Callable[[int], tuple[str, str]]] = {
-    "unary": _unary,
-    "copy": _copy,
-    "reverse": _reverse,
-    "parity": _parity,
-    "successor": _successor,
-    "words": _words,
-    "count": _count,
-    "sentence": _sentence,
+    function.__name__.removeprefix("_"): function for function in _FUNCTIONS
 }
 
 
@@ -182,10 +176,7 @@ def encode_pair(tokenizer, pair: Pair) -> tuple[list[int], list[int]]:
     The prompt is encoded alone, as in evaluation: no token spans the border, so training and
     generation see the same ids.
     """
-    return (
-        tokenizer.prompt_ids(pair.prompt),
-        tokenizer.encode(pair.answer) + [tokenizer.eot_id],
-    )
+    return tokenizer.prompt_ids(pair.prompt), [*tokenizer.encode(pair.answer), tokenizer.eot_id]
 
 
 def fits(tokenizer, pairs: Iterable[Pair], context: int) -> tuple[list[Pair], list[Pair]]:
