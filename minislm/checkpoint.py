@@ -45,10 +45,7 @@ def save_model(folder: str | Path, model: Transformer, tokenizer: Tokenizer) -> 
 
 def load_model(folder: str | Path) -> tuple[Transformer, Tokenizer]:
     """What `save_model` wrote: the model in eval mode, and its tokenizer.
-
-    Raises:
-        CheckpointError: a file is missing or damaged; the message names it.
-    """
+    CheckpointError: a file is missing or damaged; the message names it."""
     folder = Path(folder)
     try:
         values = json.loads(read_text(folder / CONFIG))
@@ -69,10 +66,7 @@ def load_model(folder: str | Path) -> tuple[Transformer, Tokenizer]:
 
 def save_state(run: Path, state: dict[str, Any], keep: int = 1) -> None:
     """Write the training state (tensors and plain containers) and keep the last `keep` states.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written to; the last state is unchanged.
-    """
+    UserError: the disk is full or the folder cannot be written to; the last state is unchanged."""
     with atomic_path(run / STATE) as temporary:
         try:
             torch.save(state, temporary)

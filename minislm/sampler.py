@@ -274,9 +274,8 @@ class Sampler:
 
     def text(self, new: Continuation, settings: SampleConfig) -> str:
         """The text of new tokens, cut before the first stop string."""
-        return before(
-            self.text_tokenizer().continuation(new.prompt, new.ids), settings.stop_strings
-        )
+        text = self.text_tokenizer().continuation(new.prompt, new.ids)
+        return before(text, settings.stop_strings)
 
     # --- decoding; a subclass may use another engine, or several at once --------------------------
 

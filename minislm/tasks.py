@@ -182,8 +182,7 @@ def encode_pair(tokenizer, pair: Pair) -> tuple[list[int], list[int]]:
 def fits(tokenizer, pairs: Iterable[Pair], context: int) -> tuple[list[Pair], list[Pair]]:
     """Pairs whose prompt and completion have at most `context` tokens, and the others, which a
     caller must report: nothing is truncated."""
-    fitting: list[Pair] = []
-    too_long: list[Pair] = []
+    fitting, too_long = [], []
     for each in pairs:
         length = sum(len(ids) for ids in encode_pair(tokenizer, each))
         (fitting if length <= context else too_long).append(each)

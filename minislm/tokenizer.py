@@ -25,10 +25,7 @@ _WINDOW = 16  # tokens decoded together, for the spaces between words depend on 
 
 class Tokenizer:
     """A tokenizer of the library and the token that ends a text.
-
-    Raises:
-        UserError: the vocabulary has no such token.
-    """
+    UserError: the vocabulary has no such token."""
 
     def __init__(self, backend: tokenizers.Tokenizer, end_of_text: str = END_OF_TEXT):
         self.backend = backend
@@ -97,10 +94,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, read as plain text: no token is added and none is special.
-
-        Raises:
-            UserError: the text has half of a surrogate pair, which has no UTF-8 encoding.
-        """
+        UserError: the text has half of a surrogate pair, which has no UTF-8 encoding."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -119,10 +113,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` without special tokens; bytes that are not UTF-8 become U+FFFD.
-
-        Raises:
-            UserError: an id is outside the vocabulary (the library would return "").
-        """
+        UserError: an id is outside the vocabulary (the library would return "")."""
         for token_id in ids:
             if not 0 <= token_id < self.vocab_size:
                 raise UserError(

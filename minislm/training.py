@@ -131,10 +131,7 @@ class Trainer:
 
     def train(self, on_step: Callable[[], None] = lambda: None) -> Progress:
         """Train to the end, or until `stopped`; `on_step` is called after every step.
-
-        Raises:
-            UserError: the loss is not a finite number; the last saved state is unchanged.
-        """
+        UserError: the loss is not a finite number; the last saved state is unchanged."""
         stream = iter(self.batches)
         self.model.train()
         while self.done() < 1 and not self.stopped:
