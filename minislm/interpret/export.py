@@ -66,15 +66,11 @@ def quantize(matrix: Tensor) -> tuple[Tensor, Tensor]:
     with the smaller squared error: a row that is rounded to a power of two already stays exact.
     """
     largest = (matrix.abs().amax(1, keepdim=True) / 127).clamp(min=1e-30)
-    best = error = None
-    for scale in (largest, torch.exp2(largest.log2().ceil())):
-        codes = (matrix / scale).round().clamp(-127, 127)
-        squared = (codes * scale - matrix).square().sum(1, keepdim=True)
-        if best is None:
-            best, error = (codes, scale), squared
-        better = squared < error
-        best = tuple(torch.where(better, new, old) for new, old in zip((codes, scale), best))
-    return best[0].to(torch.int8), best[1][:, 0]
+    scales = torch.stack((largest, torch.exp2(largest.log2().ceil())))
+    codes = (matrix / scales).round().clamp(-127, 127)
+    error = (codes * scales - matrix).square().sum(2, keepdim=True)
+    codes, scales = (torch.where(error[1] < error[0], b, a) for a, b in (codes, scales))
+    return codes.to(torch.int8), scales[:, 0]
 
 
 def _tokenizer(tokenizer: Tokenizer, blob: bytearray) -> dict[str, Any]:
