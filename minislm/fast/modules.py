@@ -14,9 +14,8 @@ _BLOCK = 128  # queries
 
 
 class SingleQueryAttention(Attention):
-    """Decoding: one query per row in two small products.
-    Faster than the library's attention, which divides a long query into blocks; except on a GPU in
-    16 bits."""
+    """Decoding: one query per row in two small products. Faster than the library's attention, which
+    divides a long query into blocks; except on a GPU in 16 bits."""
 
     def attend(
         self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_B1TS: Tensor | None
