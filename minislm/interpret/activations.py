@@ -130,11 +130,9 @@ def classify_heads(
     heads: Iterable[Component] | None = None,
 ) -> list[Head]:  # fmt: skip
     """Kind and mean ablation of `heads` (default: all of the model), measured on stories.
-
     A head is by distance if its mean weight at one distance exceeds that of uniform attention by at
     least CLEAR, and by more than 1.5 times what its weight on any word class does; by meaning if it
-    is the other way round; else mixed.
-    """
+    is the other way round; else mixed."""
     distance_LHD = class_LHK = even_D = even_K = 0.0
     for story in stories:
         ids, tokens = encode(model, tokenizer, story)

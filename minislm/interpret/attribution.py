@@ -1,8 +1,8 @@
 """Direct logit attribution: the logit of a token as an exact sum over parts of the model.
 
-Block after block adds to the residual stream. With the scale of the final norm held at its value
-the logits are linear in it (Elhage et al. 2021). In a model of one block every part but the MLP is
-a function of single tokens; in a deeper one a head has read what earlier blocks wrote."""
+With the scale of the final norm held, the logits are linear in the residual stream (Elhage et al.
+2021). In one block every part but the MLP is a function of single tokens; in a deeper model a head
+has read what earlier blocks wrote."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,8 +43,7 @@ def attribute(
     model: Transformer, tokens: Sequence[int], position: int, targets: Sequence[int] | None = None
 ) -> Attribution:
     """The parts of the logits after `tokens[position]`, which predict the token after it.
-    targets: tokens whose logits are attributed; default: the two most probable. The difference of
-    two columns shows why the model prefers one to the other.
+    targets: tokens whose logits are attributed; default: the two most probable.
     IndexError: a position outside the text. ValueError: more tokens than the model's context."""
     if not 0 <= position < len(tokens):
         raise IndexError(f"position {position} of a text of {len(tokens)} tokens")

@@ -16,8 +16,7 @@ from minislm.tokenizer import Tokenizer
 def export(
     model: Transformer, tokenizer: Tokenizer, means: Means, precision: str = "int8"
 ) -> tuple[dict[str, Any], bytes]:
-    """The header and the bytes; matrices are stored in `precision` (int8, bfloat16 or float32),
-    vectors in float32.
+    """Header and bytes: matrices in `precision` (int8, bfloat16, float32), vectors in float32.
     UserError: a tokenizer that is not byte-level BPE as in GPT-2."""
     c, blob, tensors = model.config, bytearray(), []
     entries = dict(model.state_dict())
@@ -61,10 +60,8 @@ def _encoded(tensor: Tensor, kind: str) -> bytes:
 
 def quantize(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Symmetric int8 with a scale per row: codes int8 [rows, columns] and scales float32 [rows].
-
     Of two scales, that of the largest weight and the power of two above it, each row takes the one
-    with the smaller squared error: a row that is rounded to a power of two already stays exact.
-    """
+    with the smaller squared error: a row that is rounded to a power of two already stays exact."""
     largest = (matrix.abs().amax(1, keepdim=True) / 127).clamp(min=1e-30)
     scales = torch.stack((largest, torch.exp2(largest.log2().ceil())))
     codes = (matrix / scales).round().clamp(-127, 127)

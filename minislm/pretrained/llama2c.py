@@ -1,7 +1,5 @@
-"""Files of llama2.c: a Llama in one .bin, its tokenizer in another.
-
-Both formats are little-endian, as `export.py`, `run.c` and `tokenizer.py` of karpathy/llama2.c
-define them. Weights are returned under Hugging Face's names, so that they are read as any Llama."""
+"""Files of llama2.c: a Llama in one .bin, its tokenizer in another, both little-endian, as defined
+by `export.py`, `run.c` and `tokenizer.py` of karpathy/llama2.c. Weights get the hub's names."""
 
 import math
 import struct

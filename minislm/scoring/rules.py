@@ -78,9 +78,8 @@ def weighted(shares: dict[str, float], intercept: float, weights: dict[str, floa
 
 
 def instruction(required: Iterable[str], features: Iterable[str], text: str) -> float:
-    """The share, from 0 to 10, of a TinyStories-Instruct header that a text fulfils.
-    Required words count in any form, dialogue where it is required, and a finished text. Other
-    features are left out: no rule can decide them."""
+    """The share, from 0 to 10, of a TinyStories-Instruct header that a text fulfils: required words
+    in any form, dialogue and a finished text. No rule can decide the other features."""
     stems = {stem(word) for word in words(text)}
     fulfilled = [text.rstrip()[-1:] in _CLOSING, *(stem(w.lower()) in stems for w in required)]
     if "Dialogue" in features:
