@@ -5,8 +5,7 @@
     states/step-N.pt                                  the last --keep states, if more than one
     metrics.jsonl                                     one JSON object per evaluation
 
-Every file is written under a temporary name and renamed: a reader never sees a part of one.
-"""
+Every file is written under a temporary name and renamed: a reader never sees a part of one."""
 
 import json
 from dataclasses import asdict
@@ -32,8 +31,7 @@ STATES = "states"  # folder of earlier states
 def save_model(folder: str | Path, model: Transformer, tokenizer: Tokenizer) -> None:
     """Write the weights under our own names, the tokenizer and, last, config.json.
 
-    (`pretrained.save` writes the names of the model's family, which other programs read.)
-    """
+    (`pretrained.save` writes the names of the model's family, which other programs read.)"""
     folder, tensors = Path(folder), {}
     for name, weight in model.named_parameters():  # tied weights come once
         tensors[name] = weight.detach().cpu().contiguous()

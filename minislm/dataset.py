@@ -3,8 +3,7 @@
 A document is a story, or the prompt and completion of a pair. Rows of similar length make a batch,
 so little is padding. A document longer than the context becomes several rows. In every other epoch
 a document starts with the end-of-text token, else with its own first token: a model learns to start
-from nothing and to continue a prompt. A pair never starts with the end of text.
-"""
+from nothing and to continue a prompt. A pair never starts with the end of text."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -125,8 +124,7 @@ class Batches:
         batch_tokens: largest number of rows times row length in a batch (but one row at least).
         loss_on: "completion", or "all": the prompt of a pair has targets too.
         rank, world_size: of each batch this process takes every `world_size`-th row from `rank` on.
-            A process left without a row takes the first one with all targets IGNORED.
-    """
+            A process left without a row takes the first one with all targets IGNORED."""
 
     def __init__(
         self, documents: TokenDataset, examples: Sequence[tuple[list[int], list[int]]] = (), *,

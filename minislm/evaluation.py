@@ -2,8 +2,7 @@
 
 Bits per byte, nats / (ln 2 x bytes of the text in UTF-8), compare models with any tokenizer. Every
 document is scored alone, from the end-of-text token before it to the one after it; that last token
-counts in the nats and has no bytes.
-"""
+counts in the nats and has no bytes."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -66,8 +65,7 @@ def sliding_windows(length: int, context: int) -> list[tuple[int, int, int]]:
     """Windows over `length` predictions: (begin, end, first prediction that is scored).
 
     A document longer than the context is read in windows that overlap by half: every token is
-    scored once, and after the first window with at least half a context before it.
-    """
+    scored once, and after the first window with at least half a context before it."""
     windows, scored, begin = [], 0, 0
     while scored < length:
         end = min(begin + context, length)
@@ -85,8 +83,7 @@ def document_losses(
 
     Args:
         context: window for longer documents (default: the model's); see `sliding_windows`.
-        dtype: precision of the matrix products.
-    """
+        dtype: precision of the matrix products."""
     was_training = model.training
     model.eval()
     device, context = model.embedding.weight.device, min(context or 1 << 30, model.config.context)
@@ -124,8 +121,7 @@ class Answer:
 def answers(sampler: Sampler, questions: Sequence[Pair]) -> list[Answer]:
     """The greedy answer of a model to each prompt, up to the first end of text.
 
-    It has at most one token more than the longest right answer and its end of text.
-    """
+    It has at most one token more than the longest right answer and its end of text."""
     tokenizer = sampler.text_tokenizer()
     encoded = [encode_pair(tokenizer, pair) for pair in questions]
     longest = max((len(completion) for _, completion in encoded), default=0)

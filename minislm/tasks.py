@@ -6,8 +6,7 @@
 A model that has learned the rule of a task answers all of D_test. One that relies on the last
 digit, on lengths it has seen or on a list of cases answers D_train and fails on D_test. A task is a
 function from i to a prompt and its answer; its docstring names what it tests and the heuristic. An
-answer starts with a space, because the token of a word includes the space before it.
-"""
+answer starts with a space, because the token of a word includes the space before it."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -40,8 +39,7 @@ class Pair:
 def _unary(i: int) -> tuple[str, str]:
     """The reference task of the project. Tests counting and comparing with the prompt.
 
-    Heuristic: stop at a length that ended an answer in training.
-    """
+    Heuristic: stop at a length that ended an answer in training."""
     numbers = " ".join("1" * n for n in range(1, i + 1))
     return f"Please count up in unary, starting at 1 and stopping at {'1' * i}:", f" {numbers}"
 
@@ -72,8 +70,7 @@ def _words(i: int) -> tuple[str, str]:
     """Tests composition of tens and units. Heuristic: a list of the numbers seen.
 
     D_train never has "three", "seven", "eleven", "thirteen" or "seventeen": a model must learn
-    these words from other text.
-    """
+    these words from other text."""
     return f"Write {i} in words:", f" {number_words(i)}"
 
 
@@ -86,8 +83,7 @@ def _count(i: int) -> tuple[str, str]:
 def _sentence(i: int) -> tuple[str, str]:
     """Tests four word classes in new combinations: number in words, adjective, noun, verb.
 
-    Heuristic: the number words seen, and always the plural ("One ... jumps" is in D_test only).
-    """
+    Heuristic: the number words seen, and always the plural ("One ... jumps" is in D_test only)."""
     adjective = ADJECTIVES[i % len(ADJECTIVES)]
     singular, plural = NOUNS[i % len(NOUNS)]
     verb = VERBS[i % len(VERBS)]
@@ -174,8 +170,7 @@ def encode_pair(tokenizer, pair: Pair) -> tuple[list[int], list[int]]:
     """Token ids of the prompt and of the completion, which ends with the end of text.
 
     The prompt is encoded alone, as in evaluation: no token spans the border, so training and
-    generation see the same ids.
-    """
+    generation see the same ids."""
     return tokenizer.prompt_ids(pair.prompt), [*tokenizer.encode(pair.answer), tokenizer.eot_id]
 
 

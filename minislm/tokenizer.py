@@ -1,8 +1,7 @@
 """Text <-> token ids: byte-level BPE (Sennrich et al. 2016; Radford et al. 2019).
 
 The `tokenizers` library does the merging. Here: training, saving and loading tokenizer.json, and
-text that can be streamed token by token. Other formats are in pretrained/tokenizers.py.
-"""
+text that can be streamed token by token. Other formats are in pretrained/tokenizers.py."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -52,8 +51,7 @@ class Tokenizer:
             digits: "single" makes every digit a token of its own; "merged" lets them merge.
 
         Raises:
-            UserError: a vocabulary below 257, another `digits`, or text that is not Unicode.
-        """
+            UserError: a vocabulary below 257, another `digits`, or text that is not Unicode."""
         if vocab_size < _SMALLEST_VOCABULARY:
             raise UserError(f"vocab_size {vocab_size} is too small: 256 bytes and {END_OF_TEXT} "
                             f"need {_SMALLEST_VOCABULARY} or more")  # fmt: skip
@@ -141,8 +139,7 @@ class StreamDecoder:
     before: tokens before the stream; their text is not returned.
 
     A character beyond ASCII takes 2 to 4 bytes, often in several tokens. Text that ends in a
-    replacement character is held back for 3 tokens: it may be the beginning of such a character.
-    """
+    replacement character is held back for 3 tokens: it may be the beginning of such a character."""
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()):
         self._tokenizer, self._ids = tokenizer, list(before)
