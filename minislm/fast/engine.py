@@ -89,8 +89,7 @@ class PreparedModel:
         return trace_steps(step) if self.traced else Steps(step)
 
     def cache(self, rows: int, length: int) -> FastKVCache:
-        """A cache for an engine. For traced steps, which attend to all of it, it begins short and
-        grows with the text."""
+        """A cache for an engine. For traced steps, which attend to all of it, it begins short."""
         if self.for_compiled is not None:
             return self.empty(self.rows, length)
         if not self.cuda:

@@ -87,8 +87,7 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantize_input(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows as uint8 numbers from 1 to 255 with zero point 128, and the largest absolute value of
-    each, which 127 stands for."""
+    """Rows as uint8 numbers with zero point 128, and the absolute value that 127 is in each."""
     largest = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-12)
     return (x * (127 / largest) + 128).round().to(torch.uint8), largest
 

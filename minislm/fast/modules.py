@@ -89,8 +89,7 @@ def copy_with(
     model: Transformer, classes: dict[type[nn.Module], type[nn.Module]], *, frozen: bool = False
 ) -> Transformer:
     """A copy of the model that shares its parameters and buffers; modules of a type in `classes`
-    have the class given for it, with the same state and another forward.
-    frozen: its parameters have the same numbers and no gradient."""
+    have the class given for it. frozen: its parameters have the same numbers and no gradient."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     if frozen:
         for weight in model.parameters():

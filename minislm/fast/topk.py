@@ -70,8 +70,7 @@ def _topk(x_Bn: Tensor, ids_Bn: Tensor, k: int, sorted: bool = True) -> tuple[Te
 
 
 def _divisor(V: int, about: int) -> int:
-    """A divisor of V near `about`, so that no padding, which copies everything, is needed; `about`
-    itself if there is none."""
+    """A divisor of V near `about`, so that no padding (a copy) is needed; else `about` itself."""
     near = [rows for rows in range(about // 4, 4 * about) if V % rows == 0]
     return min(near, key=lambda rows: abs(rows - about), default=about)
 

@@ -67,9 +67,8 @@ class Prefill(nn.Module):
 
 
 class Trace:
-    """What a module of tensors alone computes, traced: same inputs, same output.
-    example: its inputs; others may have other sizes.
-    within: makes, of the trace, the module that is run."""
+    """What a module of tensors alone computes, traced: same inputs, same output. `example` are its
+    inputs, of any sizes; `within` makes, of the trace, the module that is run."""
 
     def __init__(
         self, module: nn.Module, *example: Tensor,

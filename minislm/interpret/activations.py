@@ -1,7 +1,6 @@
 """Losses, attention weights and neuron activations of a text, and the kinds of a model's heads.
 
-The kinds are those of the TinyStories paper (Eldan & Li 2023, section 5), by distance or by meaning
-(there "distance-based" and "semantic"), and a third one for heads that are not clearly either."""
+The kinds are by distance and by meaning ("semantic" in Eldan & Li 2023, section 5), or mixed."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack

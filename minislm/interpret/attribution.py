@@ -52,7 +52,12 @@ def attribute(
     *inputs, (final_1TC,) = inputs
     logits_V = model.head(features_TC[-1]).float()
     chosen = logits_V.topk(2).indices.tolist() if targets is None else list(targets)
-    d_KC, constant_K = _directions(model, chosen, final_1TC[0, -1].float())
+    norm, final_C, u_KC = model.norm, final_1TC[0, -1].float(), model.head.weight[chosen].float()
+    d_KC, constant_K = u_KC * norm.weight.float(), torch.zeros_like(u_KC[:, 0])
+    if isinstance(norm, nn.LayerNorm):
+        d_KC, constant_K = d_KC - d_KC.mean(-1, keepdim=True), u_KC @ norm.bias.float()
+        final_C = final_C - final_C.mean()
+    d_KC = d_KC * (final_C.square().mean() + norm.eps).rsqrt()  # a logit's direction in the stream
     embedding_K = d_KC @ model.embedding.weight[tokens[position]].float()
     position_K = torch.zeros_like(embedding_K)
     if model.position is not None:
@@ -73,14 +78,3 @@ def attribute(
         neurons.append(x_1TF[0, -1, :, None].float() * (d_KC @ block.mlp.down.weight.float()).T)
     parts = embedding_K, position_K, torch.stack(heads), torch.stack(neurons), constant_K
     return Attribution(chosen, logits_V[chosen].cpu(), *(each.cpu() for each in parts))
-
-
-def _directions(model: Transformer, targets: list[int], final_C: Tensor) -> tuple[Tensor, Tensor]:
-    """The final norm, at its scale for `final_C`, and the head as a linear map: the direction of
-    each target's logit in the residual stream [K, C], and its constant [K]."""
-    norm, u_KC = model.norm, model.head.weight[targets].float()
-    d_KC, constant_K = u_KC * norm.weight.float(), torch.zeros_like(u_KC[:, 0])
-    if isinstance(norm, nn.LayerNorm):
-        d_KC, constant_K = d_KC - d_KC.mean(-1, keepdim=True), u_KC @ norm.bias.float()
-        final_C = final_C - final_C.mean()
-    return d_KC * (final_C.square().mean() + norm.eps).rsqrt(), constant_K

@@ -84,12 +84,11 @@ def _tokenizer(tokenizer: Tokenizer, blob: bytearray) -> dict[str, Any]:
     vocab: list[str | None] = [None] * tokenizer.vocab_size
     for token, token_id in tokenizer.backend.get_vocab(with_added_tokens=True).items():
         vocab[token_id] = token
-    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-    ids = torch.tensor([[model["vocab"][part] for part in pair] for pair in pairs])
+    ids = torch.tensor([[model["vocab"][part] for part in pair] for pair in model["merges"]])
     offset, clean = len(blob), None
     blob += ids.numpy().astype("<u2" if len(vocab) <= 1 << 16 else "<u4").tobytes()
     if getattr(tokenizer, "prepare", str) is not str:
         clean = {chr(code): text for code, text in TO_ASCII.items()}
-    return {"vocab": vocab, "merges": len(pairs), "offset": offset, "digits": bool(digits),
+    return {"vocab": vocab, "merges": len(ids), "offset": offset, "digits": bool(digits),
             "clean": clean, "end": tokenizer.eot_id,
             "bos": [*getattr(tokenizer, "bos_ids", [])]}  # fmt: skip

@@ -123,8 +123,7 @@ def _content(text: str) -> list[str]:
 
 
 def errors(prompt: str, text: str) -> list[set[str]]:
-    """The kinds of error in each sentence of a continuation.
-    The first sentence may complete the prompt's last one, so it may begin in lower case."""
+    """The kinds of error in each sentence; the first one may complete the prompt's last one."""
     parts, found, repeatable = sentences(text), [], _LISTS["may repeat"]
     completes = bool(prompt.strip()) and prompt.rstrip()[-1:] not in '.!?"'
     for number, sentence in enumerate(parts):
