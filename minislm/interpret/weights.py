@@ -42,12 +42,6 @@ def copying_scores(model: Transformer) -> list[float]:
     return (eigenvalues_HD.real.sum(1) / eigenvalues_HD.abs().sum(1)).tolist()
 
 
-def _readout(model: Transformer, x: Tensor, factor: Tensor) -> Tensor:
-    """The logits of a residual stream, with the final norm's factor given."""
-    bias = model.norm.bias if isinstance(model.norm, nn.LayerNorm) else 0.0
-    return model.head(_centred(x, model.norm) * factor * model.norm.weight + bias)
-
-
 @torch.no_grad()
 def loss_by_path(model: Transformer, ids: Sequence[Sequence[int]]) -> dict[str, float]:
     """Mean nats per target of texts, each an end of text and at least one token.
@@ -69,11 +63,12 @@ def loss_by_path(model: Transformer, ids: Sequence[Sequence[int]]) -> dict[str, 
     sums = [[y.sum(0, dtype=torch.float64) for y in row[:4]] for row in positions()]
     x_C, middle_C, last_C, scale_1 = (sum(column) / n for column in zip(*sums))
     attention_C, mlp_C = (middle_C - x_C).float(), (last_C - middle_C).float()
+    head, bias = model.head, norm.bias if isinstance(norm, nn.LayerNorm) else 0.0
     for x, middle, last, factor, targets in positions():
         alone = x + attention_C
         rows = {"direct": alone + mlp_C, "heads": middle + mlp_C, "whole": last}
-        logits = {name: _readout(model, y, factor) for name, y in rows.items()}
-        logits["token"] = model.head(norm(alone + block.mlp(block.mlp_norm(alone))))
+        logits = {k: head(_centred(y, norm) * factor * norm.weight + bias) for k, y in rows.items()}
+        logits["token"] = head(norm(alone + block.mlp(block.mlp_norm(alone))))
         for name, y in logits.items():
             nats[name] += float(F.cross_entropy(y, targets, reduction="sum")) / n
     p = np.unique(np.concatenate([text[1:] for text in ids]), return_counts=True)[1] / n
