@@ -5,8 +5,7 @@
     states/step-N.pt                                  the last --keep states, if more than one
     metrics.jsonl                                     one JSON object per evaluation
 
-Every file is written under a temporary name and renamed: a reader never sees a part of one.
-"""
+Every file is written under a temporary name and renamed: a reader never sees a part of one."""
 
 import json
 from dataclasses import asdict
@@ -32,8 +31,7 @@ STATES = "states"  # folder of earlier states
 def save_model(folder: str | Path, model: Transformer, tokenizer: Tokenizer) -> None:
     """Write the weights under our own names, the tokenizer and, last, config.json.
 
-    (`pretrained.save` writes the names of the model's family, which other programs read.)
-    """
+    (`pretrained.save` writes the names of the model's family, which other programs read.)"""
     folder, tensors = Path(folder), {}
     for name, weight in model.named_parameters():  # tied weights come once
         tensors[name] = weight.detach().cpu().contiguous()
@@ -45,10 +43,7 @@ def save_model(folder: str | Path, model: Transformer, tokenizer: Tokenizer) -> 
 
 def load_model(folder: str | Path) -> tuple[Transformer, Tokenizer]:
     """What `save_model` wrote: the model in eval mode, and its tokenizer.
-
-    Raises:
-        CheckpointError: a file is missing or damaged; the message names it.
-    """
+    CheckpointError: a file is missing or damaged; the message names it."""
     folder = Path(folder)
     try:
         values = json.loads(read_text(folder / CONFIG))
@@ -72,10 +67,7 @@ def load_model(folder: str | Path) -> tuple[Transformer, Tokenizer]:
 
 def save_state(run: Path, state: dict[str, Any], keep: int = 1) -> None:
     """Write the training state (tensors and plain containers) and keep the last `keep` states.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written to; the last state is unchanged.
-    """
+    UserError: the disk is full or the folder cannot be written to; the last state is unchanged."""
     with atomic_path(run / STATE) as temporary:
         try:
             torch.save(state, temporary)

@@ -3,8 +3,7 @@
 A document is a story, or the prompt and completion of a pair. Rows of similar length make a batch,
 so little is padding. A document longer than the context becomes several rows. In every other epoch
 a document starts with the end-of-text token, else with its own first token: a model learns to start
-from nothing and to continue a prompt. A pair never starts with the end of text.
-"""
+from nothing and to continue a prompt. A pair never starts with the end of text."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -62,6 +61,12 @@ class TokenDataset:
     def document(self, i: int) -> np.ndarray:
         return self.tokens[self.starts[i] : self.starts[i + 1]]
 
+    def window(self, i: int, begin: int, end: int, eot_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of predictions `begin` to `end` of document i: prediction p reads an
+        end of text and p tokens, and its target is token p."""
+        text = np.concatenate(([eot_id], self.document(i).astype(np.int64)))
+        return text[begin:end], text[begin + 1 : end + 1].copy()
+
     def subset(self, chosen: Sequence[int]) -> "TokenDataset":
         """The chosen documents, copied."""
         return self.from_ids([self.document(i).tolist() for i in chosen], self.sizes[list(chosen)])
@@ -85,6 +90,28 @@ def hold_out(dataset: TokenDataset) -> tuple[TokenDataset, TokenDataset]:
     return first, TokenDataset(d.tokens, d.starts[at:], d.sizes[at:])
 
 
+def batches_of(lengths: Sequence[int], tokens: int) -> Iterator[slice]:
+    """Batches of rows with these increasing lengths, of at most `tokens` with their padding (but
+    one row at least)."""
+    begin = 0
+    for end in range(1, len(lengths) + 1):
+        if end == len(lengths) or lengths[end] * (end + 1 - begin) > tokens:
+            yield slice(begin, end)
+            begin = end
+
+
+def collate(
+    rows: Sequence[tuple[np.ndarray, np.ndarray]], width: int, eot_id: int
+) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of rows, padded on the right: int64 [B, width] each."""
+    inputs_BT = np.full((len(rows), width), eot_id, np.int64)
+    targets_BT = np.full((len(rows), width), IGNORED, np.int64)
+    for b, (inputs, targets) in enumerate(rows):
+        inputs_BT[b, : len(inputs)] = inputs
+        targets_BT[b, : len(targets)] = targets
+    return torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT)
+
+
 class Batches:
     """An endless stream of (inputs [B, T], targets [B, T]) in epochs over all documents.
 
@@ -97,8 +124,7 @@ class Batches:
         batch_tokens: largest number of rows times row length in a batch (but one row at least).
         loss_on: "completion", or "all": the prompt of a pair has targets too.
         rank, world_size: of each batch this process takes every `world_size`-th row from `rank` on.
-            A process left without a row takes the first one with all targets IGNORED.
-    """
+            A process left without a row takes the first one with all targets IGNORED."""
 
     def __init__(
         self, documents: TokenDataset, examples: Sequence[tuple[list[int], list[int]]] = (), *,
@@ -135,10 +161,8 @@ class Batches:
             if self.loss_on == "completion":
                 targets[: len(prompt) - 1] = IGNORED
             return ids[:-1], targets
-        text = np.concatenate(([self.eot_id], self.documents.document(number).astype(np.int64)))
         begin = offset if offset or from_end_of_text else 1
-        end = min(offset + self.context, len(text) - 1)
-        return text[begin:end], text[begin + 1 : end + 1]
+        return self.documents.window(number, begin, offset + int(self.length[r]), self.eot_id)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
@@ -161,24 +185,14 @@ class Batches:
         shuffled = np.random.default_rng([self.seed, epoch]).permutation(len(self.document))
         rows = shuffled[pool * _POOL : (pool + 1) * _POOL]
         rows = rows[np.argsort(self.length[rows], kind="stable")]
-        batches, begin = [], 0
-        for end in range(1, len(rows) + 1):
-            padded = self._padded(int(self.length[rows[end]])) if end < len(rows) else np.inf
-            if padded * (end + 1 - begin) > self.batch_tokens:  # one more row would not fit
-                batches.append(rows[begin:end])
-                begin = end
+        lengths = [self._padded(length) for length in self.length[rows].tolist()]
+        batches = [rows[part] for part in batches_of(lengths, self.batch_tokens)]
         order = np.random.default_rng([self.seed, epoch, pool]).permutation(len(batches))
         return [batches[i] for i in order]
 
     def _collate(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         pairs = [self.row(r, bool((r + self.state["epoch"]) % 2)) for r in rows.tolist()]
-        width = self._padded(max(len(inputs) for inputs, _ in pairs))
-        inputs_BT = np.full((len(rows), width), self.eot_id, np.int64)
-        targets_BT = np.full((len(rows), width), IGNORED, np.int64)
-        for b, (inputs, targets) in enumerate(pairs):
-            inputs_BT[b, : len(inputs)] = inputs
-            targets_BT[b, : len(targets)] = targets
-        return torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT)
+        return collate(pairs, self._padded(max(len(inputs) for inputs, _ in pairs)), self.eot_id)
 
     def _padded(self, length: int) -> int:
         return min(self.context, max(1, -(-length // _MULTIPLE)) * _MULTIPLE)

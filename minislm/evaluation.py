@@ -2,11 +2,10 @@
 
 Bits per byte, nats / (ln 2 x bytes of the text in UTF-8), compare models with any tokenizer. Every
 document is scored alone, from the end-of-text token before it to the one after it; that last token
-counts in the nats and has no bytes.
-"""
+counts in the nats and has no bytes."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +15,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from minislm.config import SampleConfig
-from minislm.dataset import IGNORED, TokenDataset
+from minislm.dataset import IGNORED, TokenDataset, batches_of, collate
 from minislm.model import Transformer
 from minislm.sampler import Sampler
 from minislm.tasks import Pair, encode_pair, fits, pairs
 
 _HEAD_TOKENS = 1024  # tokens whose logits are in memory at a time
-
-Row = tuple[int, int, int, int]  # a document, and a window over it: see sliding_windows
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,7 @@ def sliding_windows(length: int, context: int) -> list[tuple[int, int, int]]:
     """Windows over `length` predictions: (begin, end, first prediction that is scored).
 
     A document longer than the context is read in windows that overlap by half: every token is
-    scored once, and after the first window with at least half a context before it.
-    """
+    scored once, and after the first window with at least half a context before it."""
     windows, scored, begin = [], 0, 0
     while scored < length:
         end = min(begin + context, length)
@@ -87,52 +83,31 @@ def document_losses(
 
     Args:
         context: window for longer documents (default: the model's); see `sliding_windows`.
-        dtype: precision of the matrix products.
-    """
+        dtype: precision of the matrix products."""
     was_training = model.training
     model.eval()
     device, context = model.embedding.weight.device, min(context or 1 << 30, model.config.context)
     rows = [(number, *window) for number in range(len(documents))
             for window in sliding_windows(len(documents.document(number)), context)]  # fmt: skip
     rows.sort(key=lambda row: row[2] - row[1])  # similar lengths together: little padding
+    lengths = [end - begin for _, begin, end, _ in rows]
     nats = np.zeros(len(documents))
-    batches, hidden = list(_batches(rows, batch_tokens)), None if progress else True
-    for batch in tqdm(batches, unit=" batches", leave=False, disable=hidden):
-        inputs_BT, targets_BT = _collate(documents, batch, eot_id)
+    batches, hidden = list(batches_of(lengths, batch_tokens)), None if progress else True
+    for part in tqdm(batches, unit=" batches", leave=False, disable=hidden):
+        batch = [documents.window(*row[:3], eot_id) for row in rows[part]]
+        for (_, begin, _, first), (_, targets) in zip(rows[part], batch):
+            targets[: first - begin] = IGNORED  # scored in the window before
+        inputs_BT, targets_BT = collate(batch, lengths[part][-1], eot_id)
         losses_BT = token_losses(model, inputs_BT.to(device), targets_BT.to(device), dtype)
-        np.add.at(nats, [row[0] for row in batch], losses_BT.double().sum(1).cpu().numpy())
+        np.add.at(nats, [row[0] for row in rows[part]], losses_BT.double().sum(1).cpu().numpy())
     model.train(was_training)
     return nats
-
-
-def _batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
-    """Rows sorted by length, in batches of at most `tokens` with their padding."""
-    batch: list[Row] = []
-    for row in rows:
-        if batch and (len(batch) + 1) * (row[2] - row[1]) > tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 def text_loss(model: Transformer, documents: TokenDataset, eot_id: int, **options) -> TextLoss:
     """The loss over all documents; options as for `document_losses`."""
     nats = document_losses(model, documents, eot_id, **options)
     return TextLoss(float(nats.sum()), documents.n_tokens, documents.bytes)
-
-
-def _collate(documents: TokenDataset, rows: Sequence[Row], eot_id: int) -> tuple[Tensor, Tensor]:
-    width = max(end - begin for _, begin, end, _ in rows)
-    inputs_BT = np.full((len(rows), width), eot_id, np.int64)
-    targets_BT = np.full((len(rows), width), IGNORED, np.int64)
-    for b, (number, begin, end, first) in enumerate(rows):
-        # Prediction i reads text[: i + 1] and is scored on text[i + 1].
-        text = np.concatenate(([eot_id], documents.document(number).astype(np.int64)))
-        inputs_BT[b, : end - begin] = text[begin:end]
-        targets_BT[b, first - begin : end - begin] = text[first + 1 : end + 1]
-    return torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT)
 
 
 @dataclass(frozen=True)
@@ -146,8 +121,7 @@ class Answer:
 def answers(sampler: Sampler, questions: Sequence[Pair]) -> list[Answer]:
     """The greedy answer of a model to each prompt, up to the first end of text.
 
-    It has at most one token more than the longest right answer and its end of text.
-    """
+    It has at most one token more than the longest right answer and its end of text."""
     tokenizer = sampler.text_tokenizer()
     encoded = [encode_pair(tokenizer, pair) for pair in questions]
     longest = max((len(completion) for _, completion in encoded), default=0)
@@ -178,12 +152,10 @@ def exact_match(sampler: Sampler, tasks: Iterable[str]) -> dict[str, TaskScore]:
 def score(sampler: Sampler, train: Sequence[Pair], test: Sequence[Pair]) -> TaskScore:
     """Right answers of each split: equal to the pair's, as the tokenizer has it, and finished."""
     tokenizer, counts, left_out = sampler.text_tokenizer(), [], []
-    decode = tokenizer.decode
     for split in (train, test):
         fitting, too_long = fits(tokenizer, split, sampler.model.config.context)
         left_out += [pair.i for pair in too_long]
-        encoded = [encode_pair(tokenizer, pair) for pair in fitting]
-        wanted = [decode(prompt + ids)[len(decode(prompt)) :] for prompt, ids in encoded]
+        wanted = [tokenizer.continuation(*encode_pair(tokenizer, pair)) for pair in fitting]
         found = zip(answers(sampler, fitting), wanted)
         right = sum(answer == Answer(text, finished=True) for answer, text in found)
         counts.append((right, len(fitting)))

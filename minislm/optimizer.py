@@ -3,8 +3,7 @@
 AdamW (Loshchilov & Hutter 2019) divides each element of the averaged gradient by the root of its
 second moment. Muon (Jordan et al. 2024) replaces the averaged gradient of a matrix by a matrix near
 it whose singular values are all near 1: every direction is learned at the same speed, not only the
-few that dominate the gradient. Embeddings, norms and biases stay with AdamW.
-"""
+few that dominate the gradient. Embeddings, norms and biases stay with AdamW."""
 
 from collections.abc import Iterable, Iterator
 
@@ -22,8 +21,7 @@ def schedule(progress: float, warmup: float, decay: float) -> float:
     """Learning-rate multiplier at `progress` (0 to 1) of the training: warmup-stable-decay.
 
     It rises linearly over the fraction `warmup`, is 1, and falls linearly to 0 over the last
-    fraction `decay` (Haegele et al. 2024).
-    """
+    fraction `decay` (Haegele et al. 2024)."""
     if progress < warmup:
         return max(progress / warmup, 1e-3)
     return max(0.0, min(1.0, (1 - progress) / decay))
@@ -34,8 +32,7 @@ def orthogonalize(matrix: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfl
     iteration.
 
     The coefficients of Jordan et al. trade exactness (the values end between about 0.7 and 1.2) for
-    few steps. It consists of matrix products only, for which bfloat16 is exact enough.
-    """
+    few steps. It consists of matrix products only, for which bfloat16 is exact enough."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrix.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
@@ -53,8 +50,7 @@ def normalized_update(momentum: Tensor, row_power: Tensor, step: int, dtype: tor
 
     The rows of an orthogonalised matrix still differ in size: each is divided by the root of its
     second moment (`row_power` [..., rows, 1], which is updated), and the whole is scaled back to
-    its norm (NorMuon, Li et al. 2025).
-    """
+    its norm (NorMuon, Li et al. 2025)."""
     update = orthogonalize(momentum, dtype=dtype)
     norm = update.norm(dim=(-2, -1), keepdim=True)
     row_power.lerp_(update.square().mean(-1, keepdim=True), 1 - _ROW_BETA)
@@ -66,8 +62,7 @@ class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum for matrices.
 
     A fused matrix (queries, keys and values in one) is several matrices, each orthogonalised by
-    itself: `parts` of its parameter group gives their rows.
-    """
+    itself: `parts` of its parameter group gives their rows."""
 
     def __init__(
         self, groups: list[dict], lr: float, momentum: float = 0.95,
@@ -76,7 +71,6 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype  # of the iteration
         super().__init__(groups, dict(lr=lr, momentum=momentum, weight_decay=0.0, parts=None))
 
-    @torch.no_grad()
     def step(self, closure: None = None) -> None:
         self.update(self.matrices())
 
@@ -91,8 +85,7 @@ class Muon(torch.optim.Optimizer):
         and learning rate of every matrix.
 
         The rate is multiplied by sqrt(rows / columns) where there are more rows than columns, so
-        that an update changes the outputs of tall and wide matrices equally (Bernstein 2024).
-        """
+        that an update changes the outputs of tall and wide matrices equally (Bernstein 2024)."""
         for group in self.param_groups:
             for weight in (each for each in group["params"] if each.grad is not None):
                 state = self.state[weight]
@@ -115,8 +108,7 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:  # fmt: skip
     """The optimizers of a run. Weight decay is for matrices only, not for norms and biases.
 
-    dtype: precision of Muon's iteration. Every group keeps its peak rate as "peak".
-    """
+    dtype: precision of Muon's iteration. Every group keeps its peak rate as "peak"."""
     c, decay, optimizers = model.config, config.weight_decay, []
     blocks = {name: m for name, m in model.blocks.named_parameters() if m.ndim == 2}
     others = [m for n, m in model.named_parameters() if m.ndim == 2 and not n.startswith("blocks.")]

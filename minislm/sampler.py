@@ -4,8 +4,7 @@ A batch has up to `batch_size` rows. Each row is a prompt being continued. When 
 last row moves into its place and a waiting prompt gets the free row. Every sequence has uniform
 random numbers of its own, one per token, so its text depends on its prompt, its seed and the
 settings alone. (A matrix product of another number of rows may differ in its last bit: where two
-tokens are equally probable to seven digits, either may be chosen.)
-"""
+tokens are equally probable to seven digits, either may be chosen.)"""
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -114,11 +113,9 @@ class Continuation:
         for token in tokens[: self.remaining]:
             self.ids.append(token)
             self.remaining -= 1
-            ended = token in stop_ids
             if self.decoder is not None:
                 self.text += self.decoder.push(token)
-                ended = ended or any(stop in self.text for stop in stops)
-            if ended:
+            if token in stop_ids or any(stop in self.text for stop in stops):
                 self.remaining = 0
                 break
 
@@ -210,8 +207,7 @@ class Sampler:
         batch_size: rows decoded together; more prompts wait for a free row.
 
     Raises:
-        UserError: fewer than one row.
-    """
+        UserError: fewer than one row."""
 
     token_sampler = TokenSampler  # a subclass may have a faster one
 
@@ -233,8 +229,7 @@ class Sampler:
             seeds: one per prompt; else all have the seed of the settings.
 
         Raises:
-            UserError: a prompt as long as the context, or longer.
-        """
+            UserError: a prompt as long as the context, or longer."""
         settings = settings or SampleConfig(**changes)
         id_lists = [self.text_tokenizer().prompt_ids(prompt) for prompt in prompts]
         return [self.text(new, settings) for new in self.continuations(id_lists, settings, seeds)]
@@ -276,9 +271,8 @@ class Sampler:
 
     def text(self, new: Continuation, settings: SampleConfig) -> str:
         """The text of new tokens, cut before the first stop string."""
-        return before(
-            self.text_tokenizer().continuation(new.prompt, new.ids), settings.stop_strings
-        )
+        text = self.text_tokenizer().continuation(new.prompt, new.ids)
+        return before(text, settings.stop_strings)
 
     # --- decoding; a subclass may use another engine, or several at once --------------------------
 

@@ -2,8 +2,7 @@
 
 The inverse of the cumulative distribution turns a uniform number into a token. So the token of a
 row is a function of its own logits and its own number, whatever else is in the batch; and it is
-faster than `torch.multinomial`.
-"""
+faster than `torch.multinomial`."""
 
 from dataclasses import dataclass
 
@@ -20,8 +19,7 @@ class TokenSampler:
     In this order: temperature (0 is greedy decoding); the `top_k` most probable tokens; the
     smallest set with cumulative probability `top_p` (nucleus sampling, Holtzman et al. 2020); the
     tokens at least `min_p` times as probable as the most probable one (Nguyen et al. 2024). The
-    most probable token always stays.
-    """
+    most probable token always stays."""
 
     temperature: float
     top_k: int = 0
@@ -61,8 +59,7 @@ class TokenSampler:
     def inverse_cdf(self, p_Bn: Tensor, u_B: Tensor) -> Tensor:
         """The first index whose cumulative probability exceeds u times the total: [B].
 
-        Probabilities need not sum to 1; one of 0 is never chosen.
-        """
+        Probabilities need not sum to 1; one of 0 is never chosen."""
         cdf_Bn = p_Bn.cumsum(-1)
         threshold_B1 = u_B[:, None] * cdf_Bn[:, -1:] * BELOW_1
         index_B1 = torch.searchsorted(cdf_Bn, threshold_B1, right=True)

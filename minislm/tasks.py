@@ -6,8 +6,7 @@
 A model that has learned the rule of a task answers all of D_test. One that relies on the last
 digit, on lengths it has seen or on a list of cases answers D_train and fails on D_test. A task is a
 function from i to a prompt and its answer; its docstring names what it tests and the heuristic. An
-answer starts with a space, because the token of a word includes the space before it.
-"""
+answer starts with a space, because the token of a word includes the space before it."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -40,8 +39,7 @@ class Pair:
 def _unary(i: int) -> tuple[str, str]:
     """The reference task of the project. Tests counting and comparing with the prompt.
 
-    Heuristic: stop at a length that ended an answer in training.
-    """
+    Heuristic: stop at a length that ended an answer in training."""
     numbers = " ".join("1" * n for n in range(1, i + 1))
     return f"Please count up in unary, starting at 1 and stopping at {'1' * i}:", f" {numbers}"
 
@@ -72,8 +70,7 @@ def _words(i: int) -> tuple[str, str]:
     """Tests composition of tens and units. Heuristic: a list of the numbers seen.
 
     D_train never has "three", "seven", "eleven", "thirteen" or "seventeen": a model must learn
-    these words from other text.
-    """
+    these words from other text."""
     return f"Write {i} in words:", f" {number_words(i)}"
 
 
@@ -86,8 +83,7 @@ def _count(i: int) -> tuple[str, str]:
 def _sentence(i: int) -> tuple[str, str]:
     """Tests four word classes in new combinations: number in words, adjective, noun, verb.
 
-    Heuristic: the number words seen, and always the plural ("One ... jumps" is in D_test only).
-    """
+    Heuristic: the number words seen, and always the plural ("One ... jumps" is in D_test only)."""
     adjective = ADJECTIVES[i % len(ADJECTIVES)]
     singular, plural = NOUNS[i % len(NOUNS)]
     verb = VERBS[i % len(VERBS)]
@@ -139,15 +135,9 @@ def number_words(i: int) -> str:
 
 
 # To add a task, write a function like those above and list it here (see also CONTRIBUTING.md).
+_FUNCTIONS = (_unary, _copy, _reverse, _parity, _successor, _words, _count, _sentence)
 TASKS: dict[str, Callable[[int], tuple[str, str]]] = {
-    "unary": _unary,
-    "copy": _copy,
-    "reverse": _reverse,
-    "parity": _parity,
-    "successor": _successor,
-    "words": _words,
-    "count": _count,
-    "sentence": _sentence,
+    function.__name__.removeprefix("_"): function for function in _FUNCTIONS
 }
 
 
@@ -180,19 +170,14 @@ def encode_pair(tokenizer, pair: Pair) -> tuple[list[int], list[int]]:
     """Token ids of the prompt and of the completion, which ends with the end of text.
 
     The prompt is encoded alone, as in evaluation: no token spans the border, so training and
-    generation see the same ids.
-    """
-    return (
-        tokenizer.prompt_ids(pair.prompt),
-        tokenizer.encode(pair.answer) + [tokenizer.eot_id],
-    )
+    generation see the same ids."""
+    return tokenizer.prompt_ids(pair.prompt), [*tokenizer.encode(pair.answer), tokenizer.eot_id]
 
 
 def fits(tokenizer, pairs: Iterable[Pair], context: int) -> tuple[list[Pair], list[Pair]]:
     """Pairs whose prompt and completion have at most `context` tokens, and the others, which a
     caller must report: nothing is truncated."""
-    fitting: list[Pair] = []
-    too_long: list[Pair] = []
+    fitting, too_long = [], []
     for each in pairs:
         length = sum(len(ids) for ids in encode_pair(tokenizer, each))
         (fitting if length <= context else too_long).append(each)

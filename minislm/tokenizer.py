@@ -1,8 +1,7 @@
 """Text <-> token ids: byte-level BPE (Sennrich et al. 2016; Radford et al. 2019).
 
 The `tokenizers` library does the merging. Here: training, saving and loading tokenizer.json, and
-text that can be streamed token by token. Other formats are in pretrained/tokenizers.py.
-"""
+text that can be streamed token by token. Other formats are in pretrained/tokenizers.py."""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -25,10 +24,7 @@ _WINDOW = 16  # tokens decoded together, for the spaces between words depend on 
 
 class Tokenizer:
     """A tokenizer of the library and the token that ends a text.
-
-    Raises:
-        UserError: the vocabulary has no such token.
-    """
+    UserError: the vocabulary has no such token."""
 
     def __init__(self, backend: tokenizers.Tokenizer, end_of_text: str = END_OF_TEXT):
         self.backend = backend
@@ -55,8 +51,7 @@ class Tokenizer:
             digits: "single" makes every digit a token of its own; "merged" lets them merge.
 
         Raises:
-            UserError: a vocabulary below 257, another `digits`, or text that is not Unicode.
-        """
+            UserError: a vocabulary below 257, another `digits`, or text that is not Unicode."""
         if vocab_size < _SMALLEST_VOCABULARY:
             raise UserError(f"vocab_size {vocab_size} is too small: 256 bytes and {END_OF_TEXT} "
                             f"need {_SMALLEST_VOCABULARY} or more")  # fmt: skip
@@ -97,10 +92,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, read as plain text: no token is added and none is special.
-
-        Raises:
-            UserError: the text has half of a surrogate pair, which has no UTF-8 encoding.
-        """
+        UserError: the text has half of a surrogate pair, which has no UTF-8 encoding."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -119,10 +111,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` without special tokens; bytes that are not UTF-8 become U+FFFD.
-
-        Raises:
-            UserError: an id is outside the vocabulary (the library would return "").
-        """
+        UserError: an id is outside the vocabulary (the library would return "")."""
         for token_id in ids:
             if not 0 <= token_id < self.vocab_size:
                 raise UserError(
@@ -155,8 +144,7 @@ class StreamDecoder:
     before: tokens before the stream; their text is not returned.
 
     A character beyond ASCII takes 2 to 4 bytes, often in several tokens. Text that ends in a
-    replacement character is held back for 3 tokens: it may be the beginning of such a character.
-    """
+    replacement character is held back for 3 tokens: it may be the beginning of such a character."""
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()):
         self._tokenizer, self._ids = tokenizer, list(before)

@@ -3,8 +3,7 @@
 One step: loss and gradient of some batches, gradient clipping, optimizers at the scheduled rate.
 Now and then an evaluation without gradients, after which weights and training state are saved. The
 state holds everything the rest of a run depends on: with a number of steps (not of minutes), a
-resumed run ends with the same weights as one that was never interrupted.
-"""
+resumed run ends with the same weights as one that was never interrupted."""
 
 import math
 import time
@@ -56,8 +55,7 @@ def train_step(
 
     The loss is the mean over the batches of each batch's mean; in several processes, this process's
     part of it. multiplier: of every parameter group's peak learning rate. clip: largest norm of the
-    gradient. group: processes that train the same model on parts of the same batches.
-    """
+    gradient. group: processes that train the same model on parts of the same batches."""
     group, batches = group or ProcessGroup(), list(batches)
     device = next(model.parameters()).device
     loss, tokens = torch.zeros((), device=device), 0
@@ -100,8 +98,7 @@ class Trainer:
         valid, tokenizer, settings: needed with a run folder; the settings are saved with the state.
         keep_best: keep the weights of the best evaluation, not those of the last.
         loss_and_grad, optimizers, save: replacements of the plain versions.
-        group: processes that train together; the first one evaluates and writes the files.
-    """
+        group: processes that train together; the first one evaluates and writes the files."""
 
     def __init__(
         self, model: Transformer, batches: Batches, config: TrainConfig, *,
@@ -131,10 +128,7 @@ class Trainer:
 
     def train(self, on_step: Callable[[], None] = lambda: None) -> Progress:
         """Train to the end, or until `stopped`; `on_step` is called after every step.
-
-        Raises:
-            UserError: the loss is not a finite number; the last saved state is unchanged.
-        """
+        UserError: the loss is not a finite number; the last saved state is unchanged."""
         stream = iter(self.batches)
         self.model.train()
         while self.done() < 1 and not self.stopped:

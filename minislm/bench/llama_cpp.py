@@ -1,7 +1,5 @@
-"""llama.cpp in the sampling benchmark: a model as a GGUF file, and a loop around its decode call.
-
-It is measured on GPT-2's shape. Its loop is as short as Python allows: one call per step for all
-rows, and the argmax of each by numpy; top-k sampling is its own."""
+"""llama.cpp in the sampling benchmark: a GGUF file of GPT-2's shape, and a loop as short as Python
+allows: one call per step for all rows, the argmax of each by numpy; top-k sampling is its own."""
 
 import ctypes
 import re

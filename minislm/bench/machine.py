@@ -54,9 +54,8 @@ def _cpu_limits(threads: int) -> dict[str, float]:
 def sampling_roofline(
     model: Transformer, dtype: str, batch: int, attended: float, limits: dict[str, float]
 ) -> float:
-    """New tokens per second that matrix products and memory allow: the lower of the two.
-    Every step multiplies each weight once per row. It reads every weight, and the keys and values
-    of each row: `attended` tokens on average."""
+    """New tokens per second that matrix products (each weight, once per row) and memory (weights,
+    keys and values of each row: `attended` tokens on average) allow: the lower of the two."""
     config = model.config
     weights = sum(weight.numel() for weight in model.blocks.parameters())
     weights += config.vocab_size * config.width

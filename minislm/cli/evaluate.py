@@ -9,7 +9,6 @@ from minislm.cli.config import DataConfig, EvalConfig, MachineConfig
 from minislm.cli.data import measured_text
 from minislm.cli.open_model import open_model
 from minislm.cli.run_settings import Settings, task_names
-from minislm.dataset import TokenDataset
 from minislm.evaluation import TaskScore, TextLoss, document_losses, exact_match
 from minislm.fast.linear import prepack
 from minislm.fast.sampler import FastSampler
@@ -63,22 +62,18 @@ def _measure(
     rate = text.n_tokens / (time.perf_counter() - begin)
     loss = TextLoss(float(nats.sum()), text.n_tokens, text.bytes)
     context = min(config.context or model.config.context, model.config.context)
-    _log_long_documents(name, nats, text, context)
+    lengths = np.diff(text.starts)
+    fits = lengths <= context
+    if fits.any() and not fits.all():
+        part = nats[fits].sum(), lengths[fits].sum(), text.sizes[fits].sum()
+        others = TextLoss(*(each.item() for each in part))
+        log(
+            f"{name}: {(~fits).sum():,} stories exceed its {context} tokens and were read in "
+            f"windows that overlap by half; the {fits.sum():,} others alone: "
+            f"{others.nats_per_token:.4f} nats per token, {others.bits_per_byte:.4f} bits per byte"
+        )
     sampler = FastSampler(model, tokenizer, config.batch_size)
     scores = exact_match(sampler, tasks)
     texts = sampler.generate(prompts, max_new_tokens=60, temperature=0.0)
     entry = model_entry(model.n_parameters(), loss, scores) | {"tokens_per_s": rate}
     return name, entry, scores, texts
-
-
-def _log_long_documents(name: str, nats: np.ndarray, text: TokenDataset, context: int) -> None:
-    """Log how the documents beyond the context were read, and the loss of the others alone."""
-    lengths, sizes = np.diff(text.starts), text.sizes
-    fits = lengths <= context
-    if fits.any() and not fits.all():
-        loss = TextLoss(float(nats[fits].sum()), int(lengths[fits].sum()), int(sizes[fits].sum()))
-        log(
-            f"{name}: {(~fits).sum():,} stories exceed its {context} tokens and were read in "
-            f"windows that overlap by half; the {fits.sum():,} others alone: "
-            f"{loss.nats_per_token:.4f} nats per token, {loss.bits_per_byte:.4f} bits per byte"
-        )

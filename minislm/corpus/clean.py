@@ -62,8 +62,7 @@ _BLANK_LINES = re.compile("\n{3,}")
 
 
 def normalise(story: str, counts: Counts) -> str:
-    """The story in one spelling, so that a small model need not learn the same text twice.
-    TinyStories mixes curly and straight quotes, for example: 1 story in 30 is curly."""
+    """The story in one spelling, so that a small model need not learn the same text twice."""
 
     def step(name: str, after: str) -> str:
         counts[f"changed: {name}"] += after != story

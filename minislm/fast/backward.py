@@ -20,9 +20,8 @@ MicroBatch = tuple[Tensor, Tensor]  # inputs and targets of some rows
 
 
 class FastLossAndGrad:
-    """The loss and the gradients of `training.loss_and_grad`, computed faster.
-    It computes with a twin of the model: the same parameters in other modules. compiled: compile
-    the blocks when they first run, for any shape of batch (for a GPU); all share the code."""
+    """`training.loss_and_grad` with a twin of the model: the same parameters in faster modules.
+    compiled: compile the blocks when they first run, for any batch; all share the code (a GPU)."""
 
     def __init__(self, model: Transformer, compiled: bool = False):
         self.twin = copy_with(model, {Attention: BlockedAttention, RMSNorm: FusedRMSNorm}).train()

@@ -96,6 +96,8 @@ def compile_steps(rows: int, model: Transformer, sample: TokenSampler) -> Callab
 
 def _load(program: torch.export.ExportedProgram, rows: int):
     """The program's machine code, from the disk or compiled now; a damaged file is replaced."""
+    from torch._inductor import config, cpp_builder
+
     path = _folder() / f"steps-{_fingerprint(program)}.pt2"
     if path.is_file():
         try:
@@ -105,8 +107,11 @@ def _load(program: torch.export.ExportedProgram, rows: int):
     begin, make = time.perf_counter(), torch._inductor.aoti_compile_and_package
     with tempfile.TemporaryDirectory() as folder:
         made = f"{folder}/steps.pt2"
+        settings = _SETTINGS if cpp_builder.is_clang() else _SETTINGS | _FIND_BYTES
+        known = config.get_config_copy()  # of this version of the compiler
+        settings = {name: value for name, value in settings.items() if name in known}
         try:
-            make(program, package_path=made, inductor_configs=_settings())
+            make(program, package_path=made, inductor_configs=settings)
         except torch._inductor.exc.InvalidCxxCompiler as error:
             advice = "install g++ or clang++, or leave it out"
             raise UserError(f"--compile needs a C++ compiler; {advice}") from error
@@ -114,15 +119,6 @@ def _load(program: torch.export.ExportedProgram, rows: int):
     seconds = time.perf_counter() - begin
     log(f"steps of {rows} rows compiled in {seconds:.0f} s, stored in {path.parent}")
     return torch._inductor.aoti_load_package(str(path))
-
-
-def _settings() -> dict[str, bool | str]:
-    """Settings of the compiler, as far as this version of it knows them."""
-    from torch._inductor import config, cpp_builder
-
-    settings = _SETTINGS if cpp_builder.is_clang() else _SETTINGS | _FIND_BYTES
-    known = config.get_config_copy()
-    return {name: value for name, value in settings.items() if name in known}
 
 
 def _folder() -> Path:

@@ -1,7 +1,5 @@
-"""Cross-entropy fused with the head, so that the logits stay in the processor's cache.
-
-The logits of a batch are its largest tensor by far (8,192 tokens x 4,096 words are 134 MB), and the
-plain loss writes and reads it five times."""
+"""Cross-entropy fused with the head, so that the logits stay in the processor's cache: they are a
+batch's largest tensor by far, and the plain loss writes and reads it five times."""
 
 import torch
 from torch import Tensor

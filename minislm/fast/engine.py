@@ -89,8 +89,7 @@ class PreparedModel:
         return trace_steps(step) if self.traced else Steps(step)
 
     def cache(self, rows: int, length: int) -> FastKVCache:
-        """A cache for an engine. For traced steps, which attend to all of it, it begins short and
-        grows with the text."""
+        """A cache for an engine. For traced steps, which attend to all of it, it begins short."""
         if self.for_compiled is not None:
             return self.empty(self.rows, length)
         if not self.cuda:
@@ -123,9 +122,8 @@ class FastEngine:
             weakref.finalize(self, prepared.release, self.cache)
 
     def prefill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read prompts; the logits after the last token of each [n, V].
-        A prompt that occurs several times is read once and copied. Prompts of similar length are
-        read together: at most a quarter is padding."""
+        """Read prompts; the logits after the last token of each [n, V]. Equal prompts are read
+        once, those of similar length together: at most a quarter is padding."""
         first: dict[tuple[int, ...], int] = {}
         source = [first.setdefault(tuple(prompt), n) for n, prompt in enumerate(prompts)]
         order = sorted(first.values(), key=lambda n: len(prompts[n]))

@@ -11,8 +11,7 @@ _MULTIPLE = 64
 
 
 def rounded_up(length: int, largest: int) -> int:
-    """Positions to allocate or to attend to for a text of this length: a multiple of 64, but at
-    most `largest`. A cache that grows with its text is hardly longer than what is read of it."""
+    """Positions to allocate or read for a text of this length: a multiple of 64, or `largest`."""
     return min(largest, -(-length // _MULTIPLE) * _MULTIPLE)
 
 

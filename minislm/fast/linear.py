@@ -1,14 +1,5 @@
 """Linear layers for decoding on a CPU: weights in the layout and precision that is read fastest.
-
-    PrepackedLinear      float32 or bfloat16 in oneDNN's layout
-    TransposedLinear     float32, one row
-    Int8Linear           8-bit integers in oneDNN's layout
-for compiled steps, by the number of rows:
-    TiledLinear          float32 or bfloat16, few rows: loops that read every weight once
-    Int8LoopLinear       8-bit integers, few rows: the same
-    WeightFirstLinear    bfloat16, many rows: a product of the library
-    MKLLinear            float32, many rows: a product of the library, in MKL's layout
-
+The first three classes are for all steps, the others for compiled ones, by the number of rows.
 O is the number of outputs, I of inputs, R of rows."""
 
 import copy
@@ -53,11 +44,13 @@ def _traceable(operator: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 class _FrozenLinear(nn.Module):
-    """x W^T + b; a subclass stores W in its own way."""
+    """x W^T + b; a subclass stores W in its own way, in `buffers`."""
 
-    def __init__(self, linear: nn.Linear):
+    def __init__(self, linear: nn.Linear, **buffers: Tensor):
         super().__init__()
-        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+        bias = None if linear.bias is None else linear.bias.detach()
+        for name, tensor in {"bias": bias, **buffers}.items():
+            self.register_buffer(name, tensor)
 
     def add_bias(self, y: Tensor) -> Tensor:
         return y if self.bias is None else y + self.bias
@@ -67,9 +60,8 @@ class PrepackedLinear(_FrozenLinear):
     """W in oneDNN's own layout, in the dtype of the given layer."""
 
     def __init__(self, linear: nn.Linear, rows: int):
-        super().__init__(linear)
         weight_OI = linear.weight.detach().contiguous()
-        self.register_buffer("weight", torch.ops.mkldnn._reorder_linear_weight(weight_OI, rows))
+        super().__init__(linear, weight=torch.ops.mkldnn._reorder_linear_weight(weight_OI, rows))
 
     def forward(self, x: Tensor) -> Tensor:
         return _traceable(_linear)(x, self.weight, self.bias)
@@ -79,8 +71,7 @@ class TransposedLinear(_FrozenLinear):
     """W^T is stored: for a single row in float32 it is read fastest."""
 
     def __init__(self, linear: nn.Linear):
-        super().__init__(linear)
-        self.register_buffer("weight_IO", linear.weight.detach().t().contiguous())
+        super().__init__(linear, weight_IO=linear.weight.detach().t().contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         x_RI = x.flatten(0, -2)
@@ -96,8 +87,7 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quantize_input(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows as uint8 numbers from 1 to 255 with zero point 128, and the largest absolute value of
-    each, which 127 stands for."""
+    """Rows as uint8 numbers with zero point 128, and the absolute value that 127 is in each."""
     largest = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-12)
     return (x * (127 / largest) + 128).round().to(torch.uint8), largest
 
@@ -108,12 +98,10 @@ class Int8Linear(_FrozenLinear):
     outliers). A scale of its own keeps a row independent of its neighbours in the batch."""
 
     def __init__(self, linear: nn.Linear, rows: int):
-        super().__init__(linear)
         weight, scale = quantize_weight(linear.weight)
-        prepacked = torch.ops.onednn.qlinear_prepack(weight, [rows, weight.shape[1]])
-        self.register_buffer("weight", prepacked)
-        self.register_buffer("scale", scale)
-        self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int64))
+        weight = torch.ops.onednn.qlinear_prepack(weight, [rows, weight.shape[1]])
+        zero = torch.zeros(len(scale), dtype=torch.int64)
+        super().__init__(linear, weight=weight, scale=scale, zero=zero)
 
     def forward(self, x: Tensor) -> Tensor:
         x_int, largest = quantize_input(x)
@@ -154,11 +142,9 @@ class Int8LoopLinear(_FrozenLinear):
     sum are one instruction of the processor."""
 
     def __init__(self, linear: nn.Linear):
-        super().__init__(linear)
         weight, scale = quantize_weight(linear.weight)
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale / 127)
-        self.register_buffer("zero", 128 * weight.sum(1, dtype=torch.int32))
+        zero = 128 * weight.sum(1, dtype=torch.int32)
+        super().__init__(linear, weight=weight, scale=scale / 127, zero=zero)
 
     def forward(self, x: Tensor) -> Tensor:
         x_int, largest = quantize_input(x.flatten(0, -2))
@@ -187,11 +173,10 @@ class MKLLinear(_FrozenLinear):
     """Exactly `rows` rows in float32, with W in MKL's own layout."""
 
     def __init__(self, linear: nn.Linear, rows: int):
-        super().__init__(linear)
+        weight = linear.weight.detach().contiguous()
+        prepacked = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
+        super().__init__(linear, weight=weight, prepacked=prepacked)
         self.rows = rows
-        self.register_buffer("weight", linear.weight.detach().contiguous())
-        prepacked = torch.ops.mkl._mkl_reorder_linear_weight(self.weight, rows)
-        self.register_buffer("prepacked", prepacked)
 
     def forward(self, x: Tensor) -> Tensor:
         x_RI = x.flatten(0, -2)
@@ -243,11 +228,10 @@ def or_plain(kind: type[nn.Module], linear: nn.Linear, rows: int) -> nn.Module:
 def for_compiled_steps(
     rows: int, model: Transformer, precision: str, prepacked: Transformer
 ) -> tuple[Transformer, Transformer | None]:
-    """The model for single steps and the one for compiled steps of so many rows, with the same
-    results. The given ones are unchanged; `prepacked` is the model in this precision. With few rows
-    int8 is for all matrices, and the rest is in float32. The second is None where compiled steps
-    would be slower than traced ones: many rows in int8, or where a short trial shows that the
-    products available to compiled steps are slow."""
+    """The models for single and for compiled steps of so many rows, with the same results; those
+    given are unchanged, `prepacked` is in this precision. With few rows int8 is for all matrices,
+    and the rest is in float32. The second is None where compiled steps would be slower than traced
+    ones: many rows in int8, or products that are slow in a short trial."""
 
     def compiled(precision: str, make: Callable[[nn.Linear], nn.Module]) -> Transformer:
         return with_linear(model, precision, make, LoopAttention)

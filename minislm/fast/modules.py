@@ -14,9 +14,8 @@ _BLOCK = 128  # queries
 
 
 class SingleQueryAttention(Attention):
-    """Decoding: one query per row in two small products.
-    Faster than the library's attention, which divides a long query into blocks; except on a GPU in
-    16 bits."""
+    """Decoding: one query per row in two small products. Faster than the library's attention, which
+    divides a long query into blocks; except on a GPU in 16 bits."""
 
     def attend(
         self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_B1TS: Tensor | None
@@ -90,8 +89,7 @@ def copy_with(
     model: Transformer, classes: dict[type[nn.Module], type[nn.Module]], *, frozen: bool = False
 ) -> Transformer:
     """A copy of the model that shares its parameters and buffers; modules of a type in `classes`
-    have the class given for it, with the same state and another forward.
-    frozen: its parameters have the same numbers and no gradient."""
+    have the class given for it. frozen: its parameters have the same numbers and no gradient."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     if frozen:
         for weight in model.parameters():

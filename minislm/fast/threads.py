@@ -11,10 +11,9 @@ Result = TypeVar("Result")
 
 def run_threads(works: Sequence[Callable[[], Result]], cores: int | None = None) -> list[Result]:
     """Call each of `works` in a worker thread: the results, in their order.
-    The operations of each worker use `cores` cores (None: an equal part of PyTorch's; a single
-    worker is then the caller's own thread). Settings of the caller's thread alone, such as
-    inference mode, do not hold in a worker. When all have ended, the exception of the first worker
-    that failed is raised."""
+    A worker uses `cores` cores (None: an equal part of PyTorch's; a single worker is then the
+    caller's own thread), without the settings of the caller's thread, such as inference mode. When
+    all have ended, the exception of the first worker that failed is raised."""
     if len(works) == 1 and cores is None:
         return [works[0]()]
     before = torch.get_num_threads()

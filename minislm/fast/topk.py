@@ -1,8 +1,7 @@
 """The token sampler for large vocabularies: maxima are searched in two levels.
 
 A maximum down the columns of a [w, V / w] view is vectorised where the search for its index is not:
-only the columns found are searched. Sizes become plain integers, because these functions are traced
-and a vocabulary does not change."""
+only the columns found are searched. Sizes are plain integers: they are constants of a trace."""
 
 from functools import lru_cache, partial
 
@@ -71,8 +70,7 @@ def _topk(x_Bn: Tensor, ids_Bn: Tensor, k: int, sorted: bool = True) -> tuple[Te
 
 
 def _divisor(V: int, about: int) -> int:
-    """A divisor of V near `about`, so that no padding, which copies everything, is needed; `about`
-    itself if there is none."""
+    """A divisor of V near `about`, so that no padding (a copy) is needed; else `about` itself."""
     near = [rows for rows in range(about // 4, 4 * about) if V % rows == 0]
     return min(near, key=lambda rows: abs(rows - about), default=about)
 

@@ -14,9 +14,8 @@ from minislm.sampling import TokenSampler
 
 
 class Step(nn.Module):
-    """A decode step: the last tokens [B], their positions [B], the tensors of a cache and uniform
-    numbers [B] -> the next tokens [B]. It reads all positions of the cache, which should be hardly
-    longer than what is needed."""
+    """A decode step: the last tokens [B], their positions [B], the tensors of a cache, all of whose
+    positions are read, and uniform numbers [B] -> the next tokens [B]."""
 
     def __init__(self, model: Transformer, sample: TokenSampler):
         super().__init__()
@@ -68,9 +67,8 @@ class Prefill(nn.Module):
 
 
 class Trace:
-    """What a module of tensors alone computes, traced: same inputs, same output.
-    example: its inputs; others may have other sizes.
-    within: makes, of the trace, the module that is run."""
+    """What a module of tensors alone computes, traced: same inputs, same output. `example` are its
+    inputs, of any sizes; `within` makes, of the trace, the module that is run."""
 
     def __init__(
         self, module: nn.Module, *example: Tensor,

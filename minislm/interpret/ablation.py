@@ -1,9 +1,8 @@
 """Ablation of attention heads and MLP neurons: what does the model lose without them?
 
-A head writes into the residual stream through its columns of the attention's output matrix, a
-neuron through its column of the MLP's second matrix. With these columns at zero the component has
-no effect, neither on the loss nor in any sampler that uses the same weights. Zero is an output that
-the rest of the model has never seen: mean ablation adds what the component writes on average."""
+A head writes through its columns of the attention's output matrix, a neuron through its column of
+the MLP's second one: with zeros there it has no effect, in any sampler either. The rest of the
+model has never seen zeros: mean ablation adds what the component writes on average."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -38,8 +37,7 @@ class Component:
 
 
 def parse(text: str) -> list[Component]:
-    """The components in a text such as "head:0.3,neuron:1.117" (block, then head or neuron).
-    UserError: another form."""
+    """The components in a text such as "head:0.3,neuron:1.117". UserError: another form."""
     components = []
     for each in text.split(","):
         if (match := re.fullmatch(r"(head|neuron):([0-9]+)\.([0-9]+)", each.strip())) is None:
@@ -55,8 +53,7 @@ def all_heads(model: Transformer) -> list[Component]:
 
 @dataclass(frozen=True)
 class Means:
-    """Mean outputs over the positions of some texts: of heads [L, H, D], before the output matrix,
-    and of neurons [L, F]."""
+    """Mean outputs on texts: of heads [L, H, D], before the output matrix, and neurons [L, F]."""
 
     heads_LHD: Tensor
     neurons_LF: Tensor

@@ -1,7 +1,6 @@
 """Losses, attention weights and neuron activations of a text, and the kinds of a model's heads.
 
-The kinds are those of the TinyStories paper (Eldan & Li 2023, section 5), by distance or by meaning
-(there "distance-based" and "semantic"), and a third one for heads that are not clearly either."""
+The kinds are by distance and by meaning ("semantic" in Eldan & Li 2023, section 5), or mixed."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from minislm.dataset import TokenDataset
 from minislm.evaluation import text_loss
 from minislm.interpret.ablation import Component, Means, ablated, all_heads
-from minislm.model import Transformer, causal_mask
+from minislm.model import Attention, Rotary, Transformer, causal_mask
 from minislm.stories.lexicon import WORD_CLASSES, classify
 from minislm.tokenizer import StreamDecoder, Tokenizer
 
@@ -71,14 +70,19 @@ def encode(model: Transformer, tokenizer: Tokenizer, text: str) -> tuple[list[in
 @torch.inference_mode()
 def attention_of(model: Transformer, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Attention weights of one text in float32 on the CPU [L, H, T, T], and its features [T, C]."""
-    modules, maps, T = [block.attention for block in model.blocks], [], len(ids)
-    features_TC, inputs = _inputs_of(modules, model, ids)
-    for attention, (x_BTC, rotary, *_) in zip(modules, inputs):
-        q_BHTD, k_BKTD, _ = attention.project(x_BTC, rotary)
-        k_BHTD = k_BKTD.repeat_interleave(attention.H // attention.K, dim=1)
-        mask_BTT = causal_mask(torch.arange(T, device=x_BTC.device)[None], T, attention.window)
-        maps.append(attention_weights(q_BHTD, k_BHTD, mask_BTT, attention.scale))
-    return torch.cat(maps).cpu(), features_TC
+    modules = [block.attention for block in model.blocks]
+    features_TC, inputs = inputs_of(modules, model, ids)
+    both = [weights_and_values(each, *call[:2]) for each, call in zip(modules, inputs)]
+    return torch.cat([weights_1HTT for weights_1HTT, _ in both]).cpu(), features_TC
+
+
+def weights_and_values(attention: Attention, x_BTC: Tensor, rotary: Rotary) -> tuple[Tensor, ...]:
+    """Attention weights [B, H, T, T] of whole texts, and values [B, H, T, D], in float32."""
+    q_BHTD, *kv = attention.project(x_BTC, rotary)
+    k_BHTD, v_BHTD = (each.repeat_interleave(attention.H // attention.K, dim=1) for each in kv)
+    pos_1T = torch.arange(x_BTC.shape[1], device=x_BTC.device)[None]
+    mask_1TT = causal_mask(pos_1T, x_BTC.shape[1], attention.window)
+    return attention_weights(q_BHTD, k_BHTD, mask_1TT, attention.scale), v_BHTD.float()
 
 
 def attention_weights(q_BHTD: Tensor, k_BHSD: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -90,7 +94,7 @@ def attention_weights(q_BHTD: Tensor, k_BHSD: Tensor, mask: Tensor, scale: float
 @torch.inference_mode()
 def activations_of(model: Transformer, ids: Sequence[int]) -> Tensor:
     """Activations of the MLP neurons on one text, in float32 on the CPU: [L, T, F]."""
-    _, inputs = _inputs_of([block.mlp.down for block in model.blocks], model, ids)
+    _, inputs = inputs_of([block.mlp.down for block in model.blocks], model, ids)
     return torch.cat([x_BTF for (x_BTF,) in inputs]).float().cpu()
 
 
@@ -100,14 +104,14 @@ def mean_outputs(model: Transformer, texts: Sequence[Sequence[int]]) -> Means:
     modules = [each for block in model.blocks for each in (block.attention.out, block.mlp.down)]
     sums: list[Any] = [0.0] * len(modules)
     for ids in texts:
-        _, inputs = _inputs_of(modules, model, ids)
+        _, inputs = inputs_of(modules, model, ids)
         sums = [total + x_BTI[0].double().sum(0) for total, (x_BTI,) in zip(sums, inputs)]
     means = [(total / sum(map(len, texts))).float().cpu() for total in sums]
     heads_LHD = torch.stack(means[::2]).view(c.n_layer, c.n_head, c.head_width)
     return Means(heads_LHD, torch.stack(means[1::2]))
 
 
-def _inputs_of(
+def inputs_of(
     modules: Sequence[nn.Module], model: Transformer, ids: Sequence[int]
 ) -> tuple[Tensor, list[tuple]]:
     """The features [T, C] of one text, and the arguments that each of `modules` was called with."""
@@ -125,11 +129,9 @@ def classify_heads(
     heads: Iterable[Component] | None = None,
 ) -> list[Head]:  # fmt: skip
     """Kind and mean ablation of `heads` (default: all of the model), measured on stories.
-
     A head is by distance if its mean weight at one distance exceeds that of uniform attention by at
     least CLEAR, and by more than 1.5 times what its weight on any word class does; by meaning if it
-    is the other way round; else mixed.
-    """
+    is the other way round; else mixed."""
     distance_LHD = class_LHK = even_D = even_K = 0.0
     for story in stories:
         ids, tokens = encode(model, tokenizer, story)

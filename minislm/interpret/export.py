@@ -16,8 +16,7 @@ from minislm.tokenizer import Tokenizer
 def export(
     model: Transformer, tokenizer: Tokenizer, means: Means, precision: str = "int8"
 ) -> tuple[dict[str, Any], bytes]:
-    """The header and the bytes; matrices are stored in `precision` (int8, bfloat16 or float32),
-    vectors in float32.
+    """Header and bytes: matrices in `precision` (int8, bfloat16, float32), vectors in float32.
     UserError: a tokenizer that is not byte-level BPE as in GPT-2."""
     c, blob, tensors = model.config, bytearray(), []
     entries = dict(model.state_dict())
@@ -61,20 +60,14 @@ def _encoded(tensor: Tensor, kind: str) -> bytes:
 
 def quantize(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Symmetric int8 with a scale per row: codes int8 [rows, columns] and scales float32 [rows].
-
     Of two scales, that of the largest weight and the power of two above it, each row takes the one
-    with the smaller squared error: a row that is rounded to a power of two already stays exact.
-    """
+    with the smaller squared error: a row that is rounded to a power of two already stays exact."""
     largest = (matrix.abs().amax(1, keepdim=True) / 127).clamp(min=1e-30)
-    best = error = None
-    for scale in (largest, torch.exp2(largest.log2().ceil())):
-        codes = (matrix / scale).round().clamp(-127, 127)
-        squared = (codes * scale - matrix).square().sum(1, keepdim=True)
-        if best is None:
-            best, error = (codes, scale), squared
-        better = squared < error
-        best = tuple(torch.where(better, new, old) for new, old in zip((codes, scale), best))
-    return best[0].to(torch.int8), best[1][:, 0]
+    scales = torch.stack((largest, torch.exp2(largest.log2().ceil())))
+    codes = (matrix / scales).round().clamp(-127, 127)
+    error = (codes * scales - matrix).square().sum(2, keepdim=True)
+    codes, scales = (torch.where(error[1] < error[0], b, a) for a, b in (codes, scales))
+    return codes.to(torch.int8), scales[:, 0]
 
 
 def _tokenizer(tokenizer: Tokenizer, blob: bytearray) -> dict[str, Any]:
@@ -91,12 +84,11 @@ def _tokenizer(tokenizer: Tokenizer, blob: bytearray) -> dict[str, Any]:
     vocab: list[str | None] = [None] * tokenizer.vocab_size
     for token, token_id in tokenizer.backend.get_vocab(with_added_tokens=True).items():
         vocab[token_id] = token
-    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
-    ids = torch.tensor([[model["vocab"][part] for part in pair] for pair in pairs])
+    ids = torch.tensor([[model["vocab"][part] for part in pair] for pair in model["merges"]])
     offset, clean = len(blob), None
     blob += ids.numpy().astype("<u2" if len(vocab) <= 1 << 16 else "<u4").tobytes()
     if getattr(tokenizer, "prepare", str) is not str:
         clean = {chr(code): text for code, text in TO_ASCII.items()}
-    return {"vocab": vocab, "merges": len(pairs), "offset": offset, "digits": bool(digits),
+    return {"vocab": vocab, "merges": len(ids), "offset": offset, "digits": bool(digits),
             "clean": clean, "end": tokenizer.eot_id,
             "bos": [*getattr(tokenizer, "bos_ids", [])]}  # fmt: skip

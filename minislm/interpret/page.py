@@ -51,7 +51,8 @@ def measure(
         found["weights"] = _weights(model, tokenizer, text, encoded)
         for head, copying in zip(heads, weights.copying_scores(model)):
             head["copying"] = copying
-    return _rounded(found)
+    # Four digits of every float.
+    return json.loads(json.dumps(found), parse_float=lambda text: float(f"{float(text):.4g}"))
 
 
 def _weights(
@@ -98,8 +99,3 @@ def write_page(
 def _scripts(names: Sequence[str]) -> str:
     whole = "\n".join((WEB / f"{name}.js").read_text(encoding="utf-8") for name in names)
     return re.sub(r"(?m)^ *//.*\n|^ +", "", whole)  # without comments and indentation
-
-
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    """The same as JSON values, with four digits of every float."""
-    return json.loads(json.dumps(values), parse_float=lambda text: float(f"{float(text):.4g}"))

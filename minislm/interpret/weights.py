@@ -4,13 +4,13 @@ the CPU. Axes beside those of model.py: W words, R factors."""
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minislm.interpret.activations import inputs_of
 from minislm.model import Block, Transformer
 from minislm.runtime.errors import UserError
 
@@ -42,12 +42,6 @@ def copying_scores(model: Transformer) -> list[float]:
     return (eigenvalues_HD.real.sum(1) / eigenvalues_HD.abs().sum(1)).tolist()
 
 
-def _readout(model: Transformer, x: Tensor, factor: Tensor) -> Tensor:
-    """The logits of a residual stream, with the final norm's factor given."""
-    bias = model.norm.bias if isinstance(model.norm, nn.LayerNorm) else 0.0
-    return model.head(_centred(x, model.norm) * factor * model.norm.weight + bias)
-
-
 @torch.no_grad()
 def loss_by_path(model: Transformer, ids: Sequence[Sequence[int]]) -> dict[str, float]:
     """Mean nats per target of texts, each an end of text and at least one token.
@@ -56,29 +50,27 @@ def loss_by_path(model: Transformer, ids: Sequence[Sequence[int]]) -> dict[str, 
     outputs, then the attention, then the MLP. "token" is the MLP on the embedding with attention at
     its mean. "scale" is the mean factor."""
     block, norm, n = _block(model), model.norm, sum(len(text) - 1 for text in ids)
-    added, nats = {}, dict.fromkeys(("direct", "heads", "whole", "token"), 0.0)
+    nats = dict.fromkeys(("direct", "heads", "whole", "token"), 0.0)
 
     def positions() -> Iterator[tuple[Tensor, ...]]:
-        for text in map(torch.tensor, ids):
-            model.features(text[None, :-1])
-            x_TC = model.embedding(text[:-1]), added[block.attention][0], added[block.mlp][0]
-            square_T1 = _centred(sum(x_TC), norm).square().mean(-1, keepdim=True)
-            yield *x_TC, (square_T1 + norm.eps).rsqrt(), text[1:]
+        """The residual stream at first, behind the attention and at last; factor and targets."""
+        for text in ids:
+            _, ((middle_1TC,), (last_1TC,)) = inputs_of([block.mlp_norm, norm], model, text[:-1])
+            square_T1 = _centred(last_1TC[0], norm).square().mean(-1, keepdim=True)
+            x_TC, targets = model.embedding(torch.tensor(text[:-1])), torch.tensor(text[1:])
+            yield x_TC, middle_1TC[0], last_1TC[0], (square_T1 + norm.eps).rsqrt(), targets
 
-    with ExitStack() as stack:
-        for module in (block.attention, block.mlp):
-            hook = module.register_forward_hook(lambda module, _, y: added.update({module: y}))
-            stack.callback(hook.remove)
-        sums = [[y.sum(0, dtype=torch.float64) for y in row[1:4]] for row in positions()]
-        attention_C, mlp_C, scale_1 = ((sum(column) / n).float() for column in zip(*sums))
-        for x, attention, mlp, factor, targets in positions():
-            alone = x + attention_C
-            rows = {"direct": alone + mlp_C, "heads": x + attention + mlp_C}
-            rows |= {"whole": x + attention + mlp}
-            logits = {name: _readout(model, y, factor) for name, y in rows.items()}
-            logits["token"] = model.head(norm(alone + block.mlp(block.mlp_norm(alone))))
-            for name, y in logits.items():
-                nats[name] += float(F.cross_entropy(y, targets, reduction="sum")) / n
+    sums = [[y.sum(0, dtype=torch.float64) for y in row[:4]] for row in positions()]
+    x_C, middle_C, last_C, scale_1 = (sum(column) / n for column in zip(*sums))
+    attention_C, mlp_C = (middle_C - x_C).float(), (last_C - middle_C).float()
+    head, bias = model.head, norm.bias if isinstance(norm, nn.LayerNorm) else 0.0
+    for x, middle, last, factor, targets in positions():
+        alone = x + attention_C
+        rows = {"direct": alone + mlp_C, "heads": middle + mlp_C, "whole": last}
+        logits = {k: head(_centred(y, norm) * factor * norm.weight + bias) for k, y in rows.items()}
+        logits["token"] = head(norm(alone + block.mlp(block.mlp_norm(alone))))
+        for name, y in logits.items():
+            nats[name] += float(F.cross_entropy(y, targets, reduction="sum")) / n
     p = np.unique(np.concatenate([text[1:] for text in ids]), return_counts=True)[1] / n
     return nats | {"unigram": -float((p * np.log(p)).sum()), "scale": float(scale_1)}
 

@@ -1,6 +1,5 @@
-"""Models and texts of the Hugging Face hub, downloaded into its cache by `huggingface_hub`.
-
-This module selects the files, and turns errors into one line."""
+"""Models and texts of the Hugging Face hub: which files `huggingface_hub` downloads into its cache,
+and its errors in one line."""
 
 import errno
 import os
@@ -66,9 +65,8 @@ def _message(error: BaseException, repo: str, revision: str | None, kind: str) -
 
 
 def fetch(repo_id: str, revision: str | None = None) -> tuple[Path, Path]:
-    """The cached folder of a model, and the one with its tokenizer: the same, or that of the
-    repository which the model card names. What the cache lacks is downloaded. UserError: this
-    failed. revision: a branch, a tag or a commit; None is the main branch."""
+    """The cached folder of a model, and that of its tokenizer: the same, or of the repository which
+    the model card names. revision: a branch, a tag or a commit. UserError: a failed download."""
     folder = _snapshot(repo_id, revision, _model_files, _TOKENIZER_FILES)
     if _has_tokenizer(_names(folder)):
         return folder, folder
@@ -153,8 +151,7 @@ def _snapshot(
 
 
 def _names(folder: Path) -> set[str]:
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix() for path in found}
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def _model_files(repo_id: str, names: set[str]) -> list[str]:

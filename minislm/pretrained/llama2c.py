@@ -1,7 +1,5 @@
-"""Files of llama2.c: a Llama in one .bin, its tokenizer in another.
-
-Both formats are little-endian, as `export.py`, `run.c` and `tokenizer.py` of karpathy/llama2.c
-define them. Weights are returned under Hugging Face's names, so that they are read as any Llama."""
+"""Files of llama2.c: a Llama in one .bin, its tokenizer in another, both little-endian, as defined
+by `export.py`, `run.c` and `tokenizer.py` of karpathy/llama2.c. Weights get the hub's names."""
 
 import math
 import struct
@@ -38,10 +36,21 @@ def read_model(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     config = dict(zip(_FIELDS, struct.unpack_from("<7i", head)))
     tied = head[28] != 0 if version else config["vocab_size"] > 0
     config["vocab_size"] = abs(config["vocab_size"])
-    C, _, L, H, K, _, T = config.values()
+    C, F, L, H, K, V, T = config.values()
     if min(config.values()) < 1 or C % (2 * H) or H % K or L > 1024 or T > 2**20:
         raise CheckpointError(f"{file} is not a llama2.c model: its header has {config}")
-    shapes = _shapes(config, tied, version)
+    # Name and shape of every tensor, in the order of the file; those of all blocks are one.
+    q, k = (L, C, C), (L, K * C // H, C)
+    embedding, norm = {"model.embed_tokens": (V, C)}, {"model.norm": (C,)}
+    attention_norm, mlp_norm = {"input_layernorm": (L, C)}, {"post_attention_layernorm": (L, C)}
+    attention = {f"self_attn.{x}_proj": shape for x, shape in zip("qkvo", (q, k, k, q))}
+    mlp = {"mlp.gate_proj": (L, F, C), "mlp.down_proj": (L, C, F), "mlp.up_proj": (L, F, C)}
+    if version == 1:
+        shapes = attention_norm | mlp_norm | norm | embedding | attention | mlp
+    else:
+        shapes = embedding | attention_norm | attention | mlp_norm | mlp | norm
+        shapes |= dict.fromkeys(("cos", "sin"), (T, C // H // 2))
+    shapes |= {} if tied else {"lm_head": (V, C)}
     sizes = [math.prod(shape) for shape in shapes.values()]
     if size != start + 4 * sum(sizes):
         raise CheckpointError(
@@ -64,26 +73,10 @@ def read_model(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config | constants | {"tie_word_embeddings": tied}, tensors
 
 
-def _shapes(config: dict[str, int], tied: bool, version: int) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in the order of the file; those of all blocks are one."""
-    C, F, L, H, K, V, T = config.values()
-    q, k = (L, C, C), (L, K * C // H, C)
-    embedding, norm = {"model.embed_tokens": (V, C)}, {"model.norm": (C,)}
-    attention_norm, mlp_norm = {"input_layernorm": (L, C)}, {"post_attention_layernorm": (L, C)}
-    attention = {f"self_attn.{x}_proj": shape for x, shape in zip("qkvo", (q, k, k, q))}
-    mlp = {"mlp.gate_proj": (L, F, C), "mlp.down_proj": (L, C, F), "mlp.up_proj": (L, F, C)}
-    head = {} if tied else {"lm_head": (V, C)}
-    if version == 1:
-        return attention_norm | mlp_norm | norm | embedding | attention | mlp | head
-    rotary = dict.fromkeys(("cos", "sin"), (T, C // H // 2))
-    return embedding | attention_norm | attention | mlp_norm | mlp | norm | rotary | head
-
-
 def read_tokenizer(model: Path, vocab_size: int) -> PretrainedTokenizer:
-    """The tokenizer beside a model file: SentencePiece's BPE with scores, as `run.c` encodes.
-    A text gets a space in front, characters without a token become bytes, and of all neighbours
-    that form a token those with the highest score are merged first. The token that begins a story,
-    <s>, also ends it. CheckpointError: there is none, it has another size, or it is damaged."""
+    """The tokenizer beside a model file: SentencePiece's BPE with scores, as `run.c` encodes: space
+    in front, bytes for characters without a token, highest score first. <s> begins and ends a
+    story. CheckpointError: there is none, it has another size, or it is damaged."""
     names = (f"tok{vocab_size}.bin", "tokenizer.bin")
     file = next((model.with_name(n) for n in names if model.with_name(n).is_file()), None)
     if file is None:

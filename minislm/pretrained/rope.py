@@ -11,9 +11,8 @@ from minislm.runtime.errors import UserError
 
 
 def scaled_rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [context, D] with the `rope_scaling` of a config.
-    It lowers the frequencies for longer contexts: "linear" divides all of them by `factor` (Chen et
-    al. 2023), "llama3" only the low ones."""
+    """Cosines and sines [context, D] with the `rope_scaling` of a config, for longer contexts:
+    "linear" divides all frequencies by `factor` (Chen et al. 2023), "llama3" only the low ones."""
     scaling = config.rope_scaling
     if scaling is None:
         return rotary_tables(config)

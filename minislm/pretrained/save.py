@@ -15,9 +15,8 @@ from minislm.tokenizer import Tokenizer
 
 
 def save(folder: str | Path, model: Transformer, tokenizer: Tokenizer) -> None:
-    """Write a Hugging Face model folder, under the names of the model's family.
-    Each file is written atomically, config.json last. UserError: the folder cannot be written to,
-    or the model lacks its `rope_scaling`."""
+    """Write a Hugging Face folder, under the names of the model's family, config.json last.
+    UserError: the folder cannot be written to, or the model lacks its `rope_scaling`."""
     check_rotary_tables(model)
     folder, config, family = Path(folder), model.config, family_of(model.config)
     tensors = {}

@@ -43,9 +43,8 @@ class PretrainedTokenizer(Tokenizer):
 def load_tokenizer(folder: Path, model: Path | None = None) -> PretrainedTokenizer:
     """Read the tokenizer.json of a folder, or its GPT-2 style vocab.json with merges.txt.
     Sampling stops where `transformers` does: at the ids in generation_config.json or config.json
-    (of the folder `model`, if that is another). A text ends with the token that the files of the
-    tokenizer name, or with the first of these ids. CheckpointError: a file is missing, damaged or
-    not a tokenizer; the message names it."""
+    (of the folder `model`, if that is another). A text ends with the token that the tokenizer's
+    files name, or the first of these ids. CheckpointError names a missing or damaged file."""
     file, vocab = folder / "tokenizer.json", folder / "vocab.json"
     try:
         if file.exists():

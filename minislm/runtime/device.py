@@ -68,9 +68,8 @@ def best_seconds(work: Callable[[], object], repeats: int = 20) -> float:
 
 @contextmanager
 def on_meta_device() -> Iterator[None]:
-    """A model built in this context has shapes and no memory (on the "meta" device).
-    No weight is initialised, and buffers are made on the CPU: on the meta device both would make
-    PyTorch load its compiler."""
+    """A model built in this context has shapes and no memory (on the "meta" device). No weight is
+    initialised, and buffers are on the CPU: else PyTorch would load its compiler."""
     with torch.device("meta"), _NoInitialisation():
         yield
 

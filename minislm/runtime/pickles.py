@@ -13,7 +13,6 @@ from minislm.runtime.errors import CheckpointError
 
 def read_pickle(file: Path, *, mapped: bool = False) -> Any:
     """The contents of a file of torch.save: tensors, on the CPU, in plain containers.
-    file: of torch 1.6 or later (a zip file), or older (a bare pickle, without checksums).
     mapped: leave the numbers of a zip file on the disk until they are used.
     CheckpointError: the file is damaged, or holds anything else."""
     try:

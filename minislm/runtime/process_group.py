@@ -1,8 +1,7 @@
 """Data-parallel processes, started by `torchrun --nproc-per-node N train.py` (or sample.py).
 
-In training every process has its own rows of each batch, and gradients are summed over all: the
-weights stay equal, and are those of one process with the same batches. In sampling every process
-continues its own prompts."""
+In training gradients are summed, so the weights are those of one process with the same batches. In
+sampling every process continues its own prompts."""
 
 import os
 import time

@@ -40,9 +40,8 @@ def score_model(
     prompts: Sequence[str] = BEGINNINGS, index: NgramIndex | None = None,
     grader: tuple[Transformer, Tokenizer] | None = None, seed: int = 0,
 ) -> ModelScores:  # fmt: skip
-    """Sample continuations of prompts and of instructions, and measure them.
-    index: the training text, to find what is copied. grader: another model, whose log-likelihood
-    of the texts is measured too.
+    """Sample continuations of prompts and of instructions, and measure them. index: of the training
+    text, to find copies. grader: a model whose log-likelihood of the texts is measured.
     UserError: most prompts, or all instructions, exceed half of the model's context."""
     examples = (story for story in generate(20 * samples, _SEED) if "Words" in story.header)
     headers = {story.instruct.removesuffix(story.text): story

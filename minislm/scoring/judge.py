@@ -1,7 +1,5 @@
-"""A large language model as a judge, behind any OpenAI-compatible endpoint (LLM-as-a-judge).
-
-As in the TinyStories paper (Eldan & Li 2023, section 3.2), it rates a continuation's grammar,
-creativity, context and plot from 0 to 10 and guesses an age group."""
+"""A large language model as a judge, behind any OpenAI-compatible endpoint. It rates grammar,
+creativity, context and plot from 0 to 10 and an age group (Eldan & Li 2023, section 3.2)."""
 
 import hashlib
 import http.client

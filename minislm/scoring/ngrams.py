@@ -1,6 +1,4 @@
-"""N-gram measures: BLEU, self-BLEU, ROUGE-N, distinct-n, and overlap with the training text.
-
-Texts are lists of tokens; `words_of` is the tokenization of ROUGE's reference implementation."""
+"""N-gram measures: BLEU, self-BLEU, ROUGE-N, distinct-n, and overlap with the training text."""
 
 import math
 import re
@@ -14,7 +12,7 @@ Tokens = Sequence[str]
 
 
 def words_of(text: str) -> list[str]:
-    """Lower-case words and numbers; everything between them is left out."""
+    """The lower-case words and numbers of a text, as in ROUGE's reference implementation."""
     return re.findall(r"[a-z0-9]+", text.lower())
 
 

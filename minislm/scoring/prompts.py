@@ -1,7 +1,5 @@
-"""Prompts for scoring: beginnings of stories, multiple-choice questions, and that of the judge.
-
-They are of the kinds of the TinyStories paper (Eldan & Li 2023, sections 3.1 and 4.2), written for
-this project. A beginning stops in the middle of a sentence, so that it has to be continued."""
+"""Prompts for scoring: beginnings of stories, which stop in mid-sentence, multiple-choice
+questions (both as in Eldan & Li 2023, sections 3.1 and 4.2), and that of the judge."""
 
 import json
 import random

@@ -78,9 +78,8 @@ def weighted(shares: dict[str, float], intercept: float, weights: dict[str, floa
 
 
 def instruction(required: Iterable[str], features: Iterable[str], text: str) -> float:
-    """The share, from 0 to 10, of a TinyStories-Instruct header that a text fulfils.
-    Required words count in any form, dialogue where it is required, and a finished text. Other
-    features are left out: no rule can decide them."""
+    """The share, from 0 to 10, of a TinyStories-Instruct header that a text fulfils: required words
+    in any form, dialogue and a finished text. No rule can decide the other features."""
     stems = {stem(word) for word in words(text)}
     fulfilled = [text.rstrip()[-1:] in _CLOSING, *(stem(w.lower()) in stems for w in required)]
     if "Dialogue" in features:
@@ -124,8 +123,7 @@ def _content(text: str) -> list[str]:
 
 
 def errors(prompt: str, text: str) -> list[set[str]]:
-    """The kinds of error in each sentence of a continuation.
-    The first sentence may complete the prompt's last one, so it may begin in lower case."""
+    """The kinds of error in each sentence; the first one may complete the prompt's last one."""
     parts, found, repeatable = sentences(text), [], _LISTS["may repeat"]
     completes = bool(prompt.strip()) and prompt.rstrip()[-1:] not in '.!?"'
     for number, sentence in enumerate(parts):

@@ -64,10 +64,9 @@ def generate(
     shuffled: float = 0.0, duplicates: float = 0.0, numbers: float = 0.0,
 ) -> Iterator[Story]:  # fmt: skip
     """Yield `count` stories, numbers `start`, `start` + 1, ... of the stream that `seed` names.
-    A story depends on the seed and its own number only, so slices can be made in parallel. Shares
-    of stories, from 0 to 1: `agreement_errors`, in which one to three words break agreement ("they
-    was", "three apple"); `shuffled`, whose sentences are out of order; `duplicates`, which repeat
-    the one before, so that all are equally frequent; `numbers`, about large numbers.
+    A story depends on the seed and its own number only. Shares of stories, from 0 to 1:
+    `agreement_errors`, in which one to three words break agreement ("they was", "three apple");
+    `shuffled` sentences; `duplicates`, equally many of each; `numbers`, of `number_plots.py`.
     UserError: a negative count or start, or a share outside [0, 1]."""
     for name, value in (("count", count), ("start", start)):
         if value < 0:

@@ -149,9 +149,8 @@ def tokens(text: str) -> Iterator[tuple[str, str]]:
 
 
 def classify(text: str) -> list[tuple[str, str]]:
-    """(part of the text, word class) for each word and punctuation mark of any text.
-    A part keeps the white space in front of it, so the parts joined are the text itself. Unknown
-    words are "other"; an ambiguous word takes the class that the module's docstring describes."""
+    """(part of the text, word class) for each word and punctuation mark; unknown words are "other".
+    A part keeps the white space in front of it, so the parts joined are the text itself."""
     parts = [(space + word, look_up(word)[0]) for space, word in tokens(text)]
     rest = text[sum(len(part) for part, _ in parts) :]
     return [*parts, (rest, "other")] if rest else parts

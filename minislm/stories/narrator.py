@@ -28,8 +28,7 @@ class Person:
 
 
 class StoryState:
-    """A story being generated: its random stream, who owns how many of what, its sentences so far.
-    So a plot can only state what follows from what happened."""
+    """A story being generated: its random stream, who owns how many of what, its sentences."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng

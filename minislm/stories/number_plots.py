@@ -1,8 +1,7 @@
 """Plots that use large numbers: house numbers, mirrors, pairs, signs.
 
-A study measures whether pre-training on them helps with the number tasks. A plot states what a
-task requires only for numbers of three digits and for those of D_train: never for a number of
-D_test, and never in the words of a prompt (tests/studies checks both)."""
+A study measures whether pre-training on them helps with the number tasks. So no plot answers for a
+number of D_test, or in the words of a prompt (tests/studies checks both)."""
 
 from collections.abc import Callable, Iterator
 

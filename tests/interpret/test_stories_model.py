@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from minislm.cli import open_model
 from minislm.interpret.ablation import Component, Means, ablated
-from minislm.interpret.activations import _inputs_of, mean_outputs
+from minislm.interpret.activations import inputs_of, mean_outputs
 from minislm.interpret.attribution import attribute
 from minislm.interpret.export import export, quantize
 from minislm.pretrained.load import load
@@ -100,7 +100,7 @@ def test_the_accounts_predict_what_the_loss_is_without_a_head(stories_model):
     for ids in texts:
         tokens, targets = torch.tensor([ids[:-1]]), torch.tensor(ids[1:])
         modules = [block.attention.out, block.mlp_norm, model.norm]
-        _, ((z,), (middle,), (final,)) = _inputs_of(modules, model, ids[:-1])
+        _, ((z,), (middle,), (final,)) = inputs_of(modules, model, ids[:-1])
         scales = [(x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() for x in (middle, final)]
         whole = nats(model(tokens), targets)
         for h, head in enumerate(heads):
