@@ -1,23 +1,9 @@
 """95 % confidence intervals of rates and means."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-
-_Z = 1.959963984540054  # the 0.975 quantile of the normal distribution
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The score interval of a rate, from independent trials (Wilson 1927, equation 4).
-    ValueError: no trials, or more successes than trials."""
-    if not 0 <= successes <= trials or trials == 0:
-        raise ValueError(f"{successes} of {trials} is not a rate")
-    rate, z2 = successes / trials, _Z**2
-    middle = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = _Z * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    # The interval contains the rate; of 0 or 1, its end is the rate itself but for rounding.
-    return max(0.0, min(middle - half, rate)), min(1.0, max(middle + half, rate))
 
 
 def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
@@ -26,25 +12,16 @@ def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
     ValueError: no trials, or more successes than trials."""
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f"{successes} of {trials} is not a rate")
-    low = _rate_where(lambda p: at_least(successes, trials, p) < 0.025) if successes else 0.0
-    rest = trials - successes
-    high = 1 - _rate_where(lambda p: at_least(rest, trials, p) < 0.025) if rest else 1.0
-    return low, high
-
-
-def at_least(successes: int, trials: int, rate: float) -> float:
-    """The probability of so many successes or more."""
-    return sum(math.comb(trials, k) * rate**k * (1 - rate) ** (trials - k)
-               for k in range(successes, trials + 1))  # fmt: skip
-
-
-def _rate_where(below: Callable[[float], bool]) -> float:
-    """The rate up to which a condition holds, by bisection."""
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if below(middle) else (low, middle)
-    return low
+    ends = []
+    for n in (successes, trials - successes):  # the low end, and that of the failures
+        low, high = 0.0, 1.0
+        for _ in range(50):  # bisection
+            middle = (low + high) / 2
+            tail = sum(math.comb(trials, k) * middle**k * (1 - middle) ** (trials - k)
+                       for k in range(n, trials + 1))  # fmt: skip
+            low, high = (middle, high) if tail < 0.025 else (low, middle)
+        ends.append(low if n else 0.0)
+    return ends[0], 1 - ends[1]
 
 
 def bootstrap_difference(

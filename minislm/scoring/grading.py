@@ -11,7 +11,7 @@ from minislm.config import SampleConfig
 from minislm.evaluation import token_losses
 from minislm.fast.sampler import FastSampler
 from minislm.model import Transformer
-from minislm.reporting.intervals import bootstrap, wilson
+from minislm.reporting.intervals import bootstrap, clopper_pearson
 from minislm.runtime.errors import UserError
 from minislm.scoring.ngrams import NgramIndex, distinct, self_bleu, words_of
 from minislm.scoring.prompts import BEGINNINGS, QUESTIONS
@@ -63,7 +63,9 @@ def score_model(
     scores = {d: (fmean(each), *bootstrap(each)) for d, each in values.items()}
     questions = answer(model, tokenizer, QUESTIONS)
     right, number = (sum(each) for each in zip(*questions.values()))
-    scores["questions"] = tuple(10 * rate for rate in (right / number, *wilson(right, number)))
+    scores["questions"] = tuple(
+        10 * rate for rate in (right / number, *clopper_pearson(right, number))
+    )
     hidden = {*DIMENSIONS, "" if index else "copied"}
     raw = {name: fmean(getattr(each, name) for each in measures)
            for name in vars(measures[0]) if name not in hidden}  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 from minislm.pretrained.load import load
 from minislm.pretrained.save import save
 from minislm.reporting import plots
-from minislm.reporting.intervals import clopper_pearson
+from minislm.reporting.intervals import bootstrap_difference, clopper_pearson
 from minislm.reporting.tables import markdown_table
 from minislm.studies import arms
 from minislm.studies.arms import Arm
@@ -196,19 +196,22 @@ def report(rows: Sequence[Row], folder: Path) -> str:
 
 
 def _arm_table(found: Results, task: str) -> str:
-    lines = []
-    for arm in (arm for each, arm in found.runs if each == task):
+    lines, names = [], [arm for each, arm in found.runs if each == task]
+    for arm in names:
         runs, (solved, seeds) = found.runs[task, arm], found.solved(task, arm)
         low, high = clopper_pearson(solved, seeds)
+        right, first = (found.right(task, each, "test") for each in (arm, names[0]))
+        gap = "{:+.0f} ({:+.0f} to {:+.0f})".format(*bootstrap_difference(right, first))
         far = [len(FAR) - len(run["far"]) for run in runs if "far" in run]
         lines.append((
             arm, f"{runs[0]['parameters']:,}", f"{runs[0]['steps']:,}",
-            *(f"{median(found.right(task, arm, split)):g}" for split in ("train", "test")),
-            f"{solved} of {seeds} ({low:.0%} to {high:.0%})", found.verdict(task, arm),
-            f"{median(far):g}" if far else "-",
+            f"{median(found.right(task, arm, 'train')):g}", f"{median(right):g}",
+            "-" if arm == names[0] else gap, f"{solved} of {seeds} ({low:.0%} to {high:.0%})",
+            found.verdict(task, arm), f"{median(far):g}" if far else "-",
         ))  # fmt: skip
     head = ("arm", "parameters", "steps", "D_train: median of 70", "D_test: median of 30",
-            "seeds with all 30", "verdict", "101 to 130: median of 30")  # fmt: skip
+            "mean beside the first arm's", "seeds with all 30", "verdict",
+            "101 to 130: median of 30")  # fmt: skip
     ideal = f"D_train determines {found.heuristics[task]['determined']} of the 30 answers.\n\n"
     return ideal + (markdown_table(head, lines) if lines else "")
 

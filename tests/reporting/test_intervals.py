@@ -1,46 +1,9 @@
 """Intervals against published values, an independent derivation, and their coverage."""
 
-import math
-
 import numpy as np
 import pytest
 
-from minislm.reporting.intervals import bootstrap, bootstrap_difference, clopper_pearson, wilson
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"),
-    [
-        (7, 10, 0.3968, 0.8922),
-        (15, 20, 0.5313, 0.8881),
-        (81, 263, 0.2553, 0.3662),  # Newcombe (1998), table I, method 3
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-        (29, 29, 0.8830, 1.0),
-    ],
-)
-def test_wilson_gives_published_intervals(successes, trials, low, high):
-    assert wilson(successes, trials) == pytest.approx((low, high), abs=6e-5)
-
-
-def test_wilson_ends_solve_the_score_equation():
-    """Each end p is as far from the observed rate as 1.96 standard errors at p."""
-    for successes, trials in ((7, 10), (1, 29), (50, 200)):
-        for p in wilson(successes, trials):
-            distance = abs(successes / trials - p)
-            assert distance == pytest.approx(1.959964 * math.sqrt(p * (1 - p) / trials), rel=1e-6)
-
-
-def test_wilson_contains_the_rate_exactly():
-    for trials in range(1, 300):
-        assert wilson(0, trials)[0] == 0.0 and wilson(trials, trials)[1] == 1.0
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 4), (3, 0)])
-def test_wilson_refuses_what_is_not_a_rate(successes, trials):
-    with pytest.raises(ValueError, match="is not a rate"):
-        wilson(successes, trials)
+from minislm.reporting.intervals import bootstrap, bootstrap_difference, clopper_pearson
 
 
 @pytest.mark.parametrize(

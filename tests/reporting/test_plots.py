@@ -1,29 +1,23 @@
 """Every plot is a PNG file with the given values; without matplotlib, what to install."""
 
 import json
-import math
 import sys
 
 import pytest
 
 from minislm.reporting import plots
-from minislm.reporting.intervals import of_rates
 from minislm.runtime.errors import UserError
 
 PNG = b"\x89PNG\r\n\x1a\n"
-SERIES = {
-    "ours": [of_rates([0], [3]), None],  # a rate of 0, whose interval begins at 0
-    "baseline": [(0.5, 0.4, 0.6), (0.4, -math.inf, math.inf)],
-    "not measured": [None, None],
-}
+SERIES = {"ours": [30, 30, 29, 0], "one seed": [7]}
 RATES = [(engine, dtype, mode, batch, 1000.0 * batch)
          for engine, dtype in (("minislm", "float32"), ("minislm", "int8"), ("unknown", "bfloat16"))
          for mode in ("greedy", "top-k 50") for batch in (1, 8)]  # fmt: skip
 METRICS = [{"tokens": 1e6 * n, "train_loss": 3.0 / n, "valid_loss": 3.1 / n} for n in (1, 2, 3)]
 
 
-def bars(path):
-    return plots.bars(["copy", "parity"], SERIES, "right", path)
+def dots(path):
+    return plots.dots(SERIES, "right", path)
 
 
 @pytest.fixture
@@ -32,13 +26,13 @@ def without_matplotlib(monkeypatch):
 
 
 def test_a_plot_of_a_study_is_a_file_and_its_markdown(tmp_path):
-    assert bars(tmp_path / "plot.png") == "![plot](plot.png)\n"
+    assert dots(tmp_path / "plot.png") == "![plot](plot.png)\n"
     assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
     assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]  # no temporary file is left
 
 
 def test_without_matplotlib_a_study_names_what_to_install(tmp_path, without_matplotlib):
-    text = bars(tmp_path / "plot.png")
+    text = dots(tmp_path / "plot.png")
     assert "pip install -e '.[plot]'" in text and "![" not in text
     assert not any(tmp_path.iterdir())
 
@@ -51,12 +45,13 @@ def axes_of(plot, monkeypatch, tmp_path):
     return figures[0].axes
 
 
-def test_bars_have_their_values_and_no_bar_where_none_was_measured(monkeypatch, tmp_path):
-    (axes,) = axes_of(bars, monkeypatch, tmp_path)
-    heights = [bar.get_height() for bar in axes.patches]
-    assert heights[0] == 0 and heights[2:4] == [0.5, 0.4]
-    assert all(math.isnan(heights[k]) for k in (1, 4, 5))
-    assert axes.patches[2].get_x() > axes.patches[0].get_x()  # the series stand side by side
+def test_every_seed_is_a_dot_and_every_median_a_line(monkeypatch, tmp_path):
+    (axes,) = axes_of(dots, monkeypatch, tmp_path)
+    ours, median, other, same = (list(line.get_xdata()) for line in axes.lines)
+    assert ours == [30, 30, 29, 0] and median == [29.5, 29.5] and other == [7] and same == [7, 7]
+    heights = list(axes.lines[0].get_ydata())
+    assert len(set(heights)) == 4 and max(map(abs, heights)) < 0.5  # none hides another
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ours", "one seed"]
 
 
 def write_metrics(run):
@@ -98,4 +93,4 @@ def test_the_throughput_chart_needs_matplotlib(tmp_path, without_matplotlib):
 def test_a_plot_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        bars(tmp_path / "file" / "plot.png")
+        dots(tmp_path / "file" / "plot.png")

@@ -8,7 +8,7 @@ from helpers import random_model
 from pretrained.llama2c_files import write_llama2c
 
 from minislm.pretrained.load import load
-from minislm.reporting.intervals import wilson
+from minislm.reporting.intervals import clopper_pearson
 from minislm.runtime.errors import UserError
 from minislm.scoring.grading import answer, likelihoods, score_model
 from minislm.scoring.ngrams import NgramIndex
@@ -61,7 +61,7 @@ def test_the_form_of_an_ending_gives_nothing_away(answered):
     for rows in QUESTIONS.values():
         values = [[answered(prompt, ending) for ending in endings] for prompt, *endings in rows]
         right = sum(first > max(others) for first, *others in values)
-        assert wilson(right, len(rows))[0] <= 1 / 3
+        assert clopper_pearson(right, len(rows))[0] <= 1 / 3
 
 
 def test_every_ending_is_right_as_often_as_the_others_of_its_group():
