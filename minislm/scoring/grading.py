@@ -63,9 +63,8 @@ def score_model(
     scores = {d: (fmean(each), *bootstrap(each)) for d, each in values.items()}
     questions = answer(model, tokenizer, QUESTIONS)
     right, number = (sum(each) for each in zip(*questions.values()))
-    scores["questions"] = tuple(
-        10 * rate for rate in (right / number, *clopper_pearson(right, number))
-    )
+    low, high = clopper_pearson(right, number)
+    scores["questions"] = (10 * right / number, 10 * low, 10 * high)
     hidden = {*DIMENSIONS, "" if index else "copied"}
     raw = {name: fmean(getattr(each, name) for each in measures)
            for name in vars(measures[0]) if name not in hidden}  # fmt: skip

@@ -7,7 +7,7 @@ import random
 import re
 import string
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +88,11 @@ RUN = Arm("place in a run")
 OTHERS = (Arm("absolute rotary", "rotary"), Arm("learned", "learned"), Arm("none", "none"))
 
 
-def _with(arm: Arm, suffix: str, **changes: Any) -> Arm:
-    return Arm(**asdict(arm) | {"name": f"{arm.name}, {suffix}"} | changes)
-
-
-TWO = tuple(_with(arm, "two blocks", n_layer=2) for arm in (RUN, *OTHERS))
-FOUR = _with(RUN, "four heads", n_head=4)  # has heads to spare
-TWICE = _with(RUN, "one block twice", n_layer=2, shared=True)
-LONGER = tuple(_with(arm, "4 x steps", budget=4) for arm in (*OTHERS, *TWO[1:]))
-DRILLED = _with(TWO[0], "drills", text="drills")
+TWO = tuple(replace(arm, name=f"{arm.name}, two blocks", n_layer=2) for arm in (RUN, *OTHERS))
+FOUR = replace(RUN, name="place in a run, four heads", n_head=4)  # has heads to spare
+TWICE = replace(RUN, name="place in a run, one block twice", n_layer=2, shared=True)
+LONGER = tuple(replace(arm, name=f"{arm.name}, 4 x steps", budget=4) for arm in (*OTHERS, *TWO[1:]))
+DRILLED = replace(TWO[0], name="place in a run, two blocks, drills", text="drills")
 NUMBERS, BROKEN, PLAIN = (
     Arm(f"{text} stories", "rotary", 2, text=text) for text in ("numbers", "broken", "plain")
 )

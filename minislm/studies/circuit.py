@@ -7,6 +7,7 @@ and patched by its outputs for another prompt."""
 import random
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -24,15 +25,12 @@ _PATCHED = 40  # pairs of prompts
 
 
 class EditedAttention(Attention):
-    """Attention whose heads' outputs are edited; `edits` of the twin are called in turn."""
+    """Attention whose heads' outputs are edited."""
 
-    edits: list[Edit] = []
+    edit: Edit = staticmethod(lambda _, y_BHTD: y_BHTD)
 
     def attend(self, *inputs: Any) -> Tensor:
-        y_BHTD = super().attend(*inputs)
-        for edit in self.edits:
-            y_BHTD = edit(self.layer, y_BHTD)
-        return y_BHTD
+        return self.edit(self.layer, super().attend(*inputs))
 
 
 class Twin:
@@ -40,17 +38,15 @@ class Twin:
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer):
         self.model, self.tokenizer = copy_with(model, {Attention: EditedAttention}), tokenizer
-        self.heads = [
-            (b, h) for b in range(model.config.n_layer) for h in range(model.config.n_head)
-        ]
+        self.heads = list(product(range(model.config.n_layer), range(model.config.n_head)))
 
-    def run(self, tokens_T: list[int], edit: Edit) -> Tensor:
-        """The greedy next tokens [T]."""
+    def edited(self, edit: Edit) -> Transformer:
+        """The model with this edit."""
         for block in self.model.blocks:
-            block.attention.edits = [edit]
-        with torch.inference_mode():
-            return self.model(torch.tensor([tokens_T])).argmax(-1)[0]
+            block.attention.edit = edit
+        return self.model
 
+    @torch.inference_mode()
     def outputs(self, tokens_T: list[int]) -> list[Tensor]:
         """The outputs of all heads by block: [H, T, D]."""
         kept: list[Tensor] = []
@@ -59,14 +55,12 @@ class Twin:
             kept.append(y_BHTD[0])
             return y_BHTD
 
-        self.run(tokens_T, keep)
+        self.edited(keep)(torch.tensor([tokens_T]))
         return kept
 
     def right(self, questions: list[Pair], edit: Edit) -> int:
         """How many questions are answered exactly under an edit."""
-        for block in self.model.blocks:
-            block.attention.edits = [edit]
-        return len(questions) - len(first_errors(self.model, self.tokenizer, questions))
+        return len(questions) - len(first_errors(self.edited(edit), self.tokenizer, questions))
 
 
 def replace(heads: list[Head], values: list[Tensor], layer: int, y_BHTD: Tensor) -> Tensor:
@@ -123,6 +117,7 @@ def circuit(model: Transformer, tokenizer: Tokenizer, seed: int) -> dict[str, An
     return found | {"stops": sum(stopped), "patched": len(stopped)}
 
 
+@torch.inference_mode()
 def stops(twin: Twin, heads: list[Head], i: int, j: int) -> bool:
     """Whether the model answers the prompt of i as that of j is answered, if these heads have
     their outputs for j in the answer."""
@@ -136,5 +131,5 @@ def stops(twin: Twin, heads: list[Head], i: int, j: int) -> bool:
                 y_BHTD[0, head, len(ids_i) - 1 :] = source[block][head, len(ids_j) - 1 :]
         return y_BHTD
 
-    given = twin.run(ids_i + answer[:-1], edit)[len(ids_i) - 1 :]
-    return given.tolist() == answer
+    logits = twin.edited(edit)(torch.tensor([ids_i + answer[:-1]]))
+    return logits[0, len(ids_i) - 1 :].argmax(-1).tolist() == answer

@@ -29,29 +29,8 @@ SEEDS, FEW = 16, 4  # in the arms that matter, and in the others
 FIRST_SEED = 100  # those below were used while the recipe was found
 FAR = range(101, 131)  # beyond the numbers of the data set
 TEST, LEARNED = 30, 67  # questions of D_test; right answers of the 70 that count as learned
-RULE = f"""An arm solves a task with a seed that answers all {TEST} questions of D_test exactly. It
-**finds the rule** if the whole 95 % interval of the share of such seeds is above one half, **does
-not find it** if it is below, and else **depends on the seed**. It **has not learned D_train** if
-the median seed answers fewer than {LEARNED} of the 70. Where an ideal learner, which has seen every
-digit and word of an answer in D_train in any place, cannot answer all of D_test, an arm without
-other text **cannot know the rule**. Intervals are Clopper and Pearson's, over seeds; each seed has
-random weights or a pre-trained model of its own. Settings were chosen on pairs of D_train (i mod 10
-in {{2, 6}} held out).
-"""
-QUESTION = """Has a small model learned a rule, or a heuristic that works on its training
-distribution? D_train has 70 pairs of a task, D_test the 30 with i mod 10 in {1, 3, 7}. To stop
-counting in unary is a comparison with the prompt, which can also be memorised for the 70 places of
-D_train. All arms have the same data, recipe and width; they differ in the position encoding, the
-number of blocks, the steps, and the text before the task.
-"""
-LIMITS = """One kind of model (width 64; width 128 behind stories) and one recipe, which was chosen
-for rotary positions by place in a run: "does not find the rule" holds for this recipe and these
-steps. Tokens are single characters, except behind stories. D_test holds the last digits 1, 3 and 7;
-as tens they are in D_train. Answers are greedy. The stories are generated.
-"""
-
-
 _EXAMINED = (arms.RUN, arms.FOUR)  # whose circuits are looked for
+QUESTION, RULE, LIMITS = Path(__file__).with_name("report.txt").read_text("utf-8").split("---\n")
 
 
 def plan(config: StudyConfig) -> list[list[Trial]]:
