@@ -113,14 +113,15 @@ def circuit(model: Transformer, tokenizer: Tokenizer, seed: int) -> dict[str, An
         found["remove_others"] = twin.right(test, partial(replace, random_heads, resampled))
     numbers = [each.i for each in test]
     prompts = [(rng.choice(numbers), rng.choice(numbers)) for _ in range(_PATCHED)]
-    stopped = [stops(twin, heads, i, j) for i, j in prompts if i != j]
-    return found | {"stops": sum(stopped), "patched": len(stopped)}
+    given = ((j, patched(twin, heads, i, j).argmax(-1).tolist()) for i, j in prompts if i != j)
+    stops = [tokens == encode_pair(tokenizer, pair("unary", j))[1] for j, tokens in given]
+    return found | {"stops": sum(stops), "patched": len(stops)}
 
 
 @torch.inference_mode()
-def stops(twin: Twin, heads: list[Head], i: int, j: int) -> bool:
-    """Whether the model answers the prompt of i as that of j is answered, if these heads have
-    their outputs for j in the answer."""
+def patched(twin: Twin, heads: list[Head], i: int, j: int) -> Tensor:
+    """The logits [T, V] of the right answer to j, read after the prompt of i, where in the answer
+    these heads have the outputs that they have after the prompt of j."""
     (ids_i, _), (ids_j, answer) = (encode_pair(twin.tokenizer, pair("unary", n)) for n in (i, j))
     source = twin.outputs(ids_j + answer[:-1])
 
@@ -131,5 +132,4 @@ def stops(twin: Twin, heads: list[Head], i: int, j: int) -> bool:
                 y_BHTD[0, head, len(ids_i) - 1 :] = source[block][head, len(ids_j) - 1 :]
         return y_BHTD
 
-    logits = twin.edited(edit)(torch.tensor([ids_i + answer[:-1]]))
-    return logits[0, len(ids_i) - 1 :].argmax(-1).tolist() == answer
+    return twin.edited(edit)(torch.tensor([ids_i + answer[:-1]]))[0, len(ids_i) - 1 :]
