@@ -16,6 +16,7 @@ from minislm.dataset import TokenDataset
 from minislm.evaluation import text_loss
 from minislm.interpret.ablation import Component, Means, ablated, all_heads
 from minislm.model import Attention, Rotary, Transformer, causal_mask
+from minislm.runtime.errors import UserError
 from minislm.stories.lexicon import WORD_CLASSES, classify
 from minislm.tokenizer import StreamDecoder, Tokenizer
 
@@ -114,7 +115,12 @@ def mean_outputs(model: Transformer, texts: Sequence[Sequence[int]]) -> Means:
 def inputs_of(
     modules: Sequence[nn.Module], model: Transformer, ids: Sequence[int]
 ) -> tuple[Tensor, list[tuple]]:
-    """The features [T, C] of one text, and the arguments that each of `modules` was called with."""
+    """The features [T, C] of one text, and the arguments that each of `modules` was called with.
+    UserError: attention that this folder does not compute."""
+    c = model.config
+    if c.position not in ("rotary", "learned") or c.qk_scale or c.null_cosine:
+        raise UserError("the page and the accounts are for rotary and learned positions, without "
+                        "normalised queries; studies/circuit.py examines this model")  # fmt: skip
     inputs: list[tuple] = []
     with ExitStack() as stack:
         for module in modules:

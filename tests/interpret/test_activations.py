@@ -285,3 +285,12 @@ def test_neuron_peaks_are_what_a_loop_over_all_tokens_finds(tokenizer, stories):
     assert [p.activation for p in peaks] == pytest.approx([value for value, *_ in best], rel=1e-4)
     assert [(p.story, p.position) for p in peaks] == [(k, t) for _, k, t in best]
     assert len(neuron_peaks(model, texts[:2], most=3)[0][0]) == 2  # one of each story
+
+
+@pytest.mark.parametrize("options", [
+    {"position": "none"}, {"position": "run", "run_tokens": (1,)}, {"qk_scale": 9.0},
+    {"null_cosine": 0.5},
+])  # fmt: skip
+def test_attention_that_is_not_computed_here_is_refused(options):
+    with pytest.raises(UserError, match=r"studies/circuit.py"):
+        attention_of(random_model(**options), [1, 2, 3])
