@@ -121,8 +121,7 @@ def _decode(path: Path) -> Iterator[str]:
     try:
         for data in _blocks(path):
             if not offset and data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                advice = "convert it, for example: iconv -f UTF-16 -t UTF-8"
-                raise TextError(f"{path} is UTF-16; {advice}")
+                raise TextError(f"{path} is UTF-16; convert it, as by: iconv -f UTF-16 -t UTF-8")
             begun = len(decoder.getstate()[0])  # bytes of a character that is not complete
             if b"\0" in data:
                 at = offset + begun + data.index(0)
@@ -166,8 +165,7 @@ def _rows(path: Path) -> Iterator[str]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        advice = "which takes pyarrow to read: pip install pyarrow"
-        raise UserError(f"{path} is a parquet file, {advice}") from error
+        raise UserError(f"{path} takes pyarrow to read: pip install pyarrow") from error
     try:
         with parquet.ParquetFile(path, buffer_size=BLOCK) as file:  # page by page
             kinds = {each.name: str(each.type) for each in file.schema_arrow}
