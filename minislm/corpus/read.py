@@ -189,8 +189,7 @@ _READERS = {".txt": _decode, ".jsonl": _records, ".csv": _records, ".parquet": _
 
 
 def fingerprint(source: str | Path, cache: str | Path) -> str:
-    """The sha256 of the contents and suffixes of all files of `source`, in their order.
-    A file in `cache` keeps those of large files, so that they are not read before every run."""
+    """The sha256 of contents and suffixes of the files of `source`; `cache` keeps large ones'."""
     known, whole, hashes = "", hashlib.sha256(), Path(cache, "hashes.txt")
     with suppress(OSError):  # not there yet
         known = hashes.read_text(errors="replace")

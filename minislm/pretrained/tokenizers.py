@@ -52,7 +52,8 @@ def load_tokenizer(folder: Path, model: Path | None = None) -> PretrainedTokeniz
         elif vocab.exists():
             backend = _gpt2_backend(vocab, folder / "merges.txt")
         else:
-            raise CheckpointError(f"no tokenizer in {folder}: it needs tokenizer.json, or vocab.json")
+            needed = "tokenizer.json, or vocab.json and merges.txt"
+            raise CheckpointError(f"no tokenizer in {folder}: it needs {needed}")
         names = _read(folder, ("tokenizer_config", "special_tokens_map"), "eos_token", str)
         ids = _read(model or folder, ("generation_config", "config"), "eos_token_id", int)
         ids = [id for id in ids if 0 <= id < 2**32 and backend.id_to_token(id) is not None]

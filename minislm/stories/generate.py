@@ -68,9 +68,8 @@ def generate(
     `agreement_errors`, in which one to three words break agreement ("they was", "three apple");
     `shuffled` sentences; `duplicates` of an earlier one; `numbers`, of `number_plots.py`.
     UserError: a negative count or start, or a share outside [0, 1]."""
-    for name, value in (("count", count), ("start", start)):
-        if value < 0:
-            raise UserError(f"{name} of stories is {value}; give 0 or more")
+    if min(count, start) < 0:
+        raise UserError(f"count and start of stories are {count} and {start}; give 0 or more")
     shares = dict(
         agreement_errors=agreement_errors, shuffled=shuffled, duplicates=duplicates, numbers=numbers
     )
