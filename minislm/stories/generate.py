@@ -81,10 +81,10 @@ def generate(
 
 def _story(seed: int, number: int, shares: dict[str, float]) -> Story:
     # The options have their own stream, so a change of one leaves all other stories as they are.
-    options = _options_stream(seed, number)
+    options = random.Random(f"{seed}:{number}:knobs")  # another name would change the stories
     while options.random() < shares["duplicates"] and number > 0:
         number = options.randrange(number)  # which may itself repeat an earlier one
-        options = _options_stream(seed, number)
+        options = random.Random(f"{seed}:{number}:knobs")
     rng = random.Random(f"{seed}:{number}")
     state = StoryState(rng)
     share = shares["numbers"]
@@ -103,10 +103,6 @@ def _story(seed: int, number: int, shares: dict[str, float]) -> Story:
     parts = ["Features", "Words", "Summary"] if features else ["Words", "Summary"]
     header = tuple(rng.sample(parts, rng.randint(1, len(parts))))
     return Story(words, required, features, summary, header)
-
-
-def _options_stream(seed: int, number: int) -> random.Random:
-    return random.Random(f"{seed}:{number}:knobs")  # another name would change the stories
 
 
 # -- from sentences to words
