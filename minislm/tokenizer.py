@@ -14,7 +14,6 @@ from minislm.runtime.errors import UserError
 from minislm.runtime.files import atomic_write, check_unicode, read_text
 from minislm.tasks import END_OF_TEXT
 
-_SMALLEST_VOCABULARY = 256 + 1  # every byte is a token, so any text can be encoded; and END_OF_TEXT
 # BPE training takes time quadratic in the length of a word: a 1 MB run without spaces would take
 # minutes, and no useful token is longer than this many characters.
 _LONGEST_TRAINING_WORD = 64
@@ -52,9 +51,8 @@ class Tokenizer:
 
         Raises:
             UserError: a vocabulary below 257, another `digits`, or text that is not Unicode."""
-        if vocab_size < _SMALLEST_VOCABULARY:
-            raise UserError(f"vocab_size {vocab_size} is too small: 256 bytes and {END_OF_TEXT} "
-                            f"need {_SMALLEST_VOCABULARY} or more")  # fmt: skip
+        if vocab_size < 256 + 1:  # every byte is a token, so any text can be encoded
+            raise UserError(f"vocab_size {vocab_size} is too small; give 257 or more")
         if digits not in ("single", "merged"):
             raise UserError(f"digits must be 'single' or 'merged', not {digits!r}")
         words = pre_tokenizers.ByteLevel(add_prefix_space=False)  # splits by GPT-2's regex
@@ -114,10 +112,8 @@ class Tokenizer:
         UserError: an id is outside the vocabulary (the library would return "")."""
         for token_id in ids:
             if not 0 <= token_id < self.vocab_size:
-                raise UserError(
-                    f"token id {token_id} is outside the vocabulary of {self.vocab_size} tokens; "
-                    "do the model and the tokenizer belong together?"
-                )
+                raise UserError(f"token id {token_id} is outside the vocabulary of "
+                                f"{self.vocab_size} tokens; is it the model's own?")  # fmt: skip
         return self.backend.decode(ids, skip_special_tokens=True)
 
     @cached_property

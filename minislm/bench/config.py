@@ -20,13 +20,11 @@ class BenchmarkConfig:
     """Sampling throughput (--benchmark)."""
 
     batch_sizes: tuple[int, ...] = option((1, 8, 64, 256), "numbers of prompts continued together")
-    peers: bool = option(False, "measure other engines too, where they are installed: "
-                         "transformers, CTranslate2, llama.cpp")  # fmt: skip
+    peers: bool = option(False, "measure transformers, CTranslate2 and llama.cpp too")
     preset: str = option("one-block", "shape of the random weights, without --model",
                          choices=tuple(SHAPES))  # fmt: skip
     modes: str = option(",".join(MODES), "ways to sample: greedy, top-k, or both with a comma")
-    precisions: str = option(",".join(PRECISIONS), "precisions to measure, where an engine "
-                             "supports them")  # fmt: skip
+    precisions: str = option(",".join(PRECISIONS), "precisions, where an engine has them")
     rounds: int = option(5, "rounds of measurements; the median is reported", minimum=1)
     max_new_tokens: int = option(200, "new tokens of each prompt", minimum=2)
     out: str | None = option(None, "plot the speeds into this PNG file")

@@ -119,8 +119,7 @@ class Measurement:
 
 
 def measure_in_turn(rows: list[Measurement], rounds: int, title: str) -> None:
-    """Measure all rows, round after round; the first round is a warm-up. A machine that slows down
-    slows all of them, so their medians can be compared."""
+    """Measure all rows, round after round: a slow machine slows all. The first one is a warm-up."""
     for turn in tqdm(range(rounds + 1), title, disable=None, leave=False):
         for row in rows:
             seconds = [row.seconds(*request) for request in row.requests]

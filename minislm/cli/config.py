@@ -13,8 +13,7 @@ class DataConfig:
     data: str | None = option(None, "training text: a .txt, .jsonl, .csv or .parquet file, a "
                               "folder, or a data set of the hub (owner/name or owner/name/FILE); "
                               "default: generated stories")  # fmt: skip
-    valid: str | None = option(None, "validation text; default: the data set's own, or one story "
-                               "in 20 is held out")  # fmt: skip
+    valid: str | None = option(None, "validation text (default: the data set's own, or 1 in 20)")
     tasks: str = option("auto", "pair tasks to train: names with commas, all, none; auto: all that "
                         "fit the context and the model, none with --data or --pairs")  # fmt: skip
     pairs: str | None = option(None, 'JSONL file of pairs to train, {"prompt": ..., "completion": '
@@ -23,10 +22,8 @@ class DataConfig:
                                  "--tasks or --pairs name pairs)", minimum=0)  # fmt: skip
     normalize: str = option("none", "replace every word of the text by its stem or its lemma",
                             choices=("none", "stem", "lemma"))  # fmt: skip
-    vocab: int | None = option(None, "vocabulary size (default: 4096 with --data, 2048 for "
-                               "generated stories)", minimum=257)  # fmt: skip
-    digits: str = option("auto", "tokenization of numbers: one token per digit, or merged; auto: "
-                         "merged for unary, else single",
+    vocab: int | None = option(None, "vocabulary (default: 4096 with --data, or 2048)", minimum=257)
+    digits: str = option("auto", "a token for every digit, or merged; auto: merged for unary alone",
                          choices=("auto", "single", "merged"))  # fmt: skip
     pair_share: float = option(0.25, "fraction of the training tokens that are pairs", above=0)
     loss_on: str = option("completion", "part of a pair that has a loss",
@@ -76,10 +73,8 @@ class EvalConfig:
 
     data: str | None = option(None, "text to measure the loss on (default: the run's own "
                               "validation text; for other models generated stories)")  # fmt: skip
-    tasks: str = option("auto", "pair tasks to evaluate: names with commas, all, or none; auto: "
-                        "those the run was trained on")  # fmt: skip
-    context: int | None = option(None, "read texts in windows of at most this many tokens "
-                                 "(default: the model's context)", minimum=2)  # fmt: skip
+    tasks: str = option("auto", "pair tasks: names with commas, all, or none; auto: the run's own")
+    context: int | None = option(None, "tokens in a window (default: the model's)", minimum=2)
     batch_size: int = option(64, "prompts answered together", minimum=1)
 
     __post_init__ = check

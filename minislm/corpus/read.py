@@ -121,8 +121,7 @@ def _decode(path: Path) -> Iterator[str]:
     try:
         for data in _blocks(path):
             if not offset and data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                advice = "convert it, for example: iconv -f UTF-16 -t UTF-8"
-                raise TextError(f"{path} is UTF-16; {advice}")
+                raise TextError(f"{path} is UTF-16; convert it, as by: iconv -f UTF-16 -t UTF-8")
             begun = len(decoder.getstate()[0])  # bytes of a character that is not complete
             if b"\0" in data:
                 at = offset + begun + data.index(0)
@@ -166,8 +165,7 @@ def _rows(path: Path) -> Iterator[str]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError as error:
-        advice = "which takes pyarrow to read: pip install pyarrow"
-        raise UserError(f"{path} is a parquet file, {advice}") from error
+        raise UserError(f"{path} takes pyarrow to read: pip install pyarrow") from error
     try:
         with parquet.ParquetFile(path, buffer_size=BLOCK) as file:  # page by page
             kinds = {each.name: str(each.type) for each in file.schema_arrow}
@@ -191,8 +189,7 @@ _READERS = {".txt": _decode, ".jsonl": _records, ".csv": _records, ".parquet": _
 
 
 def fingerprint(source: str | Path, cache: str | Path) -> str:
-    """The sha256 of the contents and suffixes of all files of `source`, in their order.
-    A file in `cache` keeps those of large files, so that they are not read before every run."""
+    """The sha256 of contents and suffixes of the files of `source`; `cache` keeps large ones'."""
     known, whole, hashes = "", hashlib.sha256(), Path(cache, "hashes.txt")
     with suppress(OSError):  # not there yet
         known = hashes.read_text(errors="replace")

@@ -13,8 +13,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")  # letters, with apostrophes bet
 
 
 def normalizer(kind: str) -> Callable[[str], str]:
-    """A function that replaces the words of a text, but no capital at their beginning; for "none"
-    it returns the text. UserError: the library is missing."""
+    """A function that replaces words and keeps their capitals. UserError: a missing library."""
     if kind == "none":
         return str
     try:

@@ -1,7 +1,6 @@
 """Loss and gradient in micro-batches that fit the processor's cache, in worker threads.
 
-Gradients are added in a fixed order, whichever is done first: a run can be repeated to the bit with
-the same number of threads."""
+Gradients are added in a fixed order: with as many threads a run can be repeated to the bit."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -113,8 +113,7 @@ def _load(program: torch.export.ExportedProgram, rows: int):
         try:
             make(program, package_path=made, inductor_configs=settings)
         except torch._inductor.exc.InvalidCxxCompiler as error:
-            advice = "install g++ or clang++, or leave it out"
-            raise UserError(f"--compile needs a C++ compiler; {advice}") from error
+            raise UserError("--compile needs a C++ compiler: install g++ or clang++") from error
         atomic_write(path, Path(made).read_bytes())
     seconds = time.perf_counter() - begin
     log(f"steps of {rows} rows compiled in {seconds:.0f} s, stored in {path.parent}")

@@ -30,8 +30,7 @@ class Step(nn.Module):
 
 
 class Steps(nn.Module):
-    """As many steps as there are columns of uniform numbers [B, n] -> the new tokens [B, n].
-    step: a `Step`, as it is, traced or compiled."""
+    """A `Step`, or its trace, per column of uniform numbers [B, n] -> the new tokens [B, n]."""
 
     def __init__(self, step: nn.Module):
         super().__init__()

@@ -30,10 +30,9 @@ class Component:
     def check(self, model: Transformer) -> None:
         """Raise UserError if the model does not have it."""
         c = model.config
-        count = c.n_head if self.kind == "head" else c.mlp_hidden
-        if self.layer >= c.n_layer or self.index >= count:
-            raise UserError(f"{self}: the model has blocks 0 to {c.n_layer - 1} with {self.kind}s "
-                            f"0 to {count - 1}")  # fmt: skip
+        block, last = c.n_layer - 1, (c.n_head if self.kind == "head" else c.mlp_hidden) - 1
+        if self.layer > block or self.index > last:
+            raise UserError(f"{self}: the model has blocks 0 to {block}, {self.kind}s 0 to {last}")
 
 
 def parse(text: str) -> list[Component]:

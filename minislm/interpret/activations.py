@@ -192,8 +192,7 @@ def mean_loss(model: Transformer, tokenizer: Tokenizer, stories: Sequence[str]) 
 def neuron_peaks(
     model: Transformer, texts: Sequence[Sequence[int]], most: int = 6
 ) -> list[list[list[Peak]]]:
-    """For every block and neuron, the `most` tokens of some texts with the largest activations.
-    Of each text only the largest activation of a neuron counts: no text fills a list alone."""
+    """For every block and neuron, the `most` largest activations on texts, one of each at most."""
     largest = [activations_of(model, ids).max(1) for ids in texts]  # values, indices: [L, F]
     best_NLF, story_NLF = torch.stack([x.values for x in largest]).topk(min(most, len(texts)), 0)
     position_NLF = torch.stack([x.indices for x in largest]).gather(0, story_NLF)

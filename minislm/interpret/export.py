@@ -79,8 +79,7 @@ def _tokenizer(tokenizer: Tokenizer, blob: bytearray) -> dict[str, Any]:
     digits = kinds == ["Digits", "ByteLevel"] and steps[0]["individual_digits"]
     byte_level = steps[-1].get("use_regex", True) and not steps[-1].get("add_prefix_space")
     if not (digits or kinds == ["ByteLevel"]) or not byte_level or whole["normalizer"]:
-        raise UserError("the page runs models with the byte-level BPE of this project or of GPT-2; "
-                        "this model has another tokenizer")  # fmt: skip
+        raise UserError("the page runs models with the byte-level BPE of this project or of GPT-2")
     vocab: list[str | None] = [None] * tokenizer.vocab_size
     for token, token_id in tokenizer.backend.get_vocab(with_added_tokens=True).items():
         vocab[token_id] = token

@@ -18,8 +18,7 @@ from minislm.runtime.errors import UserError
 def _block(model: Transformer) -> Block:
     c = model.config
     if c.n_layer != 1 or c.position != "rotary":
-        raise UserError("the analysis of weights is exact for one block with rotary positions, not "
-                        f"for {c.n_layer} block(s) with {c.position} positions")  # fmt: skip
+        raise UserError("the analysis of weights is exact for one block with rotary positions only")
     return model.blocks[0]
 
 

@@ -77,9 +77,8 @@ def fetch(repo_id: str, revision: str | None = None) -> tuple[Path, Path]:
 def find_text(source: str) -> tuple[str, str | None]:
     """The files of a text, and those of its validation text where the hub has one: two paths or
     patterns, as corpus/read.py takes them. A `source` on this machine is returned as it is. Else it
-    is a data set of the hub: owner/name if it has one training text, or owner/name/FILE (of shards
-    a pattern, as data/train-*.parquet), with @REVISION after the name if need be. UserError: as
-    `fetch`; the data set has no such text, or several and none was named."""
+    is owner/name of a data set with one training text, or owner/name/FILE (of shards a pattern),
+    with @REVISION after the name if need be. UserError: as `fetch`; not exactly one text."""
     named, path = re.fullmatch(_DATA_SET, source), Path(source)
     repo_id, revision, file = named.groups() if named else ("", None, None)
     misspelt = os.path.isdir(path.parent) and path.parent != Path()  # a file of this machine

@@ -52,11 +52,8 @@ def read_model(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         shapes |= dict.fromkeys(("cos", "sin"), (T, C // H // 2))
     shapes |= {} if tied else {"lm_head": (V, C)}
     sizes = [math.prod(shape) for shape in shapes.values()]
-    if size != start + 4 * sum(sizes):
-        raise CheckpointError(
-            f"{file} has {size} bytes, by its header {start + 4 * sum(sizes)}: "
-            "it is damaged or not a llama2.c model; download it again"
-        )
+    if size != (right := start + 4 * sum(sizes)):
+        raise CheckpointError(f"{file} has {size} bytes, by its header {right}: download it again")
     # Copy-on-write, because torch warns of read-only memory; nothing is ever written.
     values = torch.from_numpy(np.memmap(file, "<f4", mode="c", offset=start, shape=(sum(sizes),)))
     tensors = {}
@@ -84,8 +81,7 @@ def read_tokenizer(model: Path, vocab_size: int) -> PretrainedTokenizer:
     tokens, scores = read_tokens(file, vocab_size)
     ids = {token: id for id, token in enumerate(tokens)}
     if len(ids) < vocab_size or tokens[3:259] != BYTES:
-        problem = "two tokens are equal, or 3 to 258 not the bytes"
-        raise CheckpointError(f"{file} is not a llama2.c tokenizer: {problem}")
+        raise CheckpointError(f"{file} is not a llama2.c tokenizer: equal tokens or missing bytes")
     # Best score first; the library, too, merges the leftmost of equal pairs.
     merges = sorted((-scores[id], id, cut) for id in range(259, vocab_size)
                     for cut in range(1, len(tokens[id]))

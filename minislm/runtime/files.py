@@ -118,7 +118,5 @@ def check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(
-            f"the text is not Unicode: character {error.start} is U+{ord(text[error.start]):X}, "
-            "half of a surrogate pair; remove it or read the file with the right encoding"
-        ) from error
+        half = f"character {error.start} is U+{ord(text[error.start]):X}, half of a surrogate pair"
+        raise UserError(f"the text is not Unicode: {half}; remove it") from error

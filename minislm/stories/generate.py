@@ -68,9 +68,8 @@ def generate(
     `agreement_errors`, in which one to three words break agreement ("they was", "three apple");
     `shuffled` sentences; `duplicates`, equally many of each; `numbers`, of `number_plots.py`.
     UserError: a negative count or start, or a share outside [0, 1]."""
-    for name, value in (("count", count), ("start", start)):
-        if value < 0:
-            raise UserError(f"{name} of stories is {value}; give 0 or more")
+    if min(count, start) < 0:
+        raise UserError(f"count and start of stories are {count} and {start}; give 0 or more")
     shares = dict(
         agreement_errors=agreement_errors, shuffled=shuffled, duplicates=duplicates, numbers=numbers
     )
@@ -82,11 +81,10 @@ def generate(
 
 def _story(seed: int, number: int, shares: dict[str, float]) -> Story:
     # The options have their own stream, so a change of one leaves all other stories as they are.
-    options = _options_stream(seed, number)
     if shares["duplicates"]:  # of 0.9: each story ten times, one after the other
         number = int(number * (1 - shares["duplicates"]) + 1e-9)
-        options = _options_stream(seed, number)
-    options.random()  # one number is left out, as earlier versions did: the stories stay the same
+    options = random.Random(f"{seed}:{number}:knobs")  # another name would change the stories,
+    options.random()  # and so would its first number, which is not used any more
     rng = random.Random(f"{seed}:{number}")
     state = StoryState(rng)
     share = shares["numbers"]
@@ -105,10 +103,6 @@ def _story(seed: int, number: int, shares: dict[str, float]) -> Story:
     parts = ["Features", "Words", "Summary"] if features else ["Words", "Summary"]
     header = tuple(rng.sample(parts, rng.randint(1, len(parts))))
     return Story(words, required, features, summary, header)
-
-
-def _options_stream(seed: int, number: int) -> random.Random:
-    return random.Random(f"{seed}:{number}:knobs")  # another name would change the stories
 
 
 # -- from sentences to words

@@ -214,8 +214,7 @@ def begin(
     s: StoryState, hero: Person, *, place: str = "", traits: Sequence[str] = (), likes: str = "",
     aged: bool = True,
 ) -> None:  # fmt: skip
-    """Add the opening: who the hero is, what the hero likes; it ends at `place` if one is given.
-    Otherwise a new paragraph begins after it."""
+    """Add the opening: who the hero is and what the hero likes; at `place`, if one is given."""
     he, his, pick = hero.he, hero.his, s.pick
     trait = pick(traits or words.traits)
     who = a(f"{trait} {hero.kind}") if s.chance(0.6) else f"a little {hero.kind}"
