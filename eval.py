@@ -6,7 +6,7 @@ of it; with --study, run a study of many small models.
 
 from minislm.cli.config import EvalConfig, InspectConfig, MachineConfig
 from minislm.cli.options import Parser, build, only_with
-from minislm.runtime.errors import run_script
+from minislm.runtime.errors import UserError, run_script
 from minislm.scoring.config import ScoreConfig
 from minislm.studies.config import StudyConfig
 
@@ -29,7 +29,9 @@ def main() -> None:
     if hasattr(flags, "study"):
         from minislm.cli.study import study
 
-        study(build(StudyConfig, flags), config.tasks, models)
+        if models:
+            raise UserError("--study trains its own models: leave out --model")
+        study(build(StudyConfig, flags), config.tasks)
     elif getattr(flags, "score", False):
         from minislm.cli.score import score
 

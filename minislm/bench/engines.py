@@ -1,5 +1,4 @@
 """The engines of the sampling benchmark, each behind the same calls.
-
 `engine = ENGINES[name](folder, precision, threads, device, compiled)` opens the model.
 `engine(prompts, count, top_k)` continues every prompt by exactly `count` tokens; top_k 0 is greedy.
 A class names its packages, the precisions it is measured in, and whether it runs on a GPU."""

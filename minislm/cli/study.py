@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 
 from minislm.cli.config import DataConfig
@@ -15,16 +14,15 @@ from minislm.studies.runner import run_study
 STUDIES = {"generalization": generalization.STUDY}
 
 
-def study(config: StudyConfig, tasks: str, models: Sequence[str]) -> None:
+def study(config: StudyConfig, tasks: str) -> None:
     """Run a study, or the trials that it lacks, and print its report.
-    tasks: as in --tasks; "auto": the study's own. models: evaluated beside its own variants.
+    tasks: as in --tasks; "auto": the study's own.
     UserError: an unknown task, or see `run_study`."""
     if tasks != "auto":
         config = replace(config, only=tuple(task_names(DataConfig(tasks=tasks))))
     words = iter(sys.argv[1:])  # without --out FOLDER, so that reports of two machines are equal
     shown = [word for word in words if word != "--out" or not next(words, "")]
     command = f"python eval.py {shlex.join(shown)}"
-    config = replace(config, models=tuple(models))
     path = run_study(config.study, STUDIES[config.study], config, command)
     print(path.read_text(encoding="utf-8"))
     log(f"report: {path}")

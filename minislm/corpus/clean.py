@@ -1,5 +1,4 @@
 """What worker processes do: raw stories to clean ones, and batches of them to shards of tokens.
-
 They import this file and the main script, so it must not import torch: a second and 200 MB each."""
 
 import hashlib

@@ -1,5 +1,4 @@
 """Loss and gradient in micro-batches that fit the processor's cache, in worker threads.
-
 Gradients are added in a fixed order: with as many threads a run can be repeated to the bit."""
 
 from collections.abc import Sequence

@@ -1,5 +1,4 @@
 """Decode steps as CUDA graphs: launching small kernels one by one takes longer than running them.
-
 A graph contains the addresses of what it reads and writes, so it serves one cache, and one number
 of its rows and positions: both are padded to a few sizes."""
 

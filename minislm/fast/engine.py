@@ -1,5 +1,4 @@
 """The fast engine: batched prefill; several steps per call, traced, compiled or as CUDA graphs.
-
 Engines in several threads, each with a cache of its own, share one `PreparedModel`."""
 
 import math

@@ -1,5 +1,4 @@
 """Drop-in modules: the same results as those of model.py, computed faster in one situation each.
-
 N is B K; G is H // K: the query heads that share a key head are the rows of one product."""
 
 import copy

@@ -1,5 +1,4 @@
 """`FastSampler`: the methods and the tokens of `Sampler`, several times as fast.
-
 On a CPU it deals the prompts to worker threads with a cache each: threads that never wait for each
 other decode faster than threads that share every product. Compiled steps share all threads."""
 

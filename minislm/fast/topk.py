@@ -1,5 +1,4 @@
 """The token sampler for large vocabularies: maxima are searched in two levels.
-
 A maximum down the columns of a [w, V / w] view is vectorised where the search for its index is not:
 only the columns found are searched. Sizes are plain integers: they are constants of a trace."""
 

@@ -1,5 +1,4 @@
 """Ablation of attention heads and MLP neurons: what does the model lose without them?
-
 A head writes through its columns of the attention's output matrix, a neuron through its column of
 the MLP's second one: with zeros there it has no effect, in any sampler either. The rest of the
 model has never seen zeros: mean ablation adds what the component writes on average."""

@@ -1,5 +1,4 @@
 """Losses, attention weights and neuron activations of a text, and the kinds of a model's heads.
-
 The kinds are by distance and by meaning ("semantic" in Eldan & Li 2023, section 5), or mixed."""
 
 from collections.abc import Iterable, Sequence

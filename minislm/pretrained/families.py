@@ -1,5 +1,4 @@
 """Published model families as tables: their names for our options and for our parameters.
-
 A `Family` maps keys of config.json to fields of `ModelConfig`, and tensors of weight files to
 parameters of `Transformer`. A model belongs to the first family whose config.json, read back,
 describes the same model."""

@@ -1,5 +1,4 @@
 """Opens trained models: run folders, Hugging Face folders, models of the hub, files of llama2.c.
-
 Weight files are not trusted: see README.md. Errors are one line that names the file and the tensor.
 """
 

@@ -1,5 +1,4 @@
 """Data-parallel processes, started by `torchrun --nproc-per-node N train.py` (or sample.py).
-
 In training gradients are summed, so the weights are those of one process with the same batches. In
 sampling every process continues its own prompts."""
 

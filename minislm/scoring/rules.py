@@ -1,5 +1,4 @@
 """Rule-based measures of a story's continuation, and the scores made of them, from 0 to 10.
-
 Every measure is a rule that a reader can check by hand; README.md lists them. A continuation is
 measured together with its prompt. Word lists are in rules.json."""
 

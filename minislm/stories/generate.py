@@ -61,18 +61,16 @@ class Story:
 
 def generate(
     count: int, seed: int = 0, *, start: int = 0, agreement_errors: float = 0.0,
-    shuffled: float = 0.0, duplicates: float = 0.0, numbers: float = 0.0,
+    duplicates: float = 0.0, numbers: float = 0.0,
 ) -> Iterator[Story]:  # fmt: skip
     """Yield `count` stories, numbers `start`, `start` + 1, ... of the stream that `seed` names.
     A story depends on the seed and its own number only. Shares of stories, from 0 to 1:
     `agreement_errors`, in which one to three words break agreement ("they was", "three apple");
-    `shuffled` sentences; `duplicates`, equally many of each; `numbers`, of `number_plots.py`.
+    `duplicates`, equally many of each; `numbers`, of `number_plots.py`.
     UserError: a negative count or start, or a share outside [0, 1]."""
     if min(count, start) < 0:
         raise UserError(f"count and start of stories are {count} and {start}; give 0 or more")
-    shares = dict(
-        agreement_errors=agreement_errors, shuffled=shuffled, duplicates=duplicates, numbers=numbers
-    )
+    shares = dict(agreement_errors=agreement_errors, duplicates=duplicates, numbers=numbers)
     for name, share in shares.items():
         if not 0 <= share <= 1:
             raise UserError(f"share of stories with {name} is {share}; give a number from 0 to 1")
@@ -84,15 +82,13 @@ def _story(seed: int, number: int, shares: dict[str, float]) -> Story:
     if shares["duplicates"]:  # of 0.9: each story ten times, one after the other
         number = int(number * (1 - shares["duplicates"]) + 1e-9)
     options = random.Random(f"{seed}:{number}:knobs")  # another name would change the stories,
-    options.random()  # and so would its first number, which is not used any more
+    _ = options.random(), options.random()  # and so would its first numbers, of former options
     rng = random.Random(f"{seed}:{number}")
     state = StoryState(rng)
     share = shares["numbers"]
     about_numbers = share and random.Random(f"{seed}:{number}:plots").random() < share
     plot = rng.choice(NUMBER_PLOTS if about_numbers else PLOTS)
     summary = _MARKED.sub(r"\1\2", plot(state))
-    if options.random() < shares["shuffled"]:
-        state.shuffle(options)
     marked = "".join(gap + sentence for gap, sentence in zip(state.gaps, state.sentences))
     words = tuple(_word(*groups) for groups in _MARKED.findall(marked))
     required = _required(rng, words)

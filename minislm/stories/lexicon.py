@@ -1,5 +1,4 @@
 """Word lists, inflection, and the class and lemma of any written form of a word.
-
 A form that several classes share is decided by the word alone, never by its neighbours: numbers
 come before adjectives, adjectives before nouns, nouns before verbs, except that the lemmas in
 `verb_first` are verbs ("play", "smile"). The stories mark the few uses that differ."""

@@ -114,13 +114,6 @@ class StoryState:
         self.add(f"""{hero} learned that {moral}. | from that day on, {hero} knew that {moral}.
             | that day, {hero} learned that {moral}. | {hero} never forgot that {moral}.""")
 
-    def shuffle(self, rng: random.Random) -> None:
-        """Put the sentences out of order; line breaks stay where they are."""
-        order = list(self.sentences)
-        while order == self.sentences:
-            rng.shuffle(order)
-        self.sentences = order
-
     # -- numbers and things
 
     def number(self, n: int) -> str:

@@ -1,5 +1,4 @@
 """Plots that use large numbers: house numbers, mirrors, pairs, signs.
-
 A study measures whether pre-training on them helps with the number tasks. So no plot answers for a
 number of D_test, or in the words of a prompt (tests/studies checks both)."""
 

@@ -1,5 +1,4 @@
 """The plots: each is a function that generates one story in a `StoryState` and returns its summary.
-
 What the end states follows from what happened. "|" separates the variants of a sentence. A word
 that is not of the class that the lexicon gives it is marked in the sentence: "a smile/n"."""
 

@@ -1,5 +1,4 @@
 """The arms of the generalization study: a model, its pre-training text, and how long it learns.
-
 All arms of a task learn the same 70 pairs by the same recipe (`--preset unary`); they differ in the
 position encoding, the number of blocks and the text behind them."""
 
@@ -16,11 +15,12 @@ from torch import nn
 
 from minislm.config import PRESETS, ModelConfig, TrainConfig
 from minislm.dataset import TokenDataset
+from minislm.evaluation import text_loss
 from minislm.model import Transformer
 from minislm.pretrained.load import load
 from minislm.pretrained.save import save
 from minislm.stories.generate import generate
-from minislm.studies.learning import UNARY, bits_per_byte, train_in_memory
+from minislm.studies.learning import UNARY, train_in_memory
 from minislm.tasks import LARGEST, TASKS, is_test, number_words, pairs
 from minislm.tokenizer import Tokenizer
 
@@ -119,9 +119,9 @@ def pretrain(arm: dict[str, Any], seed: int, steps: int, folder: Path) -> dict[s
     config = TrainConfig(seed=seed, batch_tokens=4096, steps=steps)
     result = train_in_memory(model, tokenizer, config, stories=stories)
     save(folder / "models" / own.start(seed), model, tokenizer)
-    held_out = story_texts(own.text, 1_000_000 + seed, HELD_OUT)
-    return {**result, "parameters": model.n_parameters(), "leaks": leaks(texts),
-            "bits_per_byte": bits_per_byte(model, tokenizer, held_out)}  # fmt: skip
+    held_out = TokenDataset.from_texts(story_texts(own.text, 1_000_000 + seed, HELD_OUT), tokenizer)
+    loss = text_loss(model, held_out, tokenizer.eot_id).bits_per_byte
+    return result | {"bits_per_byte": loss, "leaks": leaks(texts)}
 
 
 def story_texts(text: str, seed: int, count: int) -> list[str]:
@@ -151,9 +151,8 @@ def leaks(texts: Sequence[str]) -> int:
 
 def _other(number: str, rng: random.Random) -> str:
     """Another number of as many digits that is not in D_test."""
-    low, high = 10 ** (len(number) - 1), 10 ** len(number)
-    choices = (rng.randrange(low, high) for _ in iter(int, 1))
-    return str(next(n for n in choices if n not in _HELD_OUT and n != int(number)))
+    numbers = range(10 ** (len(number) - 1), 10 ** len(number))
+    return str(rng.choice([n for n in numbers if n not in _HELD_OUT and n != int(number)]))
 
 
 def _drill(rng: random.Random) -> str:

@@ -1,5 +1,4 @@
 """Baselines behind the transformer's interface, `forward(tokens [B, T]) -> logits [B, T, V]`.
-
 `DummyModel` has a known accuracy, so it tests the evaluator. The heuristics are shallow rules that
 a trained model is compared with: functions of a pair, whose answer they must not read, and of its
 task's D_train. All are sampled and evaluated as a transformer is."""
@@ -44,20 +43,17 @@ def copy_the_prompt(pair: Pair, train: list[Pair]) -> str:
 
 
 def fixed_offset(pair: Pair, train: list[Pair]) -> str:
-    """The characters at one distance back, up to the prompt's last; which distance, D_train says.
-    An attention head can do this whatever the characters are."""
-    right = [sum(_repeated(n, each.prompt) == each.answer for each in train) for n in _DISTANCES]
-    return _repeated(_DISTANCES[right.index(max(right))], pair.prompt)
+    """The characters at one distance back, the best for D_train, up to the end of the prompt: what
+    an attention head can do whatever the characters are."""
 
+    def repeated(distance: int, prompt: str) -> str:
+        text = prompt
+        while text[-distance] != prompt[-1] and len(text) < len(prompt) + 8:
+            text += text[-distance]
+        return text[len(prompt) :]
 
-_DISTANCES = range(2, 8)
-
-
-def _repeated(distance: int, prompt: str) -> str:
-    text = prompt
-    while text[-distance] != prompt[-1] and len(text) < len(prompt) + 8:
-        text += text[-distance]
-    return text[len(prompt) :]
+    right = [sum(repeated(n, each.prompt) == each.answer for each in train) for n in range(8)]
+    return repeated(right.index(max(right)), pair.prompt)
 
 
 def number_in(prompt: str) -> int:

@@ -1,5 +1,4 @@
 """Which heads of a model that solves unary counting do it, and how: ablation and patching.
-
 Everything is measured with the right answer as input (see `first_errors`). A head is ablated by its
 mean output over D_train, or by its outputs in another text (resample ablation; Zhang & Nanda 2024),
 and patched by its outputs for another prompt."""

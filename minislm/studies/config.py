@@ -13,14 +13,13 @@ class StudyConfig:
 
     study: str = option("generalization", "run a study and write its report: generalization "
                         "(reasoning or heuristics?)", choices=STUDIES)  # fmt: skip
-    quick: bool = option(False, "a small version of the study, in under 3 minutes")
-    seeds: int | None = option(None, "seeds of each run (default: 8; 2 if quick)",
+    quick: bool = option(False, "few seeds and steps, in 10 minutes")
+    seeds: int | None = option(None, "seeds of the main arms (default: 16; 2 if quick)",
                                minimum=1)  # fmt: skip
     out: str | None = option(None, "folder of the results, plots and report (default: "
                              "runs/studies/NAME)")  # fmt: skip
     processes: int | None = option(None, "trials at a time (default: one per core)", minimum=1)
     only: tuple[str, ...] = ()  # the tasks of --tasks; empty: those of the study
-    models: tuple[str, ...] = ()  # the models of --model: evaluated beside the study's own
 
     def __post_init__(self) -> None:
         check(self)

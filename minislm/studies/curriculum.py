@@ -1,7 +1,5 @@
 """Batches of pairs that grow: short answers first, as in curriculum learning (Bengio et al. 2009).
-
-A pair of unary counting has up to 5,300 tokens: random pairs would cost many times what short ones
-do, from which most of the same rule can be learned."""
+A pair of unary counting has up to 5,300 tokens, and short ones show most of the same rule."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import cast
@@ -17,18 +15,11 @@ _RAMP = 0.5  # fraction of training
 
 
 class Curriculum(Batches):
-    """An endless stream of batches of pairs of similar length, from the shortest 6 to all of them.
-
-    The number of pairs in use grows linearly over the fraction `part` of training. The nth shortest
-    of these is drawn with a probability proportional to n^-0.7. The same seed and state give the
-    same next batch. Options as for `Batches`.
-
-    Args:
-        models: those that are trained. Over the first half of training the null key's cosine rises
-            from 0, and the scale of attention from a third: with random weights no key is similar
-            enough, and attention would not learn.
-        progress: returns the fraction of training that is done.
-    """
+    """Batches of pairs of similar length, from the shortest 6 on; see `Batches`. The number in use
+    grows linearly over the fraction `part` of training, of which `progress` returns how much is
+    done. The nth shortest is drawn with a probability proportional to n^-0.7.
+    models: those that are trained. Over the first half the null key's cosine rises from 0 and the
+    scale of attention from a third: with random weights no key is similar enough to learn from."""
 
     def __init__(
         self, examples: Sequence[tuple[list[int], list[int]]], models: Sequence[Transformer], *,

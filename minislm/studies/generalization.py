@@ -1,5 +1,4 @@
 """The generalization study: does a model learn the rule of a task, or a shallow heuristic?
-
 Models learn the 70 pairs of D_train and answer the 30 of D_test. One seed is one observation: it
 answers all 30 or it does not. RULE is how the report concludes."""
 
@@ -50,7 +49,7 @@ def plan(config: StudyConfig) -> list[list[Trial]]:
     first: list[Trial] = [{"kind": "heuristics", "task": task} for task in tasks]
     first += trials((*_EXAMINED, *arms.OTHERS), unary, many)
     second: list[Trial] = [
-        {"kind": "circuit", "arm": arm.name, "seed": FIRST_SEED + n}
+        {"kind": "circuit", "arm": asdict(arm), "seed": FIRST_SEED + n}
         for _ in unary for arm in _EXAMINED for n in range(many)
     ]  # fmt: skip
     third = trials((arms.RUN, arms.OTHERS[2], *arms.TWO, arms.TWICE), digits, few)
@@ -95,28 +94,21 @@ def heuristics(task: str, folder: Path) -> Result:
     return {"determined": known, "heuristics": found}
 
 
-def examine(arm: str, seed: int, folder: Path) -> Result:
+def examine(arm: dict[str, Any], seed: int, folder: Path) -> Result:
     """The circuit of the model that a seed gave for unary."""
-    return circuit(*load(folder / "models" / f"{arm}-{seed}"), seed)
+    return circuit(*load(folder / "models" / f"{arm['name']}-{seed}"), seed)
 
 
 class Results:
-    """The rows of a study: `runs` of each task and arm, and the results of the other kinds."""
+    """The results of a study by task and name of the arm: `runs` of arms, `circuits`, `texts`."""
 
     def __init__(self, rows: Sequence[Row]):
-        self.runs: dict[tuple[str, str], list[Result]] = defaultdict(list)
-        self.texts: dict[str, list[Result]] = defaultdict(list)
-        self.heuristics: dict[str, Result] = {}
-        self.circuits: dict[str, list[Result]] = defaultdict(list)
+        kinds = defaultdict(lambda: defaultdict(list))
         for trial, result in ((row["trial"], row["result"]) for row in rows):
-            if trial["kind"] == "arm":
-                self.runs[trial["task"], trial["arm"]["name"]].append(result)
-            elif trial["kind"] == "pretrain":
-                self.texts[trial["arm"]["name"]].append(result)
-            elif trial["kind"] == "heuristics":
-                self.heuristics[trial["task"]] = result
-            else:
-                self.circuits[trial["arm"]].append(result)
+            arm = trial.get("arm", "")
+            kinds[trial["kind"]][trial.get("task"), arm["name"] if arm else ""].append(result)
+        self.runs, self.circuits, self.texts = kinds["arm"], kinds["circuit"], kinds["pretrain"]
+        self.heuristics = {task: found[0] for (task, _), found in kinds["heuristics"].items()}
 
     def right(self, task: str, arm: str, split: str) -> list[int]:
         """Right answers of each seed."""
@@ -167,7 +159,7 @@ def report(rows: Sequence[Row], folder: Path) -> str:
     sections |= {f"Task {task}": _arm_table(found, task) for task in tasks} | {
         "Rule of the verdicts": RULE,
         "Wrong answers on D_test": _error_table(found),
-        "The circuit of unary": _circuit_table(found.circuits),
+        "The circuit of unary": _circuit_table(found),
         "Text before the task": _text_table(found),
         "Limits": LIMITS,
     }
@@ -209,10 +201,10 @@ def _error_table(found: Results) -> str:
     return markdown_table(head, lines) if lines else ""
 
 
-def _circuit_table(circuits: dict[str, list[Result]]) -> str:
+def _circuit_table(found: Results) -> str:
     """Of the models that answer all of D_test."""
     lines = []
-    for arm, results in circuits.items():
+    for (_, arm), results in found.circuits.items():
         solved = [each for each in results if each["unchanged"] == TEST]
 
         def summary(name: str, solved: Sequence[Result] = solved) -> str:
@@ -230,7 +222,7 @@ def _circuit_table(circuits: dict[str, list[Result]]) -> str:
 
 def _text_table(found: Results) -> str:
     lines = []
-    for name, runs in found.texts.items():
+    for (_, name), runs in found.texts.items():
         loss, leaks = (
             median(run["bits_per_byte"] for run in runs),
             sum(run["leaks"] for run in runs),

@@ -9,7 +9,6 @@ from torch import nn
 
 from minislm.config import PRESET_TRAINING, TrainConfig
 from minislm.dataset import IGNORED, Batches, TokenDataset
-from minislm.evaluation import text_loss
 from minislm.fast.backward import FastLossAndGrad
 from minislm.fast.optimizer import FastMuon
 from minislm.model import Transformer
@@ -86,8 +85,3 @@ def deviation(tokenizer: Tokenizer, pair: Pair, text: str) -> list | None:
     _, right = encode_pair(tokenizer, pair)
     at = next((n for n, (a, b) in enumerate(zip(given, right)) if a != b), None)
     return None if at is None else [at, tokenizer.decode([given[at]])]
-
-
-def bits_per_byte(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str]) -> float:
-    stories = TokenDataset.from_texts(texts, tokenizer)
-    return text_loss(model, stories, tokenizer.eot_id).bits_per_byte

@@ -304,16 +304,6 @@ def test_agreement_errors():
     )
 
 
-def test_shuffled_sentences():
-    clean = list(generate(400, seed=5))
-    mixed = list(generate(400, seed=5, shuffled=0.25))
-    changed = [(a, b) for a, b in zip(clean, mixed, strict=True) if a.text != b.text]
-    assert 70 < len(changed) < 130
-    for a, b in changed:  # the same words in another order
-        assert sorted(word.text for word in a.words) == sorted(word.text for word in b.words)
-        assert [w.before for w in a.words].count("\n") == [w.before for w in b.words].count("\n")
-
-
 @pytest.mark.parametrize("share, copies", [(0.5, 2), (0.75, 4), (0.9, 10)])
 def test_duplicates_are_equally_many_copies_of_each_story(share, copies):
     """N stories are N / k different ones, k times each: none takes over."""
@@ -331,7 +321,6 @@ def test_duplicates_are_equally_many_copies_of_each_story(share, copies):
         {"count": -1},
         {"start": -2},
         {"agreement_errors": 1.5},
-        {"shuffled": -0.1},
         {"duplicates": float("nan")},
     ],
 )

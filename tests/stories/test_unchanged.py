@@ -16,8 +16,8 @@ CASES = {
         "2f76f3f25e04caad382a92bf4b800590c97e084bd550e70901e1cd21084b621e",
     ),
     "corrupted": (
-        dict(count=50, seed=3, agreement_errors=1.0, shuffled=0.5),
-        "cc093bb84de06abb31a4b67c2c59c5c857db15d9c1c879de66c13ebe404da4f1",
+        dict(count=50, seed=3, agreement_errors=1.0),
+        "c3235a7991036c139997c554b27def296b9071e4b38d097eb395f3b4ddf7b3b1",
     ),
 }
 

@@ -112,7 +112,7 @@ def cut_early(monkeypatch):
 
 def text_after_the_end(monkeypatch):
     """What follows the end of text is a part of the answer."""
-    monkeypatch.setattr(Tokenizer, "continuation", lambda self, _, ids: self.decode(ids) + " more")
+    mapped(monkeypatch, lambda pair, answer: Answer(answer.text + " more", answer.finished))
 
 
 @pytest.mark.parametrize(
