@@ -23,8 +23,8 @@ class DataConfig:
     normalize: str = option("none", "replace every word of the text by its stem or its lemma",
                             choices=("none", "stem", "lemma"))  # fmt: skip
     vocab: int | None = option(None, "vocabulary (default: 4096 with --data, or 2048)", minimum=257)
-    digits: str = option("auto", "a token for every digit, or merged; auto: merged for unary alone",
-                         choices=("auto", "single", "merged"))  # fmt: skip
+    digits: str = option("single", "a token for every digit, or merged",
+                         choices=("single", "merged"))  # fmt: skip
     pair_share: float = option(0.25, "fraction of the training tokens that are pairs", above=0)
     loss_on: str = option("completion", "part of a pair that has a loss",
                           choices=("completion", "all"))  # fmt: skip

@@ -21,7 +21,6 @@ from minislm.runtime.files import lock_file, os_error, read_text
 from minislm.tasks import TASKS, pair
 
 _RUNS, _FILE = Path("runs"), "run.json"
-_UNARY_CONTEXT = 1536  # the longest unary pair fits, where digits merge
 _FINE_TUNING = dict(learning_rate=3e-3, matrix_rate=0.01)  # with --init-from: cli/README.md
 # Settings that a resumed run may change: how long it is, and how it is run.
 _CHANGEABLE = {"resume", "out", "steps", "minutes", "threads", "json", "evals", "samples", "keep"}
@@ -86,17 +85,13 @@ def settings_from(flags: argparse.Namespace) -> Settings:
     if given := [name for name in fixed if run.init_from and name in flags]:
         raise UserError(f"leave out {flag_name(given[0])}: --init-from keeps shape and tokenizer")
     named = task_names(data) if data.tasks not in ("auto", "all", "none") else []
-    merged = "unary" in named and not train.curriculum
     if data.stories is None:
         data = replace(data, stories=2 if named or data.pairs else 6_000)
     if data.vocab is None:  # the generator uses fewer words than people do
         data = replace(data, vocab=4096 if data.data else 2048)
-    if data.digits == "auto":
-        data = replace(data, digits="merged" if merged else "single")
     if train.steps is None and train.minutes is None:
         train = replace(train, minutes=3.5)
-    base = ({"context": _UNARY_CONTEXT} if merged else {}) | PRESETS[run.preset]
-    return Settings(build(ModelConfig, flags, base), data, train, run)
+    return Settings(build(ModelConfig, flags, PRESETS[run.preset]), data, train, run)
 
 
 def resumed(flags: argparse.Namespace, run: Path) -> Settings:

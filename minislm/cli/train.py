@@ -249,15 +249,14 @@ def _report(trainer: Trainer, data: TrainingData, json: str | None, source: str 
         print(task_table(scores), end="\n\n")
     for text, (before, after) in changes.items():
         print(f"{text}: {before:.3f} bits per byte before, {after:.3f} after")
+    prompt = "Once upon a time"
     if trainer.config.curriculum:  # no text was trained on
         prompt = pairs(data.tasks[0], "test")[2].prompt
-        print(f"run folder: {run}\ntry next:   python sample.py --model {run} --temperature 0 "
-              f'--max-new-tokens 5000 --prompt "{prompt}"')  # fmt: skip
-        return
-    print(f"validation: {loss.nats_per_token:.3f} nats per token, perplexity "
-          f"{loss.perplexity:.1f}, {loss.bits_per_byte:.3f} bits per byte\n")  # fmt: skip
-    for number, text in enumerate(stories, 1):
-        print(f"--- story {number} ---\n{text.strip()}\n")
+    else:
+        print(f"validation: {loss.nats_per_token:.3f} nats per token, perplexity "
+              f"{loss.perplexity:.1f}, {loss.bits_per_byte:.3f} bits per byte\n")  # fmt: skip
+        for number, text in enumerate(stories, 1):
+            print(f"--- story {number} ---\n{text.strip()}\n")
     print(f"run folder: {run}" + (f" (loss curve: {plot})" if plot else ""))
-    print(f'try next:   python sample.py --model {run} --prompt "Once upon a time"')
+    print(f'try next:   python sample.py --model {run} --prompt "{prompt}"')
     print(f"            python eval.py --model {run}\n            python train.py --tasks unary")

@@ -47,12 +47,10 @@ class Arm:
 
     def model(self, seed: int, folder: Path) -> tuple[Transformer, Tokenizer]:
         """The model before it learns the task."""
-        tokenizer = study_tokenizer(folder, words=self.text not in ("", "drills"))
         if self.text:
-            model, _ = load(folder / "models" / self.start(seed))
-        else:
-            model = self.random_weights(seed, tokenizer)
-        return model, tokenizer
+            return load(folder / "models" / self.start(seed))
+        tokenizer = study_tokenizer(folder, words=False)
+        return self.random_weights(seed, tokenizer), tokenizer
 
     def start(self, seed: int) -> str:
         """The name of the pre-trained model of a seed."""
@@ -60,16 +58,14 @@ class Arm:
 
     def random_weights(self, seed: int, tokenizer: Tokenizer) -> Transformer:
         torch.manual_seed(seed)
-        wide = tokenizer.vocab_size > 257
-        shape: dict[str, Any] = _WIDE if wide else PRESETS["unary"] | {
-            "n_layer": self.n_layer, "n_head": self.n_head, "head_dim": 32,
-        }  # fmt: skip
+        narrow = PRESETS["unary"] | dict(n_layer=self.n_layer, n_head=self.n_head, head_dim=32)
+        shape = dict(narrow if tokenizer.vocab_size == 257 else _WIDE, position=self.position)
         if self.position != "run":
-            shape = shape | {"rope_theta": 10000.0}
+            shape["rope_theta"] = 10000.0
         if self.position == "learned":
-            shape = shape | {"context": 5376}  # of the longest pair: no position is untrained
-        shape = shape | {"position": self.position, "run_tokens": tokenizer.digit_ids}
-        model = Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, **shape))
+            shape["context"] = 5376  # of the longest pair: no position is untrained
+        vocabulary = dict(vocab_size=tokenizer.vocab_size, run_tokens=tokenizer.digit_ids)
+        model = Transformer(ModelConfig(**shape, **vocabulary))
         if self.shared:
             model.blocks = nn.ModuleList([model.blocks[0]] * self.n_layer)
         return model

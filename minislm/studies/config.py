@@ -21,5 +21,4 @@ class StudyConfig:
     processes: int | None = option(None, "trials at a time (default: one per core)", minimum=1)
     only: tuple[str, ...] = ()  # the tasks of --tasks; empty: those of the study
 
-    def __post_init__(self) -> None:
-        check(self)
+    __post_init__ = check
