@@ -1,4 +1,4 @@
-"""eval.py --study: the studies by name."""
+"""eval.py --study: run a study and print its report."""
 
 import shlex
 import sys
@@ -11,8 +11,6 @@ from minislm.studies import generalization
 from minislm.studies.config import StudyConfig
 from minislm.studies.runner import run_study
 
-STUDIES = {"generalization": generalization.STUDY}
-
 
 def study(config: StudyConfig, tasks: str) -> None:
     """Run a study, or the trials that it lacks, and print its report.
@@ -23,6 +21,6 @@ def study(config: StudyConfig, tasks: str) -> None:
     words = iter(sys.argv[1:])  # without --out FOLDER, so that reports of two machines are equal
     shown = [word for word in words if word != "--out" or not next(words, "")]
     command = f"python eval.py {shlex.join(shown)}"
-    path = run_study(config.study, STUDIES[config.study], config, command)
+    path = run_study(config.study, generalization.STUDY, config, command)
     print(path.read_text(encoding="utf-8"))
     log(f"report: {path}")

@@ -86,6 +86,7 @@ OTHERS = (Arm("absolute rotary", "rotary"), Arm("learned", "learned"), Arm("none
 
 TWO = tuple(replace(arm, name=f"{arm.name}, two blocks", n_layer=2) for arm in (RUN, *OTHERS))
 FOUR = replace(RUN, name="place in a run, four heads", n_head=4)  # has heads to spare
+EXAMINED = (RUN, FOUR)  # whose circuits are looked for
 TWICE = replace(RUN, name="place in a run, one block twice", n_layer=2, shared=True)
 LONGER = tuple(replace(arm, name=f"{arm.name}, 4 x steps", budget=4) for arm in (*OTHERS, *TWO[1:]))
 DRILLED = replace(TWO[0], name="place in a run, two blocks, drills", text="drills")

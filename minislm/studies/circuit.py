@@ -63,28 +63,23 @@ class Twin:
 
 
 def replace(heads: list[Head], values: list[Tensor], layer: int, y_BHTD: Tensor) -> Tensor:
-    """Heads' outputs replaced by values [H, T or 1, D] of their block; longer values are cut."""
+    """Heads' outputs replaced by values [H, T or 1, D] of their block."""
     y_BHTD = y_BHTD.clone()
     for block, head in heads:
         if block == layer:
-            own = values[block][head]
-            if len(own) > 1:  # positions repeat, if there are too few
-                own = own[torch.arange(y_BHTD.shape[2]) % len(own)]
-            y_BHTD[:, head] = own
+            own = values[block][head]  # repeated, if it has too few positions
+            y_BHTD[:, head] = own[torch.arange(y_BHTD.shape[2]) % len(own)]
     return y_BHTD
 
 
 def circuit(model: Transformer, tokenizer: Tokenizer, seed: int) -> dict[str, Any]:
     """Heads that suffice to answer D_train, and what they do, in right answers of D_test.
-
-    In random order, each head is left out if all of D_train that is looked at (i mod 10 = 5) is
-    still answered with the mean of it and of those left out before.
-
+    In random order, each head is left out if the part of D_train that is looked at (i mod 10 = 5)
+    is still answered with the mean of it and of those left out before.
     keep: right answers with the mean of every other head. remove: with these heads resampled.
-    remove_others: with as many other heads resampled, where there are so many. stops: of so many
+    remove_others: with as many other heads resampled, if there are so many. stops: of so many
     `patched` pairs of prompts i and j, those in which the model, given i and these heads' outputs
-    for j, stops exactly at j.
-    """
+    for j, stops exactly at j."""
     twin, rng = Twin(model, tokenizer), random.Random(seed)
     train, test = pairs("unary", "train"), pairs("unary", "test")
     sample = [pair for pair in train if pair.i % 10 == 5]
@@ -110,9 +105,8 @@ def circuit(model: Transformer, tokenizer: Tokenizer, seed: int) -> dict[str, An
     if len(rest) >= len(heads):
         random_heads = rng.sample(rest, len(heads))
         found["remove_others"] = twin.right(test, partial(replace, random_heads, resampled))
-    numbers = [each.i for each in test]
-    prompts = [(rng.choice(numbers), rng.choice(numbers)) for _ in range(_PATCHED)]
-    given = ((j, patched(twin, heads, i, j).argmax(-1).tolist()) for i, j in prompts if i != j)
+    prompts = [[each.i for each in rng.sample(test, 2)] for _ in range(_PATCHED)]
+    given = ((j, patched(twin, heads, i, j).argmax(-1).tolist()) for i, j in prompts)
     stops = [tokens == encode_pair(tokenizer, pair("unary", j))[1] for j, tokens in given]
     return found | {"stops": sum(stops), "patched": len(stops)}
 

@@ -28,7 +28,6 @@ SEEDS, FEW = 16, 4  # in the arms that matter, and in the others
 FIRST_SEED = 100  # those below were used while the recipe was found
 FAR = range(101, 131)  # beyond the numbers of the data set
 TEST, LEARNED = 30, 67  # questions of D_test; right answers of the 70 that count as learned
-_EXAMINED = (arms.RUN, arms.FOUR)  # whose circuits are looked for
 QUESTION, RULE, LIMITS = Path(__file__).with_name("report.txt").read_text("utf-8").split("---\n")
 
 
@@ -47,10 +46,10 @@ def plan(config: StudyConfig) -> list[list[Trial]]:
         ]  # fmt: skip
 
     first: list[Trial] = [{"kind": "heuristics", "task": task} for task in tasks]
-    first += trials((*_EXAMINED, *arms.OTHERS), unary, many)
+    first += trials((*arms.EXAMINED, *arms.OTHERS), unary, many)
     second: list[Trial] = [
         {"kind": "circuit", "arm": asdict(arm), "seed": FIRST_SEED + n}
-        for _ in unary for arm in _EXAMINED for n in range(many)
+        for _ in unary for arm in arms.EXAMINED for n in range(many)
     ]  # fmt: skip
     third = trials((arms.RUN, arms.OTHERS[2], *arms.TWO, arms.TWICE), digits, few)
     third += trials(arms.TWO[:1], unary, many) + trials((arms.TWICE,), unary, few)
@@ -74,7 +73,7 @@ def learn(arm: dict[str, Any], task: str, seed: int, quick: bool, folder: Path) 
     result |= train_in_memory(model, tokenizer, own.recipe(seed, quick), pairs(task, "train"))
     for split in ("train", "test"):
         result[split] = first_errors(model, tokenizer, pairs(task, split))
-    if own in _EXAMINED and task == "unary":
+    if own in arms.EXAMINED and task == "unary":
         save(folder / "models" / f"{own.name}-{seed}", model, tokenizer)
         far = [Pair(task, i, *TASKS[task](i)) for i in FAR]
         result["far"] = first_errors(model, tokenizer, far)
@@ -86,10 +85,8 @@ def heuristics(task: str, folder: Path) -> Result:
     questions that an ideal learner can answer."""
     tokenizer, train = arms.study_tokenizer(folder, words=False), pairs(task, "train")
     test = pairs(task, "test")
-    found = {
-        name: {str(pair.i): deviation(tokenizer, pair, answer(pair, train)) for pair in test}
-        for name, answer in HEURISTICS.items()
-    }
+    found = {name: {str(each.i): deviation(tokenizer, each, answer(each, train)) for each in test}
+             for name, answer in HEURISTICS.items()}  # fmt: skip
     known = sum(determined(task, pair.i, train) for pair in test)
     return {"determined": known, "heuristics": found}
 
@@ -155,14 +152,15 @@ def report(rows: Sequence[Row], folder: Path) -> str:
     tasks = [task for task in TASKS if task in found.heuristics]
     values = {arm: found.right(task, arm, "test") for task, arm in found.runs if task == "unary"}
     picture = plots.dots(values, "right answers of 30 on D_test", folder / "unary.png")
-    sections = {"Question": QUESTION, "Unary": picture} | {f"Task {t}": "" for t in tasks}
-    sections |= {f"Task {task}": _arm_table(found, task) for task in tasks} | {
+    sections = {
+        "Question": QUESTION, "Unary": picture,
+        **{f"Task {task}": _arm_table(found, task) for task in tasks},
         "Rule of the verdicts": RULE,
         "Wrong answers on D_test": _error_table(found),
         "The circuit of unary": _circuit_table(found),
         "Text before the task": _text_table(found),
         "Limits": LIMITS,
-    }
+    }  # fmt: skip
     return "\n".join(f"## {title}\n\n{body}" for title, body in sections.items() if body)
 
 
@@ -223,10 +221,8 @@ def _circuit_table(found: Results) -> str:
 def _text_table(found: Results) -> str:
     lines = []
     for (_, name), runs in found.texts.items():
-        loss, leaks = (
-            median(run["bits_per_byte"] for run in runs),
-            sum(run["leaks"] for run in runs),
-        )
+        loss = median(run["bits_per_byte"] for run in runs)
+        leaks = sum(run["leaks"] for run in runs)
         lines.append((name, str(len(runs)), f"{loss:.3f}", str(leaks)))
     head = ("arm", "models", "bits per byte (median)", "numbers of D_test in the text")
     return markdown_table(head, lines) if lines else ""

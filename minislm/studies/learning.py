@@ -1,7 +1,6 @@
 """Training in memory, without a run folder, and the answers of a model by teacher forcing."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -19,8 +18,7 @@ from minislm.tokenizer import Tokenizer
 from minislm.training import Trainer
 
 _TOKENS = 16384  # of a batch of answers
-_NAMES = {each.name for each in fields(TrainConfig)}
-UNARY = {name: value for name, value in PRESET_TRAINING["unary"].items() if name in _NAMES}
+UNARY = {k: v for k, v in PRESET_TRAINING["unary"].items() if k in TrainConfig.__annotations__}
 
 Errors = dict[str, list]  # i -> [place, token text]: see `first_errors`
 
