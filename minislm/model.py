@@ -58,7 +58,7 @@ def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
     D = config.head_width
     frequency_D = config.rope_theta ** (-torch.arange(0, D, 2, dtype=torch.float32) / D)
     pos_T = torch.arange(config.context).float()
-    if config.position == "run":  # from 0 to the context; wide steps tell the few places apart
+    if config.position == "run":  # from 0 to the context; wide steps separate the few places
         pos_T = 3.0 * torch.arange(config.context + 1)
     angle_TD = torch.outer(pos_T, frequency_D).repeat(1, 2)
     return angle_TD.cos(), angle_TD.sin()

@@ -153,7 +153,7 @@ def test_attention_by_place_in_a_run_with_a_null_key():
         expected = torch.zeros(30, attention.H, D)
         for h in range(attention.H):
             q, k, v = (heads[:, part, h].tolist() for part in range(3))
-            q, k = ([turned(row, int(p), D) for row, p in zip(each, places)] for each in (q, k))
+            q, k = ([rotated(row, int(p), D) for row, p in zip(each, places)] for each in (q, k))
             for t in range(30):
                 scores = [0.7 * 6] + [6 * sum(a * b for a, b in zip(q[t][:-1], k[s][:-1]))
                                       for s in range(t)]  # fmt: skip
@@ -166,8 +166,8 @@ def test_attention_by_place_in_a_run_with_a_null_key():
     torch.testing.assert_close(got[0], attention.out(expected.flatten(1)), atol=1e-4, rtol=1e-4)
 
 
-def turned(row: list[float], place: int, D: int) -> list[float]:
-    """A query or key of length 1, each pair of its dimensions turned by 3 place / 10^(2d/D)."""
+def rotated(row: list[float], place: int, D: int) -> list[float]:
+    """A query or key of length 1, each pair of its dimensions rotated by 3 place / 10^(2d/D)."""
     length, out = math.sqrt(sum(a * a for a in row)), [0.0] * D
     for d in range(D // 2):
         angle = 3 * place * 10 ** (-2 * d / D)

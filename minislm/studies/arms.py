@@ -108,7 +108,7 @@ def study_tokenizer(folder: Path, words: bool) -> Tokenizer:
 
 
 def pretrain(arm: dict[str, Any], seed: int, steps: int, folder: Path) -> dict[str, Any]:
-    """Train a model on a text; saved in the folder. The result has what the text says of D_test."""
+    """Train a model on a text; saved in the folder. Counts the numbers of D_test in the text."""
     own = Arm(**arm)
     tokenizer = study_tokenizer(folder, words=own.text != "drills")
     model, texts = own.random_weights(seed, tokenizer), story_texts(own.text, seed, STORIES)

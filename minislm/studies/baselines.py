@@ -57,7 +57,7 @@ def fixed_offset(pair: Pair, train: list[Pair]) -> str:
 
 
 def number_in(prompt: str) -> int:
-    """The number that a prompt asks about: its last one; in unary, the length of its digits."""
+    """The number that a prompt is about: its last one; in unary, the length of its digits."""
     digits = re.findall(r"\d+", prompt)[-1]
     return len(digits) if "unary" in prompt else int(digits)
 
@@ -131,5 +131,5 @@ def needed(task: str, i: int) -> set[str]:
 
 def determined(task: str, i: int, train: Iterable[Pair]) -> bool:
     """Whether an ideal learner can answer: it has seen every part of the rule in D_train, in any
-    place. Where it cannot, no failure on D_test says anything about a model."""
+    place. Where it cannot, a failure on D_test is no evidence about a model."""
     return needed(task, i) <= set().union(*(needed(task, pair.i) for pair in train))

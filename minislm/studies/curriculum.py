@@ -17,7 +17,7 @@ _RAMP = 0.5  # fraction of training
 class Curriculum(Batches):
     """Batches of pairs of similar length, from the shortest 6 on; see `Batches`. The number in use
     grows linearly over the fraction `part` of training, of which `progress` returns how much is
-    done. The nth shortest is drawn with a probability proportional to n^-0.7.
+    done. The nth shortest is sampled with a probability proportional to n^-0.7.
     models: those that are trained. Over the first half the null key's cosine rises from 0 and the
     scale of attention from a third: with random weights no key is similar enough to learn from."""
 

@@ -142,7 +142,7 @@ def places(errors: Iterable[Errors], task: str) -> Counter[str]:
     for i, (at, text) in (error for run in errors for error in run.items()):
         answer = TASKS[task](int(i))[1]
         place = f"digit {at}" if task in arms.DIGITS[1:] else "another token"
-        found["goes on" if at >= len(answer) else place if text else "stops early"] += 1
+        found["stops late" if at >= len(answer) else place if text else "stops early"] += 1
     return found
 
 

@@ -178,7 +178,7 @@ def test_a_fixed_offset_copies_all_numbers_of_two_digits():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_number_in_a_prompt_is_the_one_asked_about(task):
+def test_the_number_in_a_prompt_is_the_one_it_is_about(task):
     assert [number_in(pair.prompt) for pair in pairs(task)] == list(range(1, 101))
 
 

@@ -31,7 +31,7 @@ def test_it_begins_with_the_shortest_pairs_and_ends_with_all():
     assert lengths(0.5, 2000) == lengths(1.0, 2000) == set(own)
 
 
-def test_a_batch_has_pairs_of_similar_length_and_no_more_tokens_than_asked():
+def test_a_batch_has_pairs_of_similar_length_and_at_most_so_many_tokens():
     stream = iter(curriculum(lambda: 1.0))
     for _ in range(200):
         inputs, targets = next(stream)

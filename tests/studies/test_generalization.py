@@ -35,7 +35,7 @@ def test_every_seed_is_independent_and_none_was_used_to_find_the_recipe():
             assert (trial["arm"]["name"], trial["seed"]) in starts
 
 
-def test_a_plan_has_the_tasks_asked_for():
+def test_a_plan_has_the_tasks_given():
     assert {t["task"] for t in trials(only=("copy",)) if "task" in t} == {"copy"}
     assert not any(t["kind"] == "circuit" for t in trials(only=("copy",)))
     assert {t["task"] for t in trials() if "task" in t} == set(TASKS)
@@ -72,7 +72,7 @@ def test_a_verdict_needs_an_interval_on_one_side_of_one_half(solved, seeds, verd
     assert found.verdict("copy", "a") == verdict
 
 
-def test_29_of_30_is_not_solved_and_an_unlearned_d_train_is_told():
+def test_29_of_30_is_not_solved_and_an_unlearned_d_train_is_reported():
     found = Results([basis("copy"), *(row("a", "copy", n, test=(1,)) for n in range(8))])
     assert found.solved("copy", "a") == (0, 8)
     found = Results([basis("copy"), *(row("a", "copy", n, train=(2, 4, 5, 6)) for n in range(8))])
@@ -95,8 +95,8 @@ def test_a_heuristic_explains_the_errors_that_are_equal_to_its_own():
 
 def test_errors_are_counted_by_place():
     runs = [{"41": [1, "9"], "43": [2, "5"], "47": [2, ""], "100": [4, "0"]}]
-    assert places(runs, "copy") == {"digit 1": 1, "digit 2": 1, "stops early": 1, "goes on": 1}
-    assert places([{"3": [2, " "], "7": [35, " "]}], "unary") == {"another token": 1, "goes on": 1}
+    assert places(runs, "copy") == {"digit 1": 1, "digit 2": 1, "stops early": 1, "stops late": 1}
+    assert places([{"3": [2, " "], "7": [35, " "]}], "unary") == {"another token": 1, "stops late": 1}
 
 
 def test_heuristics_and_the_ideal_learner_are_evaluated(tmp_path):
@@ -146,7 +146,7 @@ def test_the_figures_of_the_unary_table_are_recomputed(kept):
 
 
 def test_readme_names_no_figure_that_the_results_lack(kept):
-    """The share of seeds that solve unary, as README.md says it."""
+    """The share of seeds that solve unary, as in README.md."""
     right = [30 - len(each["result"]["test"]) for each in kept
              if each["trial"].get("task") == "unary" and each["trial"]["kind"] == "arm"
              and each["trial"]["arm"]["name"] == arms.RUN.name]  # fmt: skip

@@ -91,7 +91,7 @@ def test_flags_of_a_study_without_one_are_refused(run_script):
     assert refused.code == 2 and "--quick goes with --study" in refused.err
 
 
-def test_a_report_says_when_its_results_are_older_than_the_code(tmp_path, monkeypatch):
+def test_a_report_warns_of_results_older_than_the_code(tmp_path, monkeypatch):
     config = StudyConfig(out=str(tmp_path), processes=1)
     assert "older code" not in run_study("squares", squares(1, 2), config, "").read_text()
     monkeypatch.setattr(runner, "code_digest", lambda: "another")
