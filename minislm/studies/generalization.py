@@ -71,8 +71,7 @@ def learn(arm: dict[str, Any], task: str, seed: int, quick: bool, folder: Path) 
     model, tokenizer = own.model(seed, folder)
     result: Result = {"parameters": model.n_parameters()}
     result |= train_in_memory(model, tokenizer, own.recipe(seed, quick), pairs(task, "train"))
-    for split in ("train", "test"):
-        result[split] = first_errors(model, tokenizer, pairs(task, split))
+    result |= {x: first_errors(model, tokenizer, pairs(task, x)) for x in ("train", "test")}
     if own in arms.EXAMINED and task == "unary":
         save(folder / "models" / f"{own.name}-{seed}", model, tokenizer)
         far = [Pair(task, i, *TASKS[task](i)) for i in FAR]
@@ -182,7 +181,7 @@ def _arm_table(found: Results, task: str) -> str:
             "mean beside the first arm's", "seeds with all 30", "verdict",
             "101 to 130: median of 30")  # fmt: skip
     ideal = f"D_train determines {found.heuristics[task]['determined']} of the 30 answers.\n\n"
-    return ideal + (markdown_table(head, lines) if lines else "")
+    return ideal + markdown_table(head, lines) if lines else ""
 
 
 def _error_table(found: Results) -> str:
@@ -194,7 +193,9 @@ def _error_table(found: Results) -> str:
         name = max(HEURISTICS, key=lambda each: shares[each][0] - shares[each][1])
         if total := counts.total():
             kinds = ", ".join(f"{kind} {n / total:.0%}" for kind, n in counts.most_common())
-            lines.append((task, arm, str(total), kinds, name, *map("{:.0%}".format, shares[name])))
+            same, chance = shares[name]
+            own = (name if same > chance else "-", f"{same:.0%}", f"{chance:.0%}")
+            lines.append((task, arm, str(total), kinds, *own))
     head = ("task", "arm", "wrong", "first error", "nearest heuristic", "same error", "by chance")
     return markdown_table(head, lines) if lines else ""
 

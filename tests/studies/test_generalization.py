@@ -96,7 +96,10 @@ def test_a_heuristic_explains_the_errors_that_are_equal_to_its_own():
 def test_errors_are_counted_by_place():
     runs = [{"41": [1, "9"], "43": [2, "5"], "47": [2, ""], "100": [4, "0"]}]
     assert places(runs, "copy") == {"digit 1": 1, "digit 2": 1, "stops early": 1, "stops late": 1}
-    assert places([{"3": [2, " "], "7": [35, " "]}], "unary") == {"another token": 1, "stops late": 1}
+    assert places([{"3": [2, " "], "7": [35, " "]}], "unary") == {
+        "another token": 1,
+        "stops late": 1,
+    }
 
 
 def test_heuristics_and_the_ideal_learner_are_evaluated(tmp_path):
