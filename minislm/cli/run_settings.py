@@ -77,9 +77,9 @@ def settings_from(flags: argparse.Namespace) -> Settings:
     if "minutes" in flags:
         base = base | {"steps": None}
     data, train, run = (build(each, flags, base) for each in (DataConfig, TrainConfig, RunConfig))
-    if train.curriculum and (data.data or data.pairs):
-        raise UserError(f"--preset {run.preset} trains on pairs of --tasks alone: leave out "
-                        f"--{'data' if data.data else 'pairs'}")  # fmt: skip
+    wrong = data.data and "data" or data.pairs and "pairs" or data.tasks == "none" and "tasks none"
+    if train.curriculum and wrong:
+        raise UserError(f"--preset unary is for pairs of --tasks alone: leave out --{wrong}")
     only_with(flags, ("trainable",), "init_from")
     fixed = ("preset", "vocab", "digits", *vars(ModelConfig()))
     if given := [name for name in fixed if run.init_from and name in flags]:

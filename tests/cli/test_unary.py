@@ -36,7 +36,9 @@ def test_unary_alone_takes_the_preset_by_itself():
     assert settings("--tasks", "unary,copy").run.preset == "one-block"
 
 
-@pytest.mark.parametrize("flags", [["--data", "x.txt"], ["--pairs", "x.jsonl"]])
+@pytest.mark.parametrize(
+    "flags", [["--data", "x.txt"], ["--pairs", "x.jsonl"], ["--tasks", "none"]]
+)
 def test_it_trains_on_pairs_alone(flags):
     with pytest.raises(UserError, match=f"leave out {flags[0]}"):
         settings("--preset", "unary", *flags)
