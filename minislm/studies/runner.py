@@ -52,7 +52,7 @@ def run_study(name: str, study: Study, config: StudyConfig, command: str) -> Pat
             append_line(path, line, "give the same command")
             done[_key(row["trial"])] = json.loads(line)  # as a resumed study reads it
         rows = [done[key] for key in map(_key, sum(phases, [])) if key in done]
-        head = f"# Study: {name}\n\n{_origin(rows, command)}"
+        head = f"# Study: {name}\n\n{_origin(rows, command, code)}"
         atomic_write(folder / "report.md", f"{head}\n\n{study.report(rows, folder)}")
     return folder / "report.md"
 
@@ -65,12 +65,12 @@ def code_digest() -> str:
     return hashlib.sha256("".join(code).encode()).hexdigest()[:12]
 
 
-def _origin(rows: Sequence[Row], command: str) -> str:
-    """How, when and by which code the rows were made."""
+def _origin(rows: Sequence[Row], command: str, code: str) -> str:
+    """How and by which code the rows were made; `code` is the digest of today's."""
     here = shlex.quote(str(Path(__file__).parent))
     commit = subprocess.getoutput(f"git -C {here} describe --always --dirty 2>/dev/null")
     minutes = sum(row["seconds"] for row in rows) / 60
-    older = sum(row.get("code") != code_digest() for row in rows)
+    older = sum(row.get("code") != code for row in rows)
     note = f" **Of these, {older} trials ran with older code than the report.**" if older else ""
     return (f"`{command}`, commit {commit or 'unknown'}, torch {torch.__version__}, {len(rows)} "
             f"trials, {minutes:.0f} minutes of one core.{note}")  # fmt: skip
