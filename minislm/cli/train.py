@@ -238,7 +238,6 @@ def _report(trainer: Trainer, data: TrainingData, json: str | None, source: str 
     if data.pairs[0]:
         scores["pairs"] = score(sampler, *(split[:1000] for split in data.pairs))
     changes = _changes(model, data, trainer, source) if source else {}
-    stories = sampler.generate(["", ""], seeds=[1, 2], max_new_tokens=256, temperature=0.7)
     plot = plot_losses(run)
     if json:  # before printing, which may fail
         entry = model_entry(model.n_parameters(), loss, scores)
@@ -255,6 +254,7 @@ def _report(trainer: Trainer, data: TrainingData, json: str | None, source: str 
     else:
         print(f"validation: {loss.nats_per_token:.3f} nats per token, perplexity "
               f"{loss.perplexity:.1f}, {loss.bits_per_byte:.3f} bits per byte\n")  # fmt: skip
+        stories = sampler.generate(["", ""], seeds=[1, 2], max_new_tokens=256, temperature=0.7)
         for number, text in enumerate(stories, 1):
             print(f"--- story {number} ---\n{text.strip()}\n")
     print(f"run folder: {run}" + (f" (loss curve: {plot})" if plot else ""))
