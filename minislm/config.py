@@ -64,6 +64,8 @@ class ModelConfig:
         if self.position in ("rotary", "run") and self.head_width % 2:
             raise UserError(f"rotary positions need an even head width, not {self.head_width}; "
                             "set --head-dim or --position learned")  # fmt: skip
+        if self.null_cosine and not self.qk_scale:
+            raise UserError("null_cosine compares normalised keys; set qk_scale too")
         if not self.windows or min(self.windows) < 0:
             raise UserError(f"--windows takes numbers from 0 up, not {self.windows}")
         if self.dropout >= 1:
@@ -102,8 +104,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 # Other settings of a preset, where the defaults are not the best measured.
 PRESET_TRAINING: dict[str, dict[str, Any]] = {
     "two-blocks": dict(learning_rate=0.010, matrix_rate=0.008, momentum=0.9),
-    "unary": dict(tasks="unary", vocab=257, steps=3200, batch_tokens=1024, learning_rate=6e-3,
-                  matrix_rate=0.01, curriculum=0.5, dtype="float32", evals=1, samples=0),
+    "unary": dict(tasks="unary", vocab=257, steps=2400, batch_tokens=1024, learning_rate=3e-3,
+                  matrix_rate=0.005, curriculum=0.5, dtype="float32", evals=1, samples=0),
 }  # fmt: skip
 
 

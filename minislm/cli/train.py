@@ -130,14 +130,15 @@ def _make_trainer(
     repeats = data.train.n_tokens * part / (1 - part) / pair_tokens if pair_tokens else 1
     options: dict[str, Any] = dict(
         context=model.config.context, eot_id=data.tokenizer.eot_id, seed=t.seed,
-        batch_tokens=t.batch_tokens, loss_on=settings.data.loss_on,
+        batch_tokens=t.batch_tokens, loss_on=settings.data.loss_on, rank=group.rank,
     )  # fmt: skip
     if t.curriculum:
-        batches = Curriculum(data.examples, (model, loss_and_grad.twin), part=t.curriculum,
+        batches = Curriculum(data.examples, model, part=t.curriculum,
                              progress=lambda: trainer.done(), **options)  # fmt: skip
+        loss_and_grad = batches.loss_and_grad
     else:
         batches = Batches(data.train, data.examples, repeats=max(1, round(repeats)),
-                          rank=group.rank, world_size=group.world_size, **options)  # fmt: skip
+                          world_size=group.world_size, **options)  # fmt: skip
     trainer = Trainer(
         model, batches, t, run=run, valid=data.valid, tokenizer=data.tokenizer,
         settings=settings.as_dict() | {"tasks": data.tasks}, dtype=dtype, group=group,

@@ -31,6 +31,7 @@ WORDS = ("words", "parity", "sentence")  # D_train alone does not determine thei
 _WIDE = dict(n_layer=2, width=128, n_head=4, n_kv_head=0, context=512)
 # text -> the fraction of its stories that use numbers
 TEXTS = {"plain": 0.0, "numbers": 0.7, "broken": 0.7, "drills": 0.0}
+WORD_TOKENS = ("numbers", "broken")  # texts with tokens of words, not of bytes
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Arm:
 
     def recipe(self, seed: int, quick: bool) -> TrainConfig:
         """How it learns the 70 pairs."""
-        if self.text in ("", "drills"):
+        if self.text not in WORD_TOKENS:
             steps = UNARY["steps"] * self.budget // (4 if quick else 1)
             return TrainConfig(**UNARY | {"seed": seed, "steps": steps})
         # Lower rates, and all pairs at once: a pre-trained model forgets less.
@@ -90,9 +91,8 @@ EXAMINED = (RUN, FOUR)  # whose circuits are looked for
 TWICE = replace(RUN, name="place in a run, one block twice", n_layer=2, shared=True)
 LONGER = tuple(replace(arm, name=f"{arm.name}, 4 x steps", budget=4) for arm in (*OTHERS, *TWO[1:]))
 DRILLED = replace(TWO[0], name="place in a run, two blocks, drills", text="drills")
-NUMBERS, BROKEN, PLAIN = (
-    Arm(f"{text} stories", "rotary", 2, text=text) for text in ("numbers", "broken", "plain")
-)
+AFTER = replace(RUN, name="place in a run, after stories", text="plain")
+NUMBERS, BROKEN = (Arm(f"{text} stories", "rotary", 2, text=text) for text in WORD_TOKENS)
 
 
 def study_tokenizer(folder: Path, words: bool) -> Tokenizer:
@@ -110,7 +110,7 @@ def study_tokenizer(folder: Path, words: bool) -> Tokenizer:
 def pretrain(arm: dict[str, Any], seed: int, steps: int, folder: Path) -> dict[str, Any]:
     """Train a model on a text; saved in the folder. Counts the numbers of D_test in the text."""
     own = Arm(**arm)
-    tokenizer = study_tokenizer(folder, words=own.text != "drills")
+    tokenizer = study_tokenizer(folder, words=own.text in WORD_TOKENS)
     model, texts = own.random_weights(seed, tokenizer), story_texts(own.text, seed, STORIES)
     stories = TokenDataset.from_texts(texts, tokenizer)
     config = TrainConfig(seed=seed, batch_tokens=4096, steps=steps)

@@ -77,9 +77,9 @@ def circuit(model: Transformer, tokenizer: Tokenizer, seed: int) -> dict[str, An
     In random order, each head is left out if the part of D_train that is looked at (i mod 10 = 5)
     is still answered with the mean of it and of those left out before.
     keep: right answers with the mean of every other head. remove: with these heads resampled.
-    remove_others: with as many other heads resampled, if there are so many. stops: of so many
-    `patched` pairs of prompts i and j, those in which the model, given i and these heads' outputs
-    for j, stops exactly at j."""
+    remove_one: with one of them resampled. remove_others: with all other heads resampled, if there
+    are any. stops: of so many `patched` pairs of prompts i and j, those in which the model, given i
+    and these heads' outputs for j, stops exactly at j."""
     twin, rng = Twin(model, tokenizer), random.Random(seed)
     train, test = pairs("unary", "train"), pairs("unary", "test")
     sample = [pair for pair in train if pair.i % 10 == 5]
@@ -98,13 +98,12 @@ def circuit(model: Transformer, tokenizer: Tokenizer, seed: int) -> dict[str, An
     rest = [head for head in twin.heads if head not in heads]
     found = {
         "heads": heads, "size": len(heads),
-        "unchanged": twin.right(test, lambda _, y_BHTD: y_BHTD),
         "keep": twin.right(test, partial(replace, rest, means)),
         "remove": twin.right(test, partial(replace, heads, resampled)),
+        "remove_one": twin.right(test, partial(replace, [rng.choice(heads)], resampled)),
     }  # fmt: skip
-    if len(rest) >= len(heads):
-        random_heads = rng.sample(rest, len(heads))
-        found["remove_others"] = twin.right(test, partial(replace, random_heads, resampled))
+    if rest:
+        found["remove_others"] = twin.right(test, partial(replace, rest, resampled))
     prompts = [[each.i for each in rng.sample(test, 2)] for _ in range(_PATCHED)]
     given = ((j, patched(twin, heads, i, j).argmax(-1).tolist()) for i, j in prompts)
     stops = [tokens == encode_pair(tokenizer, pair("unary", j))[1] for j, tokens in given]

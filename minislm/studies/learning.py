@@ -15,7 +15,7 @@ from minislm.optimizer import make_optimizers
 from minislm.studies.curriculum import Curriculum
 from minislm.tasks import Pair, encode_pair
 from minislm.tokenizer import Tokenizer
-from minislm.training import Trainer
+from minislm.training import LossAndGrad, Trainer
 
 _TOKENS = 16384  # of a batch of answers
 UNARY = {k: v for k, v in PRESET_TRAINING["unary"].items() if k in TrainConfig.__annotations__}
@@ -29,13 +29,14 @@ def train_in_memory(
 ) -> dict[str, float]:  # fmt: skip
     """Train in place on pairs, in float32 by a curriculum if the config has one, or on stories in
     bfloat16. All must fit the context. Returns the steps, targets and smoothed loss (nats)."""
-    loss_and_grad = FastLossAndGrad(model)
+    loss_and_grad: LossAndGrad = FastLossAndGrad(model)
     options: dict[str, Any] = dict(context=model.config.context, batch_tokens=config.batch_tokens,
                    eot_id=tokenizer.eot_id, seed=config.seed)  # fmt: skip
     examples = [encode_pair(tokenizer, pair) for pair in train]
     if config.curriculum:
-        batches = Curriculum(examples, (model, loss_and_grad.twin), part=config.curriculum,
+        batches = Curriculum(examples, model, part=config.curriculum,
                              progress=lambda: trainer.done(), **options)  # fmt: skip
+        loss_and_grad = batches.loss_and_grad
     else:
         batches = Batches(stories or TokenDataset.from_ids([]), examples, **options)
     dtype = torch.bfloat16 if stories else torch.float32  # counts need exact sums

@@ -289,7 +289,7 @@ def test_neuron_peaks_are_what_a_loop_over_all_tokens_finds(tokenizer, stories):
 
 @pytest.mark.parametrize("options", [
     {"position": "none"}, {"position": "run", "run_tokens": (1,)}, {"qk_scale": 9.0},
-    {"null_cosine": 0.5},
+    {"qk_scale": 9.0, "null_cosine": 0.5},
 ])  # fmt: skip
 def test_attention_that_is_not_computed_here_is_refused(options):
     with pytest.raises(UserError, match=r"studies/circuit.py"):

@@ -81,7 +81,8 @@ def test_a_circuit_has_all_its_numbers(model, monkeypatch):
     monkeypatch.setattr(circuits, "_PATCHED", 3)
     found = circuit(model, TOKENIZER, seed=1)
     # A model that answers nothing loses nothing without any head.
-    assert found["unchanged"] == found["keep"] == found["remove"] == found["stops"] == 0
+    assert found["keep"] == found["remove"] == found["stops"] == 0
+    assert found["remove_one"] == 0
     assert found["patched"] == 3 and found["size"] == len(found["heads"]) <= 2
 
 
@@ -98,7 +99,7 @@ def test_a_circuit_is_what_the_answers_need(model, monkeypatch):
     for seed in range(3):  # in any order
         found = circuit(model, TOKENIZER, seed)
         assert found["heads"] == [(0, 1)] and found["keep"] == 30
-        assert found["remove"] == 0 and found["remove_others"] == 30
+        assert found["remove"] == found["remove_one"] == 0 and found["remove_others"] == 30
 
 
 def test_partial_edits_take_block_and_outputs():

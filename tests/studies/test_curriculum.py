@@ -14,9 +14,11 @@ TOKENIZER = Tokenizer.train([], 257)
 EXAMPLES = [encode_pair(TOKENIZER, pair) for pair in pairs("unary", "train")[::-1]]
 
 
-def curriculum(progress, models=(), **options):
+def curriculum(progress, model=None, **options):
     shared = dict(context=9000, batch_tokens=1024, eot_id=TOKENIZER.eot_id, seed=3)
-    return Curriculum(EXAMPLES, models, part=0.5, progress=progress, **shared | options)
+    return Curriculum(
+        EXAMPLES, model or random_model(), part=0.5, progress=progress, **shared | options
+    )
 
 
 def lengths(done: float, count: int = 200) -> set[int]:
@@ -52,15 +54,47 @@ def test_a_stream_continues_from_its_state():
         assert torch.equal(a, b)
     assert not torch.equal(next(iter(curriculum(lambda: 0.7)))[0],
                            next(iter(curriculum(lambda: 0.7, seed=4)))[0])  # fmt: skip
+    assert not torch.equal(next(iter(curriculum(lambda: 0.7)))[0],
+                           next(iter(curriculum(lambda: 0.7, rank=1)))[0])  # fmt: skip
 
 
 @pytest.mark.parametrize("done, ramp", [(0.0, 0.0), (0.25, 0.5), (0.5, 1.0), (1.0, 1.0)])
 def test_attention_sharpens_over_the_first_half(done, ramp):
     model = random_model(**PRESETS["unary"] | {"context": 64, "run_tokens": (1,)})
     plain = random_model()
-    next(iter(curriculum(lambda: done, models=(model, plain))))
+    for each in (model, plain):
+        next(iter(curriculum(lambda: done, each)))
     for block in model.blocks:
         assert block.attention.null_cosine == pytest.approx(0.7 * ramp)
         assert block.attention.scale == pytest.approx(18 * (1 + 2 * ramp) / 3)
     assert plain.blocks[0].attention.null_cosine is None
     assert plain.blocks[0].attention.scale == 16**-0.5
+
+
+def test_tokens_that_are_certain_do_not_dilute_the_loss():
+    """Beside cross-entropy summed by hand; the gradient beside that of the sum."""
+    model = random_model(vocab_size=257)
+    with torch.no_grad():
+        model.embedding.weight.mul_(30)  # tied: the most likely tokens are nearly certain
+    batches = curriculum(lambda: 1.0, model)
+    inputs = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12]])
+    targets = model(inputs).argmax(-1)
+    targets[0, :5] = torch.tensor([-100, 40, batches.eot_id, 41, -100])  # these three are not
+
+    log = model(inputs).log_softmax(-1)[0]
+    losses = torch.stack([-log[t, targets[0, t]] for t in (1, 2, 3, 5, 6, 7)])
+    hard = int((losses > 0.01).sum())
+    assert 3 <= hard < 6
+    (losses.sum() / hard).backward()
+    expected = model.embedding.weight.grad.clone()
+
+    model.zero_grad()
+    loss = batches.loss_and_grad(model, inputs, targets, torch.float32, 99)
+    assert torch.allclose(loss, losses.sum() / hard)
+    assert torch.allclose(model.embedding.weight.grad, expected, rtol=1e-4, atol=1e-6)
+
+    with torch.no_grad():
+        model.embedding.weight.mul_(30)
+    certain = model(inputs).argmax(-1)
+    loss = batches.loss_and_grad(model, inputs, certain, torch.float32, 99)
+    assert 0 <= loss < 0.08  # none is above 0.01: the sum
