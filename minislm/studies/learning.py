@@ -27,8 +27,8 @@ def train_in_memory(
     model: Transformer, tokenizer: Tokenizer, config: TrainConfig,
     train: Sequence[Pair] = (), stories: TokenDataset | None = None,
 ) -> dict[str, float]:  # fmt: skip
-    """Train in place on pairs, in float32 by a curriculum if the config has one, or on stories in
-    bfloat16. All must fit the context. Returns the steps, targets and smoothed loss (nats)."""
+    """Train in place, in float32, on stories or on pairs, by a curriculum if the config has one.
+    All must fit the context. Returns the steps, targets and smoothed loss (nats)."""
     loss_and_grad: LossAndGrad = FastLossAndGrad(model)
     options: dict[str, Any] = dict(context=model.config.context, batch_tokens=config.batch_tokens,
                    eot_id=tokenizer.eot_id, seed=config.seed)  # fmt: skip
@@ -39,11 +39,8 @@ def train_in_memory(
         loss_and_grad = batches.loss_and_grad
     else:
         batches = Batches(stories or TokenDataset.from_ids([]), examples, **options)
-    dtype = torch.bfloat16 if stories else torch.float32  # counts need exact sums
-    trainer = Trainer(
-        model, batches, config, dtype=dtype, loss_and_grad=loss_and_grad,
-        optimizers=make_optimizers(model, config, dtype, FastMuon),
-    )  # fmt: skip
+    optimizers = make_optimizers(model, config, torch.float32, FastMuon)
+    trainer = Trainer(model, batches, config, loss_and_grad=loss_and_grad, optimizers=optimizers)
     progress = trainer.train()
     model.eval()
     return {"steps": progress.step, "targets": progress.tokens, "loss": progress.loss}
