@@ -1,15 +1,13 @@
 """Published model families as tables: their names for our options and for our parameters.
-A `Family` maps keys of config.json to fields of `ModelConfig`, and tensors of weight files to
-parameters of `Transformer`. A model belongs to the first family whose config.json, read back,
-describes the same model."""
+A `Family` maps keys of config.json to fields of `ModelConfig`, and stored tensors to parameters of
+`Transformer`. A model is of the first family whose config.json, read back, describes the same."""
 
-import dataclasses
 import json
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -88,10 +86,8 @@ LLAMA = Family(
               context="max_position_embeddings", norm_eps="rms_norm_eps", qkv_bias="attention_bias",
               out_bias="attention_bias", mlp_bias="mlp_bias", tied="tie_word_embeddings",
               dropout="attention_dropout", vocab_size="vocab_size"),
-    defaults=dict(
-        n_kv_head=0, head_dim=0, context=2048, norm_eps=1e-6, qkv_bias=False, out_bias=False,
-        mlp_bias=False, tied=False, dropout=0.0,
-    ),
+    defaults=dict(n_kv_head=0, head_dim=0, context=2048, norm_eps=1e-6, qkv_bias=False,
+                  out_bias=False, mlp_bias=False, tied=False, dropout=0.0),
     fixed=dict(norm="rmsnorm", position="rotary", mlp="gated_silu"),
     supported={"hidden_act": ("silu", "swish")},
     prefix="model.",
@@ -106,24 +102,20 @@ LLAMA = Family(
 
 _GPT = dict(norm="layernorm", position="learned", mlp="gelu", n_kv_head=0, out_bias=True,
             mlp_bias=True)  # fmt: skip
-_GPT_MODULES = {
-    "embedding": "transformer.wte", "position": "transformer.wpe", "norm": "transformer.ln_f",
-    "head": "lm_head", "attention_norm": "ln_1", "mlp_norm": "ln_2", "mlp.up": "mlp.c_fc",
-    "mlp.down": "mlp.c_proj",
-}  # fmt: skip
+_GPT_MODULES = {"embedding": "transformer.wte", "position": "transformer.wpe",
+                "norm": "transformer.ln_f", "head": "lm_head", "attention_norm": "ln_1",
+                "mlp_norm": "ln_2", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}  # fmt: skip
 _GELU = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")  # three names of one function
 
 GPT2 = Family(
     model_type="gpt2",
     architecture="GPT2LMHeadModel",
-    keys=dict(
-        n_layer="n_layer", width="n_embd", n_head="n_head", mlp_width="n_inner",
-        context="n_positions", norm_eps="layer_norm_epsilon", attention_scale="scale_attn_weights",
-        tied="tie_word_embeddings", dropout="resid_pdrop", vocab_size="vocab_size",
-    ),
-    defaults=dict(
-        mlp_width=0, context=1024, norm_eps=1e-5, attention_scale=True, tied=True, dropout=0.1,
-    ),
+    keys=dict(n_layer="n_layer", width="n_embd", n_head="n_head", mlp_width="n_inner",
+              context="n_positions", norm_eps="layer_norm_epsilon",
+              attention_scale="scale_attn_weights", tied="tie_word_embeddings",
+              dropout="resid_pdrop", vocab_size="vocab_size"),
+    defaults=dict(mlp_width=0, context=1024, norm_eps=1e-5, attention_scale=True, tied=True,
+                  dropout=0.1),
     fixed=_GPT | dict(qkv_bias=True),
     supported={"activation_function": _GELU, "scale_attn_by_inverse_layer_idx": (False,),
                "add_cross_attention": (False,)},
@@ -180,9 +172,8 @@ def read_config(file: Path) -> tuple[Family, ModelConfig]:
 
 
 def parse_config(config: Any) -> tuple[Family, ModelConfig]:
-    """The family and the shape that the contents of a config.json describe.
-    UserError: an unknown family, a missing value, one of another type or out of range, or a model
-    that differs from what `Transformer` computes."""
+    """The family and the shape that the contents of a config.json describe. UserError: an unknown
+    family, a value that is missing or invalid, or a model that `Transformer` does not compute."""
     name = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(name, str) or name not in FAMILIES:
         known = ", ".join(FAMILIES)
@@ -293,12 +284,8 @@ def hf_config(family: Family, config: ModelConfig) -> dict[str, Any]:
 
 def _explicit(config: ModelConfig) -> ModelConfig:
     """The same model with every default as a number, so that two configs can be compared."""
+    sizes = dict(n_kv_head=config.kv_heads, head_dim=config.head_width, mlp_width=config.mlp_hidden)
+    rope = {} if config.position == "rotary" else dict(rope_theta=10000.0, rope_scaling=None)
     windows = map(config.window_of, range(config.n_layer))
-    return dataclasses.replace(
-        config,
-        n_kv_head=config.kv_heads,
-        head_dim=config.head_width,
-        mlp_width=config.mlp_hidden,
-        windows=tuple(window if window < config.context else 0 for window in windows),
-        **({} if config.position == "rotary" else dict(rope_theta=10000.0, rope_scaling=None)),
-    )
+    windows = tuple(window if window < config.context else 0 for window in windows)
+    return replace(config, windows=windows, **sizes, **rope)

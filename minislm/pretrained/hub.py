@@ -1,5 +1,4 @@
-"""Models and texts of the Hugging Face hub: which files `huggingface_hub` downloads into its cache,
-and its errors in one line."""
+"""Models and texts of the Hugging Face hub: the files to download, and errors in one line."""
 
 import errno
 import os
@@ -27,8 +26,7 @@ _USUAL_TEXTS = ["*train*.txt", "*train*.parquet", "*validation*.txt", "*validati
 _VALIDATION = ("validation", "valid", "val", "test")  # replaces "train" in a file name
 
 _Select = Callable[[str, set[str]], list[str]]  # (repository, its files) -> the files to download
-# HTTPError covers connections and timeouts, which are OSErrors only before huggingface_hub 1.0;
-# the Xet client raises RuntimeError.
+# HTTPError: connections and timeouts (OSErrors before huggingface_hub 1.0). RuntimeError: Xet.
 _FAILURES = (OSError, errors.HTTPError, RuntimeError)
 # An exception type, or HTTP statuses and errno values -> the message; the first match is used.
 _MESSAGES = (

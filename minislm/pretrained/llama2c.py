@@ -90,13 +90,11 @@ def read_tokenizer(model: Path, vocab_size: int) -> PretrainedTokenizer:
     bpe = models.BPE(vocab=ids, merges=pairs, unk_token=_SPECIAL[0], byte_fallback=True)
     backend = tokenizers.Tokenizer(bpe)
     backend.normalizer = normalizers.Prepend(" ")
-    backend.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    steps = [decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(steps)
     backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in _SPECIAL])
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
-    )
+    templates = dict(single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)])
+    backend.post_processor = processors.TemplateProcessing(**templates)
     return PretrainedTokenizer(backend, end_of_text="<s>")
 
 

@@ -1,6 +1,5 @@
 """Opens trained models: run folders, Hugging Face folders, models of the hub, files of llama2.c.
-Weight files are not trusted: see README.md. Errors are one line that names the file and the tensor.
-"""
+Weight files are not trusted: see README.md. Errors are one line that names file and tensor."""
 
 import json
 import math
@@ -37,16 +36,10 @@ def load(
     source: str | Path, *, dtype: str = "float32", device: str = "cpu", revision: str | None = None
 ) -> tuple[Transformer, Tokenizer]:
     """Open a trained model: the model, in eval mode, and its tokenizer.
-
-    Args:
-        source: a run folder, Hugging Face folder or llama2.c .bin; else owner/name of the hub.
-        dtype: float32, bfloat16 or float16; weights are converted one tensor at a time.
-        device: as torch names it.
-        revision: a branch, tag or commit of the hub.
-
-    Raises:
-        UserError: there is no such source; CheckpointError: it is there and cannot be used.
-    """
+    source: a run folder, Hugging Face folder or llama2.c .bin; else owner/name of the hub.
+    dtype: float32, bfloat16 or float16; weights are converted one tensor at a time.
+    device: as torch names it. revision: a branch, tag or commit of the hub.
+    UserError: there is no such source; CheckpointError: it is there and cannot be used."""
     if dtype not in DTYPES:
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     file = Path(source)
@@ -68,10 +61,9 @@ def load(
         name = family.stored_names("embedding.weight")[0]
         _find(stored, name, (config.vocab_size, config.width))
         if tokenizer.vocab_size > config.vocab_size and not tokenizer.fits(config.vocab_size):
-            raise CheckpointError(
-                f"tensor {name} has {config.vocab_size} rows, too few for the tokenizer's "
-                f"{tokenizer.vocab_size} tokens; they do not belong together"
-            )
+            rows = f"{config.vocab_size} rows, too few for the tokenizer's"
+            tokens = f"{tokenizer.vocab_size} tokens; they do not belong together"
+            raise CheckpointError(f"tensor {name} has {rows} {tokens}")
         # Rotary tables would be all that takes memory here: they are computed after the checks.
         context = config.context if config.position == "learned" else 1
         with on_meta_device():
@@ -200,14 +192,11 @@ def _match(model: Transformer, family: Family, stored: Tensors) -> Parts:
             # It is often stored all the same. Compared as bytes, since NaN differs from NaN.
             pair = _find(stored, name, stored[embedding].shape), stored[embedding]
             if not torch.equal(*(tensor.contiguous().view(torch.uint8) for tensor in pair)):
-                raise CheckpointError(
-                    f"tensor {name} differs from {embedding}; they must not be tied in config.json"
-                )
+                advice = "they must not be tied in config.json"
+                raise CheckpointError(f"tensor {name} differs from {embedding}; {advice}")
         elif not re.fullmatch(family.buffers, name):
-            raise CheckpointError(
-                f"tensor {name} is unexpected: by config.json this is a {family.model_type} model "
-                f"of {model.config.n_layer} blocks"
-            )
+            shape = f"this is a {family.model_type} model of {model.config.n_layer} blocks"
+            raise CheckpointError(f"tensor {name} is unexpected: by config.json {shape}")
     return parts
 
 

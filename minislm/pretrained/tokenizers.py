@@ -18,8 +18,7 @@ _END_NAMES = [END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>"]  # most specific 
 
 class PretrainedTokenizer(Tokenizer):
     """A tokenizer that may put a begin-of-text token before a prompt (Llama does, GPT-2 does not).
-    end_of_text: the token that ends a text; None: the first well-known name in the vocabulary.
-    UserError: the vocabulary has no such token."""
+    end_of_text: default: the first well-known name in the vocabulary. UserError: there is none."""
 
     def __init__(self, backend: tokenizers.Tokenizer, end_of_text: str | None = None):
         known = [name for name in _END_NAMES if backend.token_to_id(name) is not None]
