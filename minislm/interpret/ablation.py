@@ -58,9 +58,8 @@ class Means:
 
     def of(self, component: Component) -> Tensor:
         """The mean of a component: [D] or [1]."""
-        if component.kind == "head":
-            return self.heads_LHD[component.layer, component.index]
-        return self.neurons_LF[component.layer, component.index][None]
+        means = self.heads_LHD if component.kind == "head" else self.neurons_LF[..., None]
+        return means[component.layer, component.index]
 
 
 @contextmanager
@@ -89,9 +88,6 @@ def ablated(
 def _columns(model: Transformer, component: Component) -> tuple[nn.Linear, Tensor]:
     """The layer that a component writes with, and its columns of the layer's weight, as a view."""
     component.check(model)
-    block = model.blocks[component.layer]
-    if component.kind == "neuron":
-        down = block.mlp.down
-        return down, down.weight[:, component.index : component.index + 1]
-    out = block.attention.out
-    return out, out.weight.split(model.config.head_width, dim=1)[component.index]
+    head, block = component.kind == "head", model.blocks[component.layer]
+    layer, width = (block.attention.out, model.config.head_width) if head else (block.mlp.down, 1)
+    return layer, layer.weight.narrow(1, component.index * width, width)

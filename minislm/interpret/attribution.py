@@ -1,7 +1,6 @@
 """Direct logit attribution: the logit of a token as an exact sum over parts of the model.
 With the scale of the final norm held, the logits are linear in the residual stream (Elhage et al.
-2021). In one block every part but the MLP is a function of single tokens; in a deeper model a head
-has read what earlier blocks wrote."""
+2021). In one block all parts but the MLP are of single tokens; deeper heads read earlier blocks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -34,18 +34,15 @@ def export(
         tensors.append([name, kind, rows, tensor.numel() // rows, len(blob)])
         blob += _encoded(tensor.detach().float().cpu(), kind)
         blob += bytes(-len(blob) % 4)
-    header = {
-        "config": {
-            "L": c.n_layer, "H": c.n_head, "K": c.kv_heads, "D": c.head_width, "C": c.width,
-            "F": c.mlp_hidden, "V": c.vocab_size, "context": c.context, "tied": c.tied,
-            "gated": c.mlp == "gated_silu", "norm_eps": c.norm_eps,
-            "scale": model.blocks[0].attention.scale,
-            "windows": [c.window_of(layer) for layer in range(c.n_layer)],
-            "unused": [*tokenizer.unused_ids, *range(tokenizer.vocab_size, c.vocab_size)],
-        },
-        "tensors": tensors,
-        "tokenizer": _tokenizer(tokenizer, blob),
+    config = {
+        "L": c.n_layer, "H": c.n_head, "K": c.kv_heads, "D": c.head_width, "C": c.width,
+        "F": c.mlp_hidden, "V": c.vocab_size, "context": c.context, "tied": c.tied,
+        "gated": c.mlp == "gated_silu", "norm_eps": c.norm_eps,
+        "scale": model.blocks[0].attention.scale,
+        "windows": [c.window_of(layer) for layer in range(c.n_layer)],
+        "unused": [*tokenizer.unused_ids, *range(tokenizer.vocab_size, c.vocab_size)],
     }  # fmt: skip
+    header = {"config": config, "tensors": tensors, "tokenizer": _tokenizer(tokenizer, blob)}
     return header, bytes(blob)
 
 

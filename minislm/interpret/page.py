@@ -65,14 +65,11 @@ def _weights(
     common = [token for token in known if token != tokenizer.eot_id][:_WORDS]
     words = [i for i in known if re.fullmatch(" [A-Za-z]+", tokenizer.decode([i]))][:_WORDS]
     counted, entropy = weights.followers(tokens, V, words)
-    return {
-        "loss": weights.loss_by_path(model, encoded) | {"bigram": entropy},
-        "common": common,
-        "frequency": (counts_V[common] / counts_V[common].sum()).tolist(),
-        "words": words,
-        "counted": counted,
-        "ppmi": weights.ppmi_neighbours(tokens, V, words).tolist(),
-    }
+    frequency = (counts_V[common] / counts_V[common].sum()).tolist()
+    loss = weights.loss_by_path(model, encoded) | {"bigram": entropy}
+    ppmi = weights.ppmi_neighbours(tokens, V, words).tolist()
+    return {"loss": loss, "common": common, "frequency": frequency, "words": words,
+            "counted": counted, "ppmi": ppmi}  # fmt: skip
 
 
 def write_page(
