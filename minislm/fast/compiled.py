@@ -32,8 +32,7 @@ _SETTINGS = {
     "cpp.min_chunk_size": 1024,  # numbers per thread; a shorter loop is not worth a second thread
     "memory_planning": True,  # one allocation per call, not seventy
 }
-# PyTorch keeps GCC from finding the instructions for products of bytes; this is the one setting
-# that comes after the flag with which it does.
+# A flag of PyTorch keeps GCC from using products of bytes; this is the one setting that follows it.
 _FIND_BYTES = {"cpp.march": "native -ftree-loop-vectorize"}
 _INTERNALS = (
     "torch._inductor.config:cpp.march",  # for int8 alone

@@ -26,10 +26,9 @@ _BLOCKS = 8  # computed in one call: with one block, eight tokens per row
 class PreparedModel:
     """A model ready to decode about `rows` rows at a time.
     On a CPU its matrices are prepacked in `precision` (float32, bfloat16 or int8; None: the model's
-    own), and its steps are traced where PyTorch can trace. On a GPU (CUDA) its steps are CUDA
-    graphs. Elsewhere the model runs as it is. compiled: compile the steps where that is faster: on
-    a CPU instead of traces, for all rows together; on a GPU those of a single row, before they
-    become a graph."""
+    own), and its steps are traced where PyTorch can trace. On a GPU its steps are CUDA graphs.
+    Elsewhere it runs as it is. compiled: compile the steps where that is faster: on a CPU instead
+    of traces, for all rows together; on a GPU those of a single row, before they become a graph."""
 
     def __init__(
         self, model: Transformer, rows: int, precision: str | None = None, compiled: bool = False
@@ -113,8 +112,7 @@ class FastEngine:
     """An `Engine` of the sampler. `length`: the longest that a sequence can become."""
 
     def __init__(self, prepared: PreparedModel, rows: int, length: int):
-        self.prepared, self.device = prepared, prepared.like.device
-        self.steps = prepared.steps
+        self.prepared, self.device, self.steps = prepared, prepared.like.device, prepared.steps
         self.length = min(prepared.config.context, length + prepared.steps)
         self.cache = prepared.cache(rows, self.length)
         if prepared.cuda:
@@ -138,12 +136,11 @@ class FastEngine:
 
     def _read(self, rows: list[int], prompts: list[Sequence[int]]) -> Tensor:
         T = max(map(len, prompts))
-        tokens_BT = torch.tensor([[*ids, *[0] * (T - len(ids))] for ids in prompts])
-        last_B = torch.tensor([len(ids) - 1 for ids in prompts])
+        padded = [[*ids, *[0] * (T - len(ids))] for ids in prompts]
+        tokens_BT = torch.tensor(padded, device=self.device)
+        last_B = torch.tensor([len(ids) - 1 for ids in prompts], device=self.device)
         own = self.prepared.empty(len(rows), T)
-        logits_BV = self.prepared.prefill(T)(
-            tokens_BT.to(self.device), last_B.to(self.device), own.k_LBKSD, own.v_LBKSD
-        )
+        logits_BV = self.prepared.prefill(T)(tokens_BT, last_B, own.k_LBKSD, own.v_LBKSD)
         self._grow(T)
         self.cache.copy_rows(rows, own, range(len(rows)))
         return logits_BV

@@ -29,8 +29,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-# A scale of 1/127 and a zero point of 128 turn bytes into numbers from -1 to 1: the form oneDNN
-# has its fast kernels for.
+# Scale 1/127 and zero point 128 turn bytes into numbers from -1 to 1: for oneDNN's fast kernels.
 def _int8_linear(x: Tensor, weight: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
     return torch.ops.onednn.qlinear_pointwise(
         x, 1.0 / 127, 128, weight, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
@@ -138,8 +137,7 @@ class TiledLinear(_FrozenLinear):
 
 class Int8LoopLinear(_FrozenLinear):
     """A few rows in 8-bit integers, with the results of `Int8Linear`.
-    A row of W is read once, and gives one output of every row of x. 64 products of bytes and their
-    sum are one instruction of the processor."""
+    A row of W is read once, for one output of each row of x; one instruction adds 64 products."""
 
     def __init__(self, linear: nn.Linear):
         weight, scale = quantize_weight(linear.weight)
@@ -149,9 +147,8 @@ class Int8LoopLinear(_FrozenLinear):
     def forward(self, x: Tensor) -> Tensor:
         x_int, largest = quantize_input(x.flatten(0, -2))
         weight = self.weight.short().int()  # while it is read, as above
-        sums = [
-            (weight * row.short().int()).sum(1, dtype=torch.int32) for row in computed_once(x_int)
-        ]
+        rows = computed_once(x_int)
+        sums = [(weight * row.short().int()).sum(1, dtype=torch.int32) for row in rows]
         y = (torch.stack(sums) - self.zero).float() * self.scale * largest
         return self.add_bias(y).to(x.dtype).view(x.shape[:-1] + (len(weight),))
 

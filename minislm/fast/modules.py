@@ -10,15 +10,14 @@ from torch.nn import functional as F
 from minislm.model import Attention, RMSNorm, Transformer
 
 _BLOCK = 128  # queries
+Mask = Tensor | None  # what each query may attend to; None: the causal mask of a whole text
 
 
 class SingleQueryAttention(Attention):
     """Decoding: one query per row in two small products. Faster than the library's attention, which
     divides a long query into blocks; except on a GPU in 16 bits."""
 
-    def attend(
-        self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_B1TS: Tensor | None
-    ) -> Tensor:
+    def attend(self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_B1TS: Mask) -> Tensor:
         half_on_gpu = q_BHTD.is_cuda and q_BHTD.dtype != torch.float32 and self.H == self.K
         if mask_B1TS is None or q_BHTD.shape[2] != 1 or half_on_gpu:
             return super().attend(q_BHTD, k_BKSD, v_BKSD, mask_B1TS)
@@ -35,9 +34,7 @@ class LoopAttention(Attention):
     Each sum becomes a loop of machine code that reads keys or values once, in their own dtype;
     nothing of the size of the cache is written."""
 
-    def attend(
-        self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_B1TS: Tensor | None
-    ) -> Tensor:
+    def attend(self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_B1TS: Mask) -> Tensor:
         H, K, D, S = self.H, self.K, self.D, k_BKSD.shape[2]
         q_NG1D = computed_once((q_BHTD.float() * self.scale).reshape(-1, H // K, 1, D))
         k_N1SD, v_N1SD = k_BKSD.flatten(0, 1)[:, None], v_BKSD.flatten(0, 1)[:, None]
@@ -52,9 +49,7 @@ class BlockedAttention(Attention):
     """Training on a CPU in bfloat16: the causal mask, some queries at a time. What no query of a
     block attends to is not computed: twice as fast as the library's attention."""
 
-    def attend(
-        self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_B1TS: Tensor | None
-    ) -> Tensor:
+    def attend(self, q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_B1TS: Mask) -> Tensor:
         if mask_B1TS is not None or not torch.is_autocast_enabled("cpu"):
             return super().attend(q_BHTD, k_BKSD, v_BKSD, mask_B1TS)
         B, H, T, D = q_BHTD.shape
@@ -64,9 +59,8 @@ class BlockedAttention(Attention):
             q_NGQD = q_NGTD[:, :, begin : begin + _BLOCK]
             end = begin + q_NGQD.shape[2]
             hidden_QS = q_BHTD.new_full((end - begin, end), -torch.inf).triu(begin + 1)
-            scores = torch.baddbmm(
-                hidden_QS.repeat(H // self.K, 1), q_NGQD.flatten(1, 2), k_NTD[:, :end].mT
-            )
+            hidden = hidden_QS.repeat(H // self.K, 1)
+            scores = torch.baddbmm(hidden, q_NGQD.flatten(1, 2), k_NTD[:, :end].mT)
             blocks.append((scores.softmax(-1) @ v_NTD[:, :end]).view(q_NGQD.shape))
         return torch.cat(blocks, 2).view(q_BHTD.shape)
 

@@ -26,13 +26,9 @@ _ROWS, _ROWS_OF_LARGE = 4, 64  # of a worker thread, at least
 
 class FastSampler(Sampler):
     """Continues prompts with a model; see `Sampler`.
-
-    Args:
-        precision: "float32", "bfloat16" or "int8" weights while decoding on a CPU; None: the
-            model's own.
-        compiled: compile the decode steps where that is faster, once for each number of rows.
-            UserError: this is not available.
-    """
+    precision: "float32", "bfloat16" or "int8" weights while decoding on a CPU; None: the model's.
+    compiled: compile the decode steps where that is faster, once for each number of rows.
+    UserError: compiled steps are not available."""
 
     token_sampler = FastTokenSampler
 
