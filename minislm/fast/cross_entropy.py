@@ -15,23 +15,21 @@ _MULTIPLE = 128  # the number of targets is padded to a multiple of this: few sh
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of `features @ weight.T` against `targets`, and both gradients at once.
-    features [N, C], in the dtype of the products; weight [V, C]; targets int64 [N], without a loss
-    where IGNORED; count: the sum of the losses is divided by it."""
+    """Cross-entropy of `x @ weight.T` against `targets`, and both gradients at once.
+    x [N, C]: features in the dtype of the products; weight [V, C]; targets int64 [N], without a
+    loss where IGNORED; count: the sum of the losses is divided by it."""
 
     @staticmethod
-    def forward(
-        ctx, features_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, count: int
-    ) -> Tensor:
-        weight = weight_VC.to(features_NC.dtype)
-        total = torch.zeros((), device=features_NC.device)
-        d_features, d_weight = torch.empty_like(features_NC), torch.zeros_like(weight_VC)
+    def forward(ctx, x_NC: Tensor, weight_VC: Tensor, targets_N: Tensor, count: int) -> Tensor:
+        weight = weight_VC.to(x_NC.dtype)
+        total = torch.zeros((), device=x_NC.device)
+        d_features, d_weight = torch.empty_like(x_NC), torch.zeros_like(weight_VC)
         size = _CHUNK if total.device.type == "cpu" else _CHUNK_OF_GPU
         # Memory that is used again need not be allocated, and cleared by the system, again.
-        logits_NV, p_NV = features_NC.new_empty((2, min(size, len(targets_N)), len(weight)))
+        logits_NV, p_NV = x_NC.new_empty((2, min(size, len(targets_N)), len(weight)))
         for begin in range(0, len(targets_N), size):
             chunk = slice(begin, begin + size)
-            features, counted_N = features_NC[chunk], targets_N[chunk] != IGNORED
+            features, counted_N = x_NC[chunk], targets_N[chunk] != IGNORED
             target_N = targets_N[chunk].clamp(min=0)
             logits, p = logits_NV[: len(features)], p_NV[: len(features)]
             row_N = torch.arange(len(features), device=total.device)

@@ -85,8 +85,7 @@ def copy_with(
     have the class given for it. frozen: its parameters have the same numbers and no gradient."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     if frozen:
-        for weight in model.parameters():
-            shared[id(weight)] = nn.Parameter(weight.detach(), requires_grad=False)
+        shared |= {id(w): nn.Parameter(w.detach(), requires_grad=False) for w in model.parameters()}
     twin = copy.deepcopy(model, shared)
     for module in twin.modules():
         module.__class__ = classes.get(type(module), type(module))

@@ -55,13 +55,11 @@ class Prefill(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, tokens_BT: Tensor, last_B: Tensor, k_LBKSD: Tensor, v_LBKSD: Tensor
-    ) -> Tensor:
+    def forward(self, tokens_BT: Tensor, at_B: Tensor, k_LBKSD: Tensor, v_LBKSD: Tensor) -> Tensor:
         B, T = tokens_BT.shape
         pos_BT = torch.arange(T, device=tokens_BT.device).expand(B, T)
         features_BTC = self.model.features(tokens_BT, FastKVCache(k_LBKSD, v_LBKSD), pos_BT)
-        last_BC = features_BTC[torch.arange(B, device=last_B.device), last_B]
+        last_BC = features_BTC[torch.arange(B, device=at_B.device), at_B]
         return self.model.head(last_BC)  # at the last token of each row alone
 
 
