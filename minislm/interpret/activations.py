@@ -1,7 +1,7 @@
 """Losses, attention weights and neuron activations of a text, and the kinds of a model's heads.
 The kinds are by distance and by meaning ("semantic" in Eldan & Li 2023, section 5), or mixed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from minislm.dataset import TokenDataset
 from minislm.evaluation import text_loss
-from minislm.interpret.ablation import Component, Means, ablated, all_heads
+from minislm.interpret.ablation import Means, ablated, all_heads
 from minislm.model import Attention, Rotary, Transformer, causal_mask
 from minislm.runtime.errors import UserError
 from minislm.stories.lexicon import WORD_CLASSES, classify
@@ -130,10 +131,9 @@ def inputs_of(
 
 
 def classify_heads(
-    model: Transformer, tokenizer: Tokenizer, stories: Sequence[str], means: Means,
-    heads: Iterable[Component] | None = None,
-) -> list[Head]:  # fmt: skip
-    """Kind and mean ablation of `heads` (default: all of the model), measured on stories.
+    model: Transformer, tokenizer: Tokenizer, stories: Sequence[str], means: Means
+) -> list[Head]:
+    """Kind and mean ablation of every head, measured on stories.
     A head is by distance if its mean weight at one distance exceeds that of uniform attention by at
     least CLEAR, and by more than 1.5 times what its weight on any word class does; by meaning if it
     is the other way round; else mixed."""
@@ -148,7 +148,7 @@ def classify_heads(
         even_D = even_D + weight_by_distance(even_11TT)[0, 0] / len(stories)
         even_K = even_K + weight_by_class(even_11TT, classes)[0, 0] / len(stories)
     whole, found = mean_loss(model, tokenizer, stories), []
-    for head in all_heads(model) if heads is None else heads:
+    for head in tqdm(all_heads(model), unit="head", disable=None, leave=False):
         with ablated(model, [head], means):
             increase = mean_loss(model, tokenizer, stories) - whole
         h = head.layer, head.index

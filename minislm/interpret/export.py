@@ -77,9 +77,7 @@ def _tokenizer(tokenizer: Tokenizer, blob: bytearray) -> dict[str, Any]:
     byte_level = steps[-1].get("use_regex", True) and not steps[-1].get("add_prefix_space")
     if not (digits or kinds == ["ByteLevel"]) or not byte_level or whole["normalizer"]:
         raise UserError("the page runs models with the byte-level BPE of this project or of GPT-2")
-    vocab: list[str | None] = [None] * tokenizer.vocab_size
-    for token, token_id in tokenizer.backend.get_vocab(with_added_tokens=True).items():
-        vocab[token_id] = token
+    vocab = [tokenizer.backend.id_to_token(token) for token in range(tokenizer.vocab_size)]
     ids = torch.tensor([[model["vocab"][part] for part in pair] for pair in model["merges"]])
     offset, clean = len(blob), None
     blob += ids.numpy().astype("<u2" if len(vocab) <= 1 << 16 else "<u4").tobytes()

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from minislm.dataset import TokenDataset
 from minislm.interpret import weights
-from minislm.interpret.ablation import Means, all_heads
+from minislm.interpret.ablation import Means
 from minislm.interpret.activations import classify_heads, mean_outputs, neuron_peaks
 from minislm.interpret.export import export
 from minislm.model import Transformer
@@ -39,8 +38,7 @@ def measure(
     encoded = [[tokenizer.eot_id, *ids][: model.config.context] for ids in documents]
     means = mean_outputs(model, encoded)
     stories = [tokenizer.decode(ids) for ids in documents[:_HEAD_STORIES]]
-    components = tqdm(all_heads(model), unit="head", disable=None, leave=False)
-    heads = [vars(each) for each in classify_heads(model, tokenizer, stories, means, components)]
+    heads = [vars(each) for each in classify_heads(model, tokenizer, stories, means)]
     texts = [ids[:_PEAK_TOKENS] for ids in (peak_texts or encoded)[:_PEAK_STORIES]]
     found = {"stories": len(encoded),
              "means": {"heads": means.heads_LHD.tolist(), "neurons": means.neurons_LF.tolist()},
