@@ -79,8 +79,7 @@ class Family:
 
 
 LLAMA = Family(
-    model_type="llama",
-    architecture="LlamaForCausalLM",
+    model_type="llama", architecture="LlamaForCausalLM",
     keys=dict(n_layer="num_hidden_layers", width="hidden_size", n_head="num_attention_heads",
               n_kv_head="num_key_value_heads", head_dim="head_dim", mlp_width="intermediate_size",
               context="max_position_embeddings", norm_eps="rms_norm_eps", qkv_bias="attention_bias",
@@ -90,8 +89,7 @@ LLAMA = Family(
                   out_bias=False, mlp_bias=False, tied=False, dropout=0.0),
     fixed=dict(norm="rmsnorm", position="rotary", mlp="gated_silu"),
     supported={"hidden_act": ("silu", "swish")},
-    prefix="model.",
-    block="model.layers.{}.",
+    prefix="model.", block="model.layers.{}.",
     modules={"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head",
              "attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm",
              "attention.qkv": "self_attn.q_proj self_attn.k_proj self_attn.v_proj",
@@ -108,8 +106,7 @@ _GPT_MODULES = {"embedding": "transformer.wte", "position": "transformer.wpe",
 _GELU = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")  # three names of one function
 
 GPT2 = Family(
-    model_type="gpt2",
-    architecture="GPT2LMHeadModel",
+    model_type="gpt2", architecture="GPT2LMHeadModel",
     keys=dict(n_layer="n_layer", width="n_embd", n_head="n_head", mlp_width="n_inner",
               context="n_positions", norm_eps="layer_norm_epsilon",
               attention_scale="scale_attn_weights", tied="tie_word_embeddings",
@@ -120,16 +117,14 @@ GPT2 = Family(
     supported={"activation_function": _GELU, "scale_attn_by_inverse_layer_idx": (False,),
                "add_cross_attention": (False,)},
     copies={"n_ctx": "context", "embd_pdrop": "dropout", "attn_pdrop": "dropout"},
-    prefix="transformer.",
-    block="transformer.h.{}.",
+    prefix="transformer.", block="transformer.h.{}.",
     modules=_GPT_MODULES | {"attention.qkv": "attn.c_attn", "attention.out": "attn.c_proj"},
     transposed=r"(qkv|out|up|down)\.weight$",
     buffers=r"transformer\.h\.\d+\.attn\.(masked_)?bias",
 )  # fmt: skip
 
 GPT_NEO = Family(
-    model_type="gpt_neo",
-    architecture="GPTNeoForCausalLM",
+    model_type="gpt_neo", architecture="GPTNeoForCausalLM",
     keys=dict(n_layer="num_layers", width="hidden_size", n_head="num_heads",
               mlp_width="intermediate_size", context="max_position_embeddings",
               norm_eps="layer_norm_epsilon", tied="tie_word_embeddings", dropout="resid_dropout",
@@ -138,8 +133,7 @@ GPT_NEO = Family(
     fixed=_GPT | dict(qkv_bias=False, attention_scale=False),
     supported={"activation_function": _GELU},
     copies={"embed_dropout": "dropout", "attention_dropout": "dropout"},
-    prefix="transformer.",
-    block="transformer.h.{}.",
+    prefix="transformer.", block="transformer.h.{}.",
     modules=_GPT_MODULES | {"attention.qkv": " ".join(f"attn.attention.{x}_proj" for x in "qkv"),
                             "attention.out": "attn.attention.out_proj"},
     buffers=r"transformer\.h\.\d+\.attn\.attention\.(masked_)?bias",

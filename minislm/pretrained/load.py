@@ -7,7 +7,6 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,7 +17,7 @@ from minislm.model import Transformer
 from minislm.pretrained import llama2c
 from minislm.pretrained.families import Family, describe, parse_config, read_config
 from minislm.pretrained.rope import scaled_rotary_tables
-from minislm.pretrained.tokenizers import PretrainedTokenizer, load_tokenizer
+from minislm.pretrained.tokenizers import load_tokenizer
 from minislm.runtime.device import DTYPES, on_meta_device
 from minislm.runtime.errors import CheckpointError, UserError, log
 from minislm.runtime.files import read_text
@@ -44,7 +43,12 @@ def load(
         raise UserError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     file = Path(source)
     if file.is_file():
-        contents, stored, tokenizer = _open_llama2c(file)
+        if file.suffix != ".bin" or file.name.startswith(("pytorch_model", "adapter_")):
+            part = describe([file], "a part of a model; give its folder")
+            raise CheckpointError(f"{file}: {part}")
+        _check_start(file)
+        contents, stored = llama2c.read_model(file)
+        tokenizer = llama2c.read_tokenizer(file, contents["vocab_size"])
         family, config = parse_config(contents)
     else:
         folder, tokenizer_folder = (file, file) if file.is_dir() else _fetch(str(source), revision)
@@ -85,14 +89,6 @@ def _fetch(source: str, revision: str | None) -> tuple[Path, Path]:
         return hub.fetch(source, revision)
     except UserError as error:
         raise UserError(f"there is no folder {source} here, and on the hub: {error}") from error
-
-
-def _open_llama2c(file: Path) -> tuple[dict[str, Any], Tensors, PretrainedTokenizer]:
-    if file.suffix != ".bin" or file.name.startswith(("pytorch_model", "adapter_")):
-        raise CheckpointError(f"{file}: {describe([file], 'a part of a model; give its folder')}")
-    _check_start(file)
-    contents, tensors = llama2c.read_model(file)
-    return contents, tensors, llama2c.read_tokenizer(file, contents["vocab_size"])
 
 
 def _read_weights(folder: Path) -> tuple[Path, Tensors]:
