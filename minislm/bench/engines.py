@@ -29,9 +29,8 @@ class Minislm:
 
     def __call__(self, prompts: list[list[int]], count: int, top_k: int) -> Any:
         self.sampler.batch_size = len(prompts)
-        return self.sampler.generate_ids(
-            prompts, max_new_tokens=count, temperature=float(top_k > 0), top_k=top_k, stop=False
-        )
+        settings = dict(temperature=float(top_k > 0), top_k=top_k, stop=False)
+        return self.sampler.generate_ids(prompts, max_new_tokens=count, **settings)
 
 
 class PlainSampler(Minislm):
@@ -82,9 +81,8 @@ class CTranslate2:
         with tempfile.TemporaryDirectory() as temporary:  # read once, then kept in memory
             converted = f"{temporary}/model"
             ctranslate2.converters.TransformersConverter(str(folder)).convert(converted)
-            self.generator = ctranslate2.Generator(
-                converted, compute_type=precision, intra_threads=threads, inter_threads=1
-            )
+            options = dict(compute_type=precision, intra_threads=threads, inter_threads=1)
+            self.generator = ctranslate2.Generator(converted, **options)
         self.token_of = Tokenizer.from_file(str(folder / "tokenizer.json")).id_to_token
 
     def __call__(self, prompts: list[list[int]], count: int, top_k: int) -> Any:

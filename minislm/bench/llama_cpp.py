@@ -13,11 +13,10 @@ from minislm.model import Transformer
 from minislm.pretrained.families import GPT2, family_of
 
 _KINDS = {"float32": "F32", "float16": "F16", "int8": "Q8_0"}  # its names of the precisions
-_NAMES = {
-    "embedding": "token_embd", "position": "position_embd", "norm": "output_norm", "head": "output",
-    "attention_norm": "attn_norm", "attention.qkv": "attn_qkv", "attention.out": "attn_output",
-    "mlp_norm": "ffn_norm", "mlp.up": "ffn_up", "mlp.down": "ffn_down",
-}  # fmt: skip
+_NAMES = {"embedding": "token_embd", "position": "position_embd", "norm": "output_norm",
+          "head": "output", "attention_norm": "attn_norm", "attention.qkv": "attn_qkv",
+          "attention.out": "attn_output", "mlp_norm": "ffn_norm", "mlp.up": "ffn_up",
+          "mlp.down": "ffn_down"}  # fmt: skip
 _MULTIPLE = 256  # it rounds the length of a sequence up to this
 
 

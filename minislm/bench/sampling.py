@@ -4,6 +4,7 @@ import random
 import tempfile
 from collections import namedtuple
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -74,9 +75,8 @@ def _model_folder(source: str | None, preset: str, temporary: Path) -> Path:
 
 
 def _measure(
-    folder: Path, vocabulary: int, config: BenchmarkConfig, threads: int, device: str,
-    compiled: bool,
-) -> list[Measurement]:  # fmt: skip
+    folder: Path, vocab: int, config: BenchmarkConfig, threads: int, device: str, compiled: bool
+) -> list[Measurement]:
     """All engines, interleaved, one batch size after the other."""
     processes, rows = {}, []
     for engine, precision in _engines(config, threads, device):
@@ -84,16 +84,13 @@ def _measure(
         processes[engine, precision] = IsolatedProcess(ENGINES[engine], *arguments)
     for batch in config.batch_sizes:
         numbers = random.Random(batch)
-        prompts = [numbers.choices(range(1, vocabulary - 1), k=PROMPT) for _ in range(batch)]
-        of_batch = [
-            Measurement(
-                Case(*key, mode, batch), process, failure=process.failure,
-                requests=[(prompts, count, TOP_K[mode]) for count in (config.max_new_tokens, 1)],
-                tokens=batch * config.max_new_tokens,
-            )
-            for key, process in processes.items()
-            for mode in config.modes.split(",")
-        ]  # fmt: skip
+        prompts = [numbers.choices(range(1, vocab - 1), k=PROMPT) for _ in range(batch)]
+        of_batch, tokens = [], batch * config.max_new_tokens
+        for (key, process), mode in product(processes.items(), config.modes.split(",")):
+            requests = [(prompts, count, TOP_K[mode]) for count in (config.max_new_tokens, 1)]
+            row = Measurement(Case(*key, mode, batch), process, requests, tokens)
+            row.failure = process.failure
+            of_batch.append(row)
         measure_in_turn(of_batch, config.rounds, f"batch {batch}")
         rows += of_batch
     for process in processes.values():
@@ -118,12 +115,11 @@ def _engines(config: BenchmarkConfig, threads: int, device: str) -> Iterable[tup
 
 def entry(row: Measurement) -> dict[str, Any]:
     """The entry of --json."""
+    case = row.case._asdict()
     if row.failure:
-        return row.case._asdict() | {"failure": row.failure}
-    return row.case._asdict() | {
-        "tokens_per_s": row.tokens_per_s, "first_token_ms": 1000 * median(row.first),
-        "memory_mb": row.memory_mb, "runs": row.rates,
-    }  # fmt: skip
+        return case | {"failure": row.failure}
+    return case | {"tokens_per_s": row.tokens_per_s, "first_token_ms": 1000 * median(row.first),
+                   "memory_mb": row.memory_mb, "runs": row.rates}  # fmt: skip
 
 
 def table(

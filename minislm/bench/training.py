@@ -71,12 +71,9 @@ def benchmark(
     rows = measure(model, train, threads, where, dtype)
     print(table(rows, operations, facts["limits"]))
     if json:
-        entries = [
-            row.case._asdict()
-            | {"start": row.first[0], "rates": row.rates, "memory_mb": row.memory_mb,
-               "failure": row.failure, "tokens_per_s": row.tokens_per_s}
-            for row in rows
-        ]  # fmt: skip
+        figures = ("rates", "memory_mb", "failure", "tokens_per_s")
+        entries = [row.case._asdict() | {"start": row.first[0]}
+                   | {name: getattr(row, name) for name in figures} for row in rows]  # fmt: skip
         result = {"model": asdict(model), "batch_tokens": train.batch_tokens,
                   "flops_per_token": operations, "rows": entries}  # fmt: skip
         write_json(json, result | facts)
@@ -102,10 +99,9 @@ def measure(
 
 
 def flops_per_token(model: ModelConfig) -> float:
-    """Floating-point operations that one token of training needs, forward and backward.
-    Six per weight of a matrix (Kaplan et al. 2020, table 1); and per block six for each feature of
-    the, on average, context / 2 tokens that a query attends to, twice: for scores and for values.
-    What the causal mask hides is not counted."""
+    """Floating-point operations of a token in training: six per weight of a matrix (Kaplan et al.
+    2020, table 1); and per block, for scores and for values, six per feature of the context / 2
+    tokens that a query attends to on average. What the causal mask hides is not counted."""
     with on_meta_device():
         transformer = Transformer(model)
     weights = sum(w.numel() for w in transformer.blocks.parameters() if w.ndim == 2)
