@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 _LONGEST = 600  # characters of a message
@@ -58,15 +59,12 @@ def log(line: str) -> None:
 def _drop_errors(stream: Any) -> None:
     """Let a stream drop what it cannot print, and keep the error, which ends nothing."""
 
-    def dropping(method: Callable) -> Callable:
-        def tried(*arguments: str) -> Any:
-            try:
-                return method(*arguments)
-            except OSError as error:
-                stream.error = error
-
-        return tried
+    def tried(method: Callable, *arguments: str) -> Any:
+        try:
+            return method(*arguments)
+        except OSError as error:
+            stream.error = error
 
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")  # characters beyond its encoding
-    stream.write, stream.flush = dropping(stream.write), dropping(stream.flush)
+    stream.write, stream.flush = partial(tried, stream.write), partial(tried, stream.flush)

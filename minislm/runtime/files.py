@@ -17,8 +17,7 @@ _ADVICE = "use a folder that can be written to and has space"
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` on success, remove it on failure.
     A reader sees the old file or the new one, never a part of one, whenever the writer is killed.
-    A link is followed. Of a pipe or a device the path itself is yielded. UserError: the folder
-    cannot be written to, or the disk is full."""
+    A link is followed; a pipe or a device is yielded itself. UserError: no access, or no space."""
     special = os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
     path = temporary = Path(path if special or not os.path.islink(path) else os.path.realpath(path))
     try:
