@@ -38,7 +38,7 @@ class ModelScores:
 def score_model(
     name: str, model: Transformer, tokenizer: Tokenizer, *, samples: int,
     prompts: Sequence[str] = BEGINNINGS, index: NgramIndex | None = None,
-    grader: tuple[Transformer, Tokenizer] | None = None, seed: int = 0,
+    grader: tuple[Transformer, Tokenizer] | None = None,
 ) -> ModelScores:  # fmt: skip
     """Sample continuations of prompts and of instructions, and measure them. index: of the training
     text, to find copies. grader: a model whose log-likelihood of the texts is measured.
@@ -51,7 +51,7 @@ def score_model(
     if len(fitting) < samples // 2 or headers.keys().isdisjoint(fitting):
         raise UserError(f"{name}: most prompts or all instructions exceed half its context of "
                         f"{model.config.context} tokens; take another model")  # fmt: skip
-    settings = SampleConfig(max_new_tokens=300, temperature=0.7, seed=seed)
+    settings = SampleConfig(max_new_tokens=300, temperature=0.7)
     new = FastSampler(model, tokenizer).generate(fitting, settings, seeds=range(len(fitting)))
     texts = list(zip(fitting, new))
     stories = [(prompt, text) for prompt, text in texts if prompt not in headers]
