@@ -31,7 +31,7 @@ def main() -> None:
 
         if models:
             raise UserError("--study trains its own models: leave out --model")
-        study(build(StudyConfig, flags), config.tasks)
+        study(build(StudyConfig, flags), config.tasks, config.data)
     elif getattr(flags, "score", False):
         from minislm.cli.score import score
 

@@ -30,7 +30,7 @@ FOLDERS = {
     "reporting": set(),
     "scoring": {"fast", "reporting", "stories"},
     "interpret": {"stories"},
-    "studies": {"fast", "pretrained", "reporting", "stories"},
+    "studies": {"corpus", "fast", "pretrained", "reporting", "scoring", "stories"},
     "bench": {"fast", "pretrained", "reporting"},
     "cli": None,  # all of them
 }

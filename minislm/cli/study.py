@@ -6,21 +6,26 @@ from dataclasses import replace
 
 from minislm.cli.config import DataConfig
 from minislm.cli.run_settings import task_names
-from minislm.runtime.errors import log
-from minislm.studies import generalization
+from minislm.runtime.errors import UserError, log
+from minislm.studies import generalization, recipes, trends
 from minislm.studies.config import StudyConfig
 from minislm.studies.runner import run_study
 
 
-def study(config: StudyConfig, tasks: str) -> None:
+def study(config: StudyConfig, tasks: str, text: str | None) -> None:
     """Run a study, or the trials that it lacks, and print its report.
-    tasks: as in --tasks; "auto": the study's own.
-    UserError: an unknown task, or see `run_study`."""
+    tasks, text: as in --tasks and --data; "auto": the study's own.
+    UserError: an unknown task, or a flag that the study does not take; or see `run_study`."""
+    own = {"trends": trends, "recipes": recipes}.get(config.study, generalization).STUDY
+    flag, given = ("data", text) if own is generalization.STUDY else ("tasks", tasks != "auto")
+    if given:
+        raise UserError(f"--study {config.study} does not use --{flag}; leave it out")
+    config = replace(config, text=text)
     if tasks != "auto":
         config = replace(config, only=tuple(task_names(DataConfig(tasks=tasks))))
     words = iter(sys.argv[1:])  # without --out FOLDER, so that reports of two machines are equal
     shown = [word for word in words if word != "--out" or not next(words, "")]
     command = f"python eval.py {shlex.join(shown)}"
-    path = run_study(config.study, generalization.STUDY, config, command)
+    path = run_study(config.study, own, config, command)
     print(path.read_text(encoding="utf-8"))
     log(f"report: {path}")

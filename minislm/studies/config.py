@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from minislm.config import check, option
 
-STUDIES = ("generalization",)
+STUDIES = ("generalization", "trends", "recipes")
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,9 @@ class StudyConfig:
     """Studies of many small models (--study)."""
 
     study: str = option("generalization", "run a study and write its report: generalization "
-                        "(reasoning or heuristics?)", choices=STUDIES)  # fmt: skip
+                        "(reasoning or heuristics?); with --data, trends (size and text) or "
+                        "recipes (of training)",
+                        choices=STUDIES)  # fmt: skip
     quick: bool = option(False, "few seeds and steps, in 10 minutes")
     seeds: int | None = option(None, "seeds of the main arms (default: 16; 2 if quick)",
                                minimum=1)  # fmt: skip
@@ -20,5 +22,6 @@ class StudyConfig:
                              "runs/studies/NAME)")  # fmt: skip
     processes: int | None = option(None, "trials at a time (default: one per core)", minimum=1)
     only: tuple[str, ...] = ()  # the tasks of --tasks; empty: those of the study
+    text: str | None = None  # of --data
 
     __post_init__ = check

@@ -102,7 +102,8 @@ def _run(
         yield from (_timed(*call) for call in calls)
         return
     context, ignore = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
-    # The workers ignore Ctrl-C: this process ends them.
+    # The workers ignore Ctrl-C: this process ends them, after SIGTERM too.
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ProcessPoolExecutor(processes, context, signal.signal, ignore) as pool:
         try:
             for done in as_completed([pool.submit(_timed, *call) for call in calls]):
@@ -117,6 +118,8 @@ def _run(
                 process.terminate()  # its trial starts again the next time
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+        finally:
+            signal.signal(signal.SIGTERM, previous)
 
 
 def _timed(work: Callable[..., Result], trial: Trial, folder: Path) -> Row:

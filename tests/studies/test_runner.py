@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -36,6 +39,35 @@ def test_a_killed_worker_gives_one_line(tmp_path):
     config = StudyConfig(out=str(tmp_path), processes=2)
     with pytest.raises(UserError, match="a worker of the study was killed"):
         run_study("killed", squares("kill", "kill"), config, "")
+
+
+SCRIPT = """
+import os, sys, time
+from minislm.studies.config import StudyConfig
+from minislm.studies.runner import Study, run_study
+
+def work(n, folder):
+    (folder / f"{n}.pid").write_text(str(os.getpid()))
+    time.sleep(60)
+
+if __name__ == "__main__":
+    study = Study(lambda _: [[{"kind": "w", "n": n} for n in range(4)]], {"w": work}, None)
+    run_study("long", study, StudyConfig(out=sys.argv[1], processes=2), "")
+"""
+
+
+def test_sigterm_ends_the_workers_too(tmp_path):
+    (tmp_path / "long.py").write_text(SCRIPT)
+    script = subprocess.Popen([sys.executable, str(tmp_path / "long.py"), str(tmp_path)])
+    begin = time.monotonic()
+    while len(pids := list(tmp_path.glob("*.pid"))) < 2 or not all(p.read_text() for p in pids):
+        assert time.monotonic() - begin < 60 and script.poll() is None
+        time.sleep(0.1)
+    script.terminate()
+    assert script.wait(30) != 0
+    for path in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
 
 
 def test_a_study_that_was_interrupted_resumes_after_the_last_trial(tmp_path):
