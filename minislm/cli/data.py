@@ -151,8 +151,7 @@ def _examples(
 def measured_text(
     settings: Settings | None, tokenizer: Tokenizer, config: EvalConfig
 ) -> TokenDataset:
-    """The text to evaluate on: --data, the validation text of a run with these settings, or
-    generated stories."""
+    """The text to evaluate on: --data, the validation text of a run, or generated stories."""
     data, seed = DataConfig(data=config.data, stories=0), 1
     if config.data is None and settings is not None:
         data, seed = settings.data, settings.train.seed

@@ -26,9 +26,8 @@ def evaluate(
 ) -> None:
     """Measure every model, print the tables, and write the file of --json.
     UserError: a model, a text or a task that does not exist."""
-    tasks = None if config.tasks == "auto" else task_names(DataConfig(tasks=config.tasks))
     prompts = prompts or (_PROMPTS if len(sources) > 1 else [])
-    results = [_measure(source, tasks, prompts, config, machine) for source in sources]
+    results = [_measure(source, prompts, config, machine) for source in sources]
     width = max(len("model"), *(len(name) for name, *_ in results))
     heads = (figure.replace("_per_", "/") for figure in _FORMATS)
     print(f"{'model':<{width}}" + "".join(f"{head:>13}" for head in heads))
@@ -45,10 +44,10 @@ def evaluate(
 
 
 def _measure(
-    source: str | None, tasks: list[str] | None, prompts: list[str], config: EvalConfig,
-    machine: MachineConfig,
-) -> tuple[str, dict[str, Any], dict[str, TaskScore], list[str]]:  # fmt: skip
+    source: str | None, prompts: list[str], config: EvalConfig, machine: MachineConfig
+) -> tuple[str, dict[str, Any], dict[str, TaskScore], list[str]]:
     """The name of a model, its entry for --json, its scores, and its continuations."""
+    tasks = None if config.tasks == "auto" else task_names(DataConfig(tasks=config.tasks))
     name, model, tokenizer = open_model(source, machine)
     if machine.dtype == "int8":
         model = prepack(model, "int8", rows=64)
@@ -67,11 +66,10 @@ def _measure(
     if fits.any() and not fits.all():
         part = nats[fits].sum(), lengths[fits].sum(), text.sizes[fits].sum()
         others = TextLoss(*(each.item() for each in part))
-        log(
-            f"{name}: {(~fits).sum():,} stories exceed its {context} tokens and were read in "
-            f"windows that overlap by half; the {fits.sum():,} others alone: "
-            f"{others.nats_per_token:.4f} nats per token, {others.bits_per_byte:.4f} bits per byte"
-        )
+        read = f"exceed its {context} tokens and were read in windows that overlap by half"
+        alone = f"{others.nats_per_token:.4f} nats per token, {others.bits_per_byte:.4f} bits"
+        long, short = f"{(~fits).sum():,} stories", f"{fits.sum():,} others"
+        log(f"{name}: {long} {read}; the {short} alone: {alone} per byte")
     sampler = FastSampler(model, tokenizer, config.batch_size)
     scores = exact_match(sampler, tasks)
     texts = sampler.generate(prompts, max_new_tokens=60, temperature=0.0)

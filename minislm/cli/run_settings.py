@@ -143,8 +143,7 @@ def _has_type(value: Any, kind: Any) -> bool:
 
 
 def newest_run(*files: str) -> Path:
-    """The run folder with the newest of some files; without any, the newest one with weights.
-    UserError: there is none."""
+    """The run folder with the newest of `files` (default: weights). UserError: there is none."""
     files = files or (CONFIG,)
     found = [path for file in files for path in _RUNS.glob(f"*/{file}")]
     if not found:

@@ -24,9 +24,8 @@ from minislm.scoring.rules import DIMENSIONS, Measures, measure
 
 
 def score(
-    sources: Sequence[str | None], config: ScoreConfig, evaluated: EvalConfig,
-    machine: MachineConfig,
-) -> None:  # fmt: skip
+    sources: Sequence[str], config: ScoreConfig, evaluated: EvalConfig, machine: MachineConfig
+) -> None:
     """Score every model; print the tables that the options request, and write the file of --json.
     UserError: a model or a file that is missing, or a judge that does not answer."""
     if config.sensitivity:
