@@ -133,6 +133,5 @@ def text_table(
 ) -> str:
     """A line per row: its case, then its figures or failure; `columns`: a format for each name."""
     lines = [list(columns)]
-    for row in rows:
-        lines.append([*row.case, *([f"  {row.failure}"] if row.failure else figures(row))])
+    lines += [[*row.case, *([f"  {row.failure}"] if row.failure else figures(row))] for row in rows]
     return "\n".join("".join(map(format, line, columns.values())).rstrip() for line in lines)

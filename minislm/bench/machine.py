@@ -34,9 +34,8 @@ def _gpu_limits(device: torch.device) -> dict[str, float]:
 
 
 def _cpu_limits(threads: int) -> dict[str, float]:
-    before = torch.get_num_threads()
+    limits, before = {}, torch.get_num_threads()
     torch.set_num_threads(threads)
-    limits = {}
     with torch.inference_mode():
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
             layer = or_plain(PrepackedLinear, nn.Linear(1024, 1024, False, dtype=dtype), 512)
