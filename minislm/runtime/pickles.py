@@ -12,9 +12,8 @@ from minislm.runtime.errors import CheckpointError
 
 
 def read_pickle(file: Path, *, mapped: bool = False) -> Any:
-    """The contents of a file of torch.save: tensors, on the CPU, in plain containers.
-    mapped: leave the numbers of a zip file on the disk until they are used.
-    CheckpointError: the file is damaged, or holds anything else."""
+    """The contents of a file of torch.save: tensors, on the CPU, in plain containers. mapped: leave
+    a zip file's numbers on the disk until used. CheckpointError: damage, or anything else in it."""
     try:
         zipped = _is_whole_zip(file)
         with warnings.catch_warnings():
