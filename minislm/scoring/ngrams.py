@@ -25,9 +25,8 @@ def bleu(hypotheses: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -
     """Corpus BLEU from 0 to 100 (Papineni et al. 2002), smoothed as sacrebleu does by default.
     references[i] are all references of hypotheses[i]. The brevity penalty takes the reference
     nearest in length (the shorter of two). An order without a match counts as 1 / (2^k x total)
-    for the k-th such order (Chen & Cherry 2014, method 3). 0 if no single token matches, or if no
-    hypothesis has n-grams of an order.
-    ValueError: the lists differ in length, or a hypothesis has no reference."""
+    for the k-th such order (Chen & Cherry 2014, method 3). 0 if no token matches, or no hypothesis
+    has n-grams of an order. ValueError: lists of different lengths, or one without a reference."""
     pairs = list(zip(hypotheses, references, strict=True))
     length = sum(map(len, hypotheses))
     nearest = sum(min((abs(len(ref) - len(own)), len(ref)) for ref in refs)[1]

@@ -52,17 +52,19 @@ def measure(prompt: str, text: str, copied: float = 0.0) -> Measures:
     """All measures of a continuation; `copied` is that of `ngrams.NgramIndex.rouge_2`."""
     parts, tokens, found = sentences(text), words(text), errors(prompt, text)
     content, given = set(_content(text)), set(_content(prompt))
-    present, known = names(text), {*names(prompt), *_introduced(prompt, text)}
+    both = [*_WORD.findall(prompt), "", *_WORD.findall(text)]
+    introduced = (name for word, name in zip(both, both[1:])  # "a girl named Sue"
+                  if word.lower() in _LISTS["introduces"] and name[:1].isupper())  # fmt: skip
+    present, known = names(text), {*names(prompt), *introduced}
     new = content - given - {name.lower() for name in present}  # another name adds nothing
     shares = dict(
         distinct_triples=len(_trigrams(tokens)) / max(1, len(tokens) - 2),
         error_free=sum(not kinds for kinds in found) / len(found) if found else 0.0,
-        richness=len(new) / max(1, len(tokens)) ** 0.5,
-        copied=copied,
+        richness=len(new) / max(1, len(tokens)) ** 0.5, copied=copied,
         known_names=sum(name in known for name in present) / len(present) if present else 1.0,
         cohesion=_cohesion((sentences(prompt) or [""])[-1:] + parts),
         prompt_recall=len(given & content) / max(1, len(given)),
-    )
+    )  # fmt: skip
     return Measures(
         **shares, **{d: weighted(shares, *each) for d, each in WEIGHTS.items()},
         repetition=10 * shares["distinct_triples"], grammar=10 * shares["error_free"],
@@ -203,13 +205,6 @@ def _wrong_verb(before: str, subject: str, verb: str) -> bool:
     if plural:
         return form == "s"
     return form == "base" and lex.verb_form(lemma, "past") != verb  # "he put" may be past
-
-
-def _introduced(prompt: str, text: str) -> set[str]:
-    """Names behind a word that introduces them ("a girl named Sue")."""
-    tokens = [*_WORD.findall(prompt), "", *_WORD.findall(text)]
-    return {name for word, name in zip(tokens, tokens[1:])
-            if word.lower() in _LISTS["introduces"] and name[:1].isupper()}  # fmt: skip
 
 
 def _cohesion(parts: Sequence[str]) -> float:
