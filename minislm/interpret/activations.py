@@ -133,10 +133,9 @@ def inputs_of(
 def classify_heads(
     model: Transformer, tokenizer: Tokenizer, stories: Sequence[str], means: Means
 ) -> list[Head]:
-    """Kind and mean ablation of every head, measured on stories.
-    A head is by distance if its mean weight at one distance exceeds that of uniform attention by at
-    least CLEAR, and by more than 1.5 times what its weight on any word class does; by meaning if it
-    is the other way round; else mixed."""
+    """Kind and mean ablation of every head, measured on stories. A head is by distance if its mean
+    weight at one distance exceeds that of uniform attention by at least CLEAR, and by more than 1.5
+    times what its weight on any word class does; by meaning in the opposite case; else mixed."""
     distance_LHD = class_LHK = even_D = even_K = 0.0
     for story in stories:
         ids, tokens = encode(model, tokenizer, story)
