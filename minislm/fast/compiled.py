@@ -97,7 +97,12 @@ def _load(program: torch.export.ExportedProgram, rows: int):
     """The program's machine code, from the disk or compiled now; a damaged file is replaced."""
     from torch._inductor import config, cpp_builder
 
-    path = _folder() / f"steps-{_fingerprint(program)}.pt2"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "minislm")
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # its files are executed
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        raise UserError(f"--compile cannot store its steps: {error}; set XDG_CACHE_HOME") from error
+    path = cache / f"steps-{_fingerprint(program)}.pt2"
     if path.is_file():
         try:
             return torch._inductor.aoti_load_package(str(path))
@@ -117,15 +122,6 @@ def _load(program: torch.export.ExportedProgram, rows: int):
     seconds = time.perf_counter() - begin
     log(f"steps of {rows} rows compiled in {seconds:.0f} s, stored in {path.parent}")
     return torch._inductor.aoti_load_package(str(path))
-
-
-def _folder() -> Path:
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "minislm")
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its files are executed
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
-        raise UserError(f"--compile cannot store its steps: {error}; set XDG_CACHE_HOME") from error
-    return folder
 
 
 def _fingerprint(program: torch.export.ExportedProgram) -> str:

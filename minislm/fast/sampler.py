@@ -27,8 +27,7 @@ _ROWS, _ROWS_OF_LARGE = 4, 64  # of a worker thread, at least
 class FastSampler(Sampler):
     """Continues prompts with a model; see `Sampler`.
     precision: "float32", "bfloat16" or "int8" weights while decoding on a CPU; None: the model's.
-    compiled: compile the decode steps where that is faster, once for each number of rows.
-    UserError: compiled steps are not available."""
+    compiled: compile steps where it is faster, once per number of rows. UserError: unavailable."""
 
     token_sampler = FastTokenSampler
 

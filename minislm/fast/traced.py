@@ -47,9 +47,8 @@ class Steps(nn.Module):
 
 
 class Prefill(nn.Module):
-    """Prompts from position 0: tokens [B, T], padded on the right, the index of the last token of
-    each [B], and the tensors of a cache of B rows and T positions, which are filled -> the logits
-    after each prompt [B, V]."""
+    """Prompts from position 0: tokens [B, T], padded on the right, the index of each last one [B],
+    and the tensors of a cache of B rows and T positions to fill -> the logits after each [B, V]."""
 
     def __init__(self, model: Transformer):
         super().__init__()
