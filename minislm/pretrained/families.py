@@ -237,8 +237,7 @@ def _neo_windows(config: dict, n_layer: int, context: int) -> tuple[int, ...]:
     sizes = {"global": 0, "local": window if window < context else 0}
     try:
         types = config.get("attention_types") or [[config.get("attention_layers"), 1]]
-        layers = [name for names, n in types for name in names * min(n, n_layer + 1)]
-        windows = [sizes[name] for name in layers]
+        windows = [sizes[name] for names, n in types for name in names * min(n, n_layer + 1)]
     except (TypeError, ValueError, LookupError):
         windows = []
     if len(windows) != n_layer:

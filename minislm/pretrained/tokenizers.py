@@ -73,15 +73,12 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer, model_max_length: int) ->
     name_of = tokenizer.backend.id_to_token
     end, bos_ids = name_of(tokenizer.eot_id), getattr(tokenizer, "bos_ids", ())
     tokenizer.save(folder)
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": name_of(bos_ids[0]) if bos_ids else end,
-        "eos_token": end,
-        "pad_token": end,
-        "unk_token": getattr(tokenizer.backend.model, "unk_token", None) or end,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": model_max_length,
-    }
+    config = {"tokenizer_class": "PreTrainedTokenizerFast",
+              "bos_token": name_of(bos_ids[0]) if bos_ids else end,
+              "eos_token": end, "pad_token": end,
+              "unk_token": getattr(tokenizer.backend.model, "unk_token", None) or end,
+              "clean_up_tokenization_spaces": False,
+              "model_max_length": model_max_length}  # fmt: skip
     write_json(folder / "tokenizer_config.json", config)
 
 
