@@ -17,10 +17,8 @@ from minislm.stories.plots import PLOTS
 _COMMON_VERBS = frozenset("be can could do get go have let must say should will would".split())
 # Words after which "have" does not show number (did you have, to have).
 _BEFORE_INFINITIVE = frozenset("can could did didn't do don't must should to will would".split())
-_WRONG_NUMBER = {
-    "was": "were", "were": "was", "is": "are", "are": "is", "has": "have", "have": "has",
-    "doesn't": "don't", "don't": "doesn't", "does": "do", "am": "is",
-}  # fmt: skip
+_WRONG_NUMBER = {"was": "were", "were": "was", "is": "are", "are": "is", "am": "is", "does": "do",
+                 "has": "have", "have": "has", "doesn't": "don't", "don't": "doesn't"}  # fmt: skip
 # Plots mark a word that is not of its most common class: "a long walk/n", "One/o day".
 _MARKED = re.compile(r"(\s*)([^\W\d_]+(?:['-][^\W\d_]+)*|\d+|\S)(?:/([nvao])\b)?")
 _MARKS = {"n": "noun", "v": "verb", "a": "adjective", "o": "other", "": ""}

@@ -31,9 +31,7 @@ class StoryState:
     """A story being generated: its random stream, who owns how many of what, its sentences."""
 
     def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
-        self.pick = rng.choice
-        self.between = rng.randint
+        self.rng, self.pick, self.between = rng, rng.choice, rng.randint
         self.happy, self.sad = partial(rng.choice, words.happy), partial(rng.choice, words.sad)
         self.was = partial(rng.choice, ("was", "was", "felt"))
         self.digit_share = rng.choices((0.0, 0.5, 1.0), (5, 2, 2))[0]
@@ -161,10 +159,8 @@ class StoryState:
     def cast(self, fable: float = 0.0) -> tuple[Person, Person]:
         """Two heroes: children, or in a share `fable` of the stories two animals of the forest."""
         self.fable = self.chance(fable)
-        if self.fable:
-            one, other = self.rng.sample(words.forest_animals, 2)
-            return self.person(one), self.person(other)
-        return self.person(), self.person()
+        one, other = self.rng.sample(words.forest_animals, 2) if self.fable else ("", "")
+        return self.person(one), self.person(other)
 
     def outdoors(self) -> str:
         return self.pick(words.forest_places if self.fable else words.outdoors)
