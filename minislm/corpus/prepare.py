@@ -73,9 +73,8 @@ def train_tokenizer(
 ) -> Tokenizer:  # fmt: skip
     """The tokenizer of the first 50 million characters of `source` and all of `more`, made now or
     found in `cache`. Raises UserError as `read_stories` and `Tokenizer.train`."""
-    content = fingerprint(source, cache)
     settings = TOKENIZER_TEXT, vocab_size, digits, normalize
-    key = _key(FORMAT, tokenizers.__version__, content, *more, *settings)
+    key = _key(FORMAT, tokenizers.__version__, fingerprint(source, cache), *more, *settings)
     folder = Path(cache) / f"tokenizer-{key}"
     with suppress(UserError):  # not there, or damaged
         return Tokenizer.load(folder)
