@@ -98,7 +98,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpt2": _GPT | dict(qkv_bias=True),
     "gpt-neo": _GPT_NEO | dict(n_layer=2),
     "tinystories-1m": _GPT_NEO | dict(n_layer=8, width=64, n_head=16),
-    "unary": dict(width=64, n_head=2, n_kv_head=0, mlp="gelu", tied=False, context=9000,
+    "unary": dict(width=64, n_head=4, n_kv_head=0, mlp="gelu", tied=False, context=9000,
                   position="run", rope_theta=10.0, qk_scale=18.0, null_cosine=0.7),
 }  # fmt: skip
 # Other settings of a preset, where the defaults are not the best measured.

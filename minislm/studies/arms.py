@@ -41,7 +41,6 @@ class Arm:
     name: str
     position: str = "run"
     n_layer: int = 1
-    n_head: int = 2  # of width 32, or of an arm behind stories: 4
     shared: bool = False  # the first block is used for all
     text: str = ""  # of TEXTS, before the task; "": random weights
     budget: int = 1  # multiplier of the steps
@@ -59,7 +58,7 @@ class Arm:
 
     def random_weights(self, seed: int, tokenizer: Tokenizer) -> Transformer:
         torch.manual_seed(seed)
-        narrow = PRESETS["unary"] | dict(n_layer=self.n_layer, n_head=self.n_head, head_dim=32)
+        narrow = PRESETS["unary"] | dict(n_layer=self.n_layer)
         shape = dict(narrow if tokenizer.vocab_size == 257 else _WIDE, position=self.position)
         if self.position != "run":
             shape["rope_theta"] = 10000.0
@@ -86,8 +85,6 @@ OTHERS = (Arm("absolute rotary", "rotary"), Arm("learned", "learned"), Arm("none
 
 
 TWO = tuple(replace(arm, name=f"{arm.name}, two blocks", n_layer=2) for arm in (RUN, *OTHERS))
-FOUR = replace(RUN, name="place in a run, four heads", n_head=4)  # has heads to spare
-EXAMINED = (RUN, FOUR)  # whose circuits are looked for
 TWICE = replace(RUN, name="place in a run, one block twice", n_layer=2, shared=True)
 LONGER = tuple(replace(arm, name=f"{arm.name}, 4 x steps", budget=4) for arm in (*OTHERS, *TWO[1:]))
 DRILLED = replace(TWO[0], name="place in a run, two blocks, drills", text="drills")
