@@ -21,7 +21,7 @@ def main() -> None:
                         "begins with TEXT")  # fmt: skip
     flags = parser.parse_args()
     only_with(flags, ("quick", "seeds", "processes"), "study")
-    only_with(flags, ("samples", "prompt_file", "grader", "human", "sensitivity", "judge",
+    only_with(flags, ("samples", "prompt_file", "grader", "human", "judge",
                       "judge_budget"), "score")  # fmt: skip
     only_with(flags, ("out",), "study", "inspect", "off")
     models, prompts = getattr(flags, "model", []), getattr(flags, "prompt", [])

@@ -20,7 +20,7 @@ from minislm.scoring.grading import ModelScores, score_model
 from minislm.scoring.judge import AGES, CRITERIA, Judge, Judgement
 from minislm.scoring.ngrams import NgramIndex
 from minislm.scoring.prompts import BEGINNINGS
-from minislm.scoring.rules import DIMENSIONS, Measures, measure
+from minislm.scoring.rules import Measures, measure
 
 
 def score(
@@ -28,9 +28,6 @@ def score(
 ) -> None:
     """Score every model; print the tables that the options request, and write the file of --json.
     UserError: a model or a file that is missing, or a judge that does not answer."""
-    if config.sensitivity:
-        rows = [(name, *row.values()) for name, row in validation.sensitivity().items()]
-        print(_table(("text", *DIMENSIONS), rows))
     grader = open_model(config.grader, machine)[1:] if config.grader else None
     shown = validation.SHOWN
     if config.human:
@@ -39,7 +36,7 @@ def score(
         rows = [(d, *row, "yes" if d in shown else "no") for d, row in agreements.items()]
         print(_table(("rank correlation", *validation.COLUMNS, "shown"), rows))
         print("weights of the dimensions, fitted to all prompts:", weights)
-    if not sources and (config.sensitivity or config.human):
+    if not sources and config.human:
         return  # no model to score was named
     judge = config.judge and Judge(*config.judge.split("#", 1), budget=config.judge_budget)
     prompts = read_prompts([], config.prompt_file)[0] if config.prompt_file else BEGINNINGS

@@ -7,7 +7,7 @@ from dataclasses import replace
 from minislm.cli.config import DataConfig
 from minislm.cli.run_settings import task_names
 from minislm.runtime.errors import UserError, log
-from minislm.studies import generalization, recipes, trends
+from minislm.studies import generalization, trends
 from minislm.studies.config import StudyConfig
 from minislm.studies.runner import run_study
 
@@ -16,8 +16,9 @@ def study(config: StudyConfig, tasks: str, text: str | None) -> None:
     """Run a study, or the trials that it lacks, and print its report.
     tasks, text: as in --tasks and --data; "auto": the study's own.
     UserError: an unknown task, or a flag that the study does not take; or see `run_study`."""
-    own = {"trends": trends, "recipes": recipes}.get(config.study, generalization).STUDY
-    flag, given = ("data", text) if own is generalization.STUDY else ("tasks", tasks != "auto")
+    studies = dict(trends=trends.TRENDS, recipes=trends.RECIPES_STUDY)
+    own = studies.get(config.study, generalization.STUDY)
+    flag, given = ("tasks", tasks != "auto") if config.study in studies else ("data", text)
     if given:
         raise UserError(f"--study {config.study} does not use --{flag}; leave it out")
     config = replace(config, text=text)

@@ -15,7 +15,6 @@ class ScoreConfig:
     prompt_file: str | None = option(None, "prompts, one per line (default: 44 of the project)")
     grader: str | None = option(None, "model whose likelihood of the texts is measured too")
     human: str | None = option(None, "CSV file of human scores to correlate with; needs --grader")
-    sensitivity: bool = option(False, "show the scores of texts that were corrupted on purpose")
     judge: str | None = option(None, "OpenAI-compatible endpoint that judges too, and its model: "
                                "http://localhost:8000/v1#NAME; key: MINISLM_JUDGE_KEY")  # fmt: skip
     judge_budget: int = option(200_000, "tokens to and from the judge at most", minimum=1)

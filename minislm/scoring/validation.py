@@ -1,9 +1,7 @@
-"""How far the scores can be trusted: agreement with human scores, and sensitivity to corruption."""
+"""How far the scores can be trusted: their agreement with human scores."""
 
 import csv
-import random
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -13,8 +11,6 @@ from minislm.runtime.errors import UserError
 from minislm.scoring import rules
 from minislm.scoring.grading import likelihoods
 from minislm.scoring.ngrams import words_of
-from minislm.stories.generate import generate
-from minislm.stories.lexicon import words
 from minislm.tokenizer import Tokenizer
 
 # The category of a dimension in the human scores; repetition and instruction have none.
@@ -105,41 +101,3 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
         _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
         ranks.append((np.cumsum(counts) - (counts - 1) / 2)[place])
     return float(np.corrcoef(*ranks)[0, 1]) if all(each.std() for each in ranks) else 0.0
-
-
-def sensitivity(count: int = 200, seed: int = 3_000_000) -> dict[str, dict[str, float]]:
-    """The mean scores of generated stories, unchanged and corrupted in five ways."""
-    rng, stories = random.Random(seed), list(generate(count, seed))
-    texts = [rules.split_beginning(story.text) for story in stories]
-    wrong = generate(count, seed, agreement_errors=1.0)
-    parts = [rules.sentences(text) for _, text in texts]
-    versions = {
-        "unchanged": texts,
-        "sentences shuffled": [(p, " ".join(rng.sample(each, len(each))))
-                               for (p, _), each in zip(texts, parts)],
-        "names swapped": [(p, _swap_names(p, t, rng)) for p, t in texts],
-        "text repeated": [(p, f"{t} {t}") for p, t in texts],
-        "agreement broken": [rules.split_beginning(story.text) for story in wrong],
-        "required words removed": [(p, _remove(t, story.required))
-                                   for (p, t), story in zip(texts, stories)],
-    }  # fmt: skip
-    found = {}
-    for name, pairs in versions.items():
-        measures = [rules.measure(*pair) for pair in pairs]
-        found[name] = {d: fmean(getattr(m, d) for m in measures) for d in rules.DIMENSIONS[:-1]}
-        found[name]["instruction"] = fmean(rules.instruction(s.required, s.features, text)
-                                           for s, (_, text) in zip(stories, pairs))  # fmt: skip
-    return found
-
-
-def _remove(text: str, required: Iterable[str]) -> str:
-    """Every form of the required words is replaced with "it"."""
-    stems = {rules.stem(word) for word in required}
-    return re.sub(r"[A-Za-z]+", lambda m: "it" if rules.stem(m[0].lower()) in stems else m[0], text)
-
-
-def _swap_names(prompt: str, text: str, rng: random.Random) -> str:
-    """Every occurrence of a name becomes a random name that the story does not have."""
-    present, known = {*rules.names(prompt), *rules.names(text)}, {*words.boys, *words.girls}
-    others = [name for name in (*words.boys, *words.girls) if name not in present]
-    return re.sub("[A-Z][a-z]+", lambda m: rng.choice(others) if m[0] in known else m[0], text)

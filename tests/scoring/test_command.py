@@ -80,12 +80,11 @@ def test_the_judge_reads_all_texts_within_its_budget(run_script, tiny_run, stub,
     assert sum("\n\nOne day, Tom***" in question for question in questions) == 7
 
 
-def test_human_scores_and_corruptions_need_no_model(run_script, human_scores, tiny_run):
+def test_human_scores_need_no_model(run_script, human_scores, tiny_run):
     done = run_script("eval.py", "--score", "--human", human_scores, "--grader", tiny_run,
-                      "--sensitivity", "--threads", 1)  # fmt: skip
+                      "--threads", 1)  # fmt: skip
     assert done.code == 0, done.err
     table = {row[0]: row[1:] for row in rows_of(done.out)}
-    assert table["text"] == list(DIMENSIONS) and float(table["unchanged"][0]) > 9
     assert table["rank correlation"] == [*COLUMNS, "shown"]
     assert table["grammar"][0] == table["creativity"][0] == "1.00 (1.00 to 1.00)"
     assert table["creativity"][-1] == "yes" and float(table["plot"][0].split()[0]) < 1
