@@ -16,9 +16,8 @@ def study(config: StudyConfig, tasks: str, text: str | None) -> None:
     """Run a study, or the trials that it lacks, and print its report.
     tasks, text: as in --tasks and --data; "auto": the study's own.
     UserError: an unknown task, or a flag that the study does not take; or see `run_study`."""
-    studies = dict(trends=trends.TRENDS, recipes=trends.RECIPES_STUDY)
-    own = studies.get(config.study, generalization.STUDY)
-    flag, given = ("tasks", tasks != "auto") if config.study in studies else ("data", text)
+    own = trends.STUDY if config.study == "trends" else generalization.STUDY
+    flag, given = ("tasks", tasks != "auto") if own is trends.STUDY else ("data", text)
     if given:
         raise UserError(f"--study {config.study} does not use --{flag}; leave it out")
     config = replace(config, text=text)

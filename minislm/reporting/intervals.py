@@ -5,9 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Student's t, 97.5 %, from 1 degree of freedom on.
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-
 
 def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
     """The exact interval of a rate (Clopper & Pearson 1934): with its low end, so many successes or
@@ -35,13 +32,6 @@ def bootstrap_difference(
     means = [rng.choice(np.asarray(x, float), (resamples, len(x))).mean(1) for x in (a, b)]
     low, high = np.quantile(means[0] - means[1], (0.025, 0.975))
     return float(np.mean(a) - np.mean(b)), float(low), float(high)
-
-
-def student(values: Sequence[float]) -> tuple[float, float]:
-    """The interval of the mean of two or more values by Student's t, for a few seeds."""
-    t = _T[min(len(values) - 2, len(_T) - 1)]
-    half = t * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
 def bootstrap(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from minislm.config import check, option
 
-STUDIES = ("generalization", "trends", "recipes")
+STUDIES = ("generalization", "trends")
 
 
 @dataclass(frozen=True)
@@ -12,8 +12,7 @@ class StudyConfig:
     """Studies of many small models (--study)."""
 
     study: str = option("generalization", "run a study and write its report: generalization "
-                        "(reasoning or heuristics?); with --data, trends (size and text) or "
-                        "recipes (of training)",
+                        "(reasoning or heuristics?); with --data, trends (size and text)",
                         choices=STUDIES)  # fmt: skip
     quick: bool = option(False, "few seeds and steps, in 10 minutes")
     seeds: int | None = option(None, "seeds of the main arms (default: 16; 2 if quick)",

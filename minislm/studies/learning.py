@@ -9,9 +9,7 @@ from torch import nn
 from minislm.config import PRESET_TRAINING, TrainConfig
 from minislm.dataset import IGNORED, Batches, TokenDataset
 from minislm.fast.backward import FastLossAndGrad
-from minislm.fast.optimizer import FastMuon
 from minislm.model import Transformer
-from minislm.optimizer import make_optimizers
 from minislm.studies.curriculum import Curriculum
 from minislm.tasks import Pair, encode_pair
 from minislm.tokenizer import Tokenizer
@@ -39,8 +37,7 @@ def train_in_memory(
         loss_and_grad = batches.loss_and_grad
     else:
         batches = Batches(stories or TokenDataset.from_ids([]), examples, **options)
-    optimizers = make_optimizers(model, config, torch.float32, FastMuon)
-    trainer = Trainer(model, batches, config, loss_and_grad=loss_and_grad, optimizers=optimizers)
+    trainer = Trainer(model, batches, config, loss_and_grad=loss_and_grad)
     progress = trainer.train()
     model.eval()
     return {"steps": progress.step, "targets": progress.tokens, "loss": progress.loss}

@@ -1,12 +1,6 @@
-"""Two studies of training on a text.
-
-Trends: how loss and answers depend on width, depth and the amount of text; and the law loss = E +
-A N^-a + B D^-b (Hoffmann et al. 2022) for N parameters of blocks and D tokens of text, fitted to
-all models but the largest on all the text, which it then predicts.
-
-Recipes: what a change of the training recipe gives where little text is read several times. Each
-recipe is trained from the same seeds on the same batches as the first one, and counts if the
-interval of the mean difference excludes zero."""
+"""The trends study: how loss and answers depend on width, depth and the amount of text; and the law
+loss = E + A N^-a + B D^-b (Hoffmann et al. 2022) for N parameters of blocks and D tokens of text,
+fitted to all models but the largest on all the text, which it then predicts."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,15 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from minislm.config import PRESET_TRAINING, PRESETS, ModelConfig, TrainConfig
+from minislm.config import ModelConfig, TrainConfig
 from minislm.corpus.prepare import prepare, train_tokenizer
 from minislm.dataset import Batches, hold_out
 from minislm.evaluation import text_loss
 from minislm.fast.backward import FastLossAndGrad
-from minislm.fast.optimizer import FastMuon
 from minislm.model import Transformer
-from minislm.optimizer import make_optimizers
-from minislm.reporting.intervals import student
 from minislm.reporting.tables import markdown_table
 from minislm.runtime.errors import UserError
 from minislm.scoring.grading import answer
@@ -42,22 +33,13 @@ RATE = {256: 1.0, 128: 1.0, 64: 1.0}  # the best multiple of the default rates f
 RATES = (0.5, 1.0, 2.0)  # those that were tried, with two blocks on a sixteenth of the text
 SEEDS, VOCABULARY, EVALUATIONS = 2, 2048, 8
 Point = tuple[float, float, float]  # N, D, loss
-_QUARTER, _PASSES, PAIRS = 4, 4, 5  # of recipes: one story in 4, epochs, seeds
-# name -> options of `ModelConfig` and `TrainConfig` that are not those of the preset
-RECIPES: dict[str, dict[str, Any]] = {
-    "two blocks": {},
-    "AdamW for all": dict(optimizer="adamw", learning_rate=3e-3),
-    "weight decay 0.8": dict(weight_decay=0.8),
-    "dropout 0.1": dict(dropout=0.1),
-    "rates fall over the last 70 %": dict(decay=0.7),
-    "batches of 2,048 tokens": dict(batch_tokens=2048),
-}
 
 
 def plan(config: StudyConfig) -> list[list[Trial]]:
     """The token file; the rates of each width, with seed 0; the grid, and some twice as long.
     UserError: no text is given."""
-    first = _text(config)
+    if not config.text:
+        raise UserError("--study trends needs real stories: give --data TEXT")
 
     def model(width: int, depth: int, part: int, seed: int, times: float = 1, rate: float = 0
               ) -> Trial:  # fmt: skip
@@ -74,13 +56,7 @@ def plan(config: StudyConfig) -> list[list[Trial]]:
     grid = [model(width, depth, part, seed, times)
             for part, seed, width, depth in product(parts, seeds, widths, depths)]  # fmt: skip
     longer = [model(width, 1, part, 1, 2 * times) for width in WIDTHS[1:] for part in parts]
-    return [first, rates + grid + longer]
-
-
-def _text(config: StudyConfig) -> list[Trial]:
-    if not config.text:
-        raise UserError(f"--study {config.study} needs real stories: give --data TEXT")
-    return [dict(kind="text", data=config.text)]
+    return [[dict(kind="text", data=config.text)], rates + grid + longer]
 
 
 def prepared(data: str, folder: Path) -> Result:
@@ -91,7 +67,7 @@ def prepared(data: str, folder: Path) -> Result:
 
 def learn(
     shape: dict[str, Any], recipe: dict[str, Any], part: int, epochs: float, seed: int, data: str,
-    folder: Path, name: str = "",
+    folder: Path,
 ) -> Result:  # fmt: skip
     """Train a model of this shape on one story in `part`; the lowest of eight evaluations (bits
     per byte), and questions. recipe: options of `TrainConfig`."""
@@ -104,10 +80,7 @@ def learn(
     config = replace(config, steps=max(1, round(train.n_tokens * epochs / config.batch_tokens)))
     batches = Batches(train, context=model.config.context, batch_tokens=config.batch_tokens,
                       eot_id=tokenizer.eot_id, seed=seed)  # fmt: skip
-    optimizers = make_optimizers(model, config, torch.float32, FastMuon)
-    trainer = Trainer(
-        model, batches, config, loss_and_grad=FastLossAndGrad(model), optimizers=optimizers
-    )
+    trainer = Trainer(model, batches, config, loss_and_grad=FastLossAndGrad(model))
     losses: list[float] = []
 
     def evaluate() -> None:
@@ -180,38 +153,4 @@ def _law(grid: list[list[Result]]) -> str:
             "measured. Intervals: 95 %, bootstrap of models.\n\n")  # fmt: skip
 
 
-def plan_of_recipes(config: StudyConfig) -> list[list[Trial]]:
-    """The token file; then all recipes, seed by seed. UserError: no text is given."""
-    first, trials = _text(config), []
-    for seed in range(config.seeds or (2 if config.quick else PAIRS)):
-        for name, changes in RECIPES.items():
-            of_training = {k: v for k, v in changes.items() if k in TrainConfig.__annotations__}
-            of_model = {k: v for k, v in changes.items() if k not in of_training}
-            trials.append(dict(
-                kind="model", name=name, shape=PRESETS["two-blocks"] | of_model,
-                recipe=PRESET_TRAINING["two-blocks"] | of_training, part=_QUARTER,
-                epochs=_PASSES / (8 if config.quick else 1), seed=seed, data=config.text,
-            ))  # fmt: skip
-    return [first, trials]
-
-
-def report_of_recipes(rows: Sequence[Row], folder: Path) -> str:
-    """The report in Markdown."""
-    losses: dict[str, dict[int, float]] = defaultdict(dict)
-    for trial, result in ((row["trial"], row["result"]) for row in rows):
-        if trial["kind"] == "model":
-            losses[trial["name"]][trial["seed"]] = result["loss"]
-    lines, base = [], losses[next(iter(RECIPES))]
-    for name, own in losses.items():
-        differences = [own[seed] - base[seed] for seed in own if seed in base]
-        low, high = student(differences) if len(differences) > 1 else (-9.0, 9.0)
-        counts = "yes" if max(low, -high) > 0 else "no"
-        gap = (f"{fmean(differences):+.4f} ({low:+.4f} to {high:+.4f})", counts)
-        lines.append((name, str(len(own)), f"{fmean(own.values()):.4f}",
-                      *(("-", "-") if own is base else gap)))  # fmt: skip
-    head = ("recipe", "seeds", "bits per byte", "beside the first, 95 % interval", "counts")
-    return markdown_table(head, lines) if lines else ""
-
-
-KINDS = dict(text=prepared, model=learn)
-TRENDS, RECIPES_STUDY = Study(plan, KINDS, report), Study(plan_of_recipes, KINDS, report_of_recipes)
+STUDY = Study(plan, dict(text=prepared, model=learn), report)

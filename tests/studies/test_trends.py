@@ -1,24 +1,13 @@
-"""The studies of a text: plans, small models, the law, and differences in pairs."""
+"""The trends study: its plan, one small model, and the law."""
 
 import numpy as np
 import pytest
 
-from minislm.config import PRESET_TRAINING, PRESETS, ModelConfig, TrainConfig
 from minislm.runtime.errors import UserError
 from minislm.stories.generate import generate
 from minislm.studies import trends
 from minislm.studies.config import StudyConfig
-from minislm.studies.trends import (
-    TRENDS,
-    fit,
-    learn,
-    plan,
-    plan_of_recipes,
-    predict,
-    prepared,
-    report,
-    report_of_recipes,
-)  # fmt: skip
+from minislm.studies.trends import STUDY, fit, learn, plan, predict, prepared, report
 
 
 def test_the_plan_has_every_cell_and_every_rate():
@@ -95,56 +84,4 @@ def test_the_report_has_every_model_and_predicts_the_corner(tmp_path):
     assert f"N = {n:,} and D = {d:,} was left out" in text
     predicted = float(text.split("was left out: ")[1].split()[0])
     assert predicted == pytest.approx(predict(law, n, d), abs=0.01)
-    assert TRENDS.report is report
-
-
-def test_every_recipe_is_the_preset_but_for_its_changes():
-    trials = plan_of_recipes(StudyConfig(study="recipes", text="some.txt"))[1]
-    assert {trial["seed"] for trial in trials} == set(range(trends.PAIRS))
-    for trial in trials:
-        changes = trends.RECIPES[trial["name"]]
-        assert ModelConfig(**trial["shape"]) and TrainConfig(**trial["recipe"])
-        preset = PRESETS["two-blocks"] | PRESET_TRAINING["two-blocks"]
-        assert trial["shape"] | trial["recipe"] == preset | changes
-    first = next(iter(trends.RECIPES))
-    assert trends.RECIPES[first] == {}
-    with pytest.raises(UserError, match="give --data"):
-        plan_of_recipes(StudyConfig(study="recipes"))
-
-
-def test_a_run_and_its_change_have_the_same_start(tmp_path, monkeypatch):
-    """A change that changes nothing gives the same loss, another one does not."""
-    path = tmp_path / "stories.txt"
-    path.write_text("<|endoftext|>".join(s.text for s in generate(300, 5)), encoding="utf-8")
-    monkeypatch.setitem(PRESETS, "two-blocks", dict(width=64, n_head=2, n_kv_head=0))
-    monkeypatch.setattr(
-        trends, "RECIPES", {"a": {}, "b": {"dropout": 0.0}, "c": {"learning_rate": 0.03}}
-    )
-    first, second = plan_of_recipes(
-        StudyConfig(study="recipes", text=str(path), quick=True, seeds=1)
-    )
-    losses = []
-    for trial in first + second:
-        options = {key: value for key, value in trial.items() if key != "kind"}
-        losses.append(TRENDS.kinds[trial["kind"]](**options, folder=tmp_path).get("loss"))
-    assert losses[1] == losses[2] != losses[3]
-
-
-def recipe_row(name, seed, loss):
-    return {"trial": dict(kind="model", name=name, seed=seed), "result": dict(loss=loss)}
-
-
-def test_differences_are_taken_in_pairs(tmp_path):
-    """Seeds differ by more than the change does."""
-    seeds = [0.81, 0.90, 0.85, 0.70]
-    base = next(iter(trends.RECIPES))
-    rows = [{"trial": {"kind": "text"}, "result": {}}]
-    rows += [recipe_row(base, n, loss) for n, loss in enumerate(seeds)]
-    rows += [recipe_row("better", n, loss - 0.01 - 0.0005 * n) for n, loss in enumerate(seeds)]
-    rows += [recipe_row("same", n, loss + 0.01 * (-1) ** n) for n, loss in enumerate(seeds)]
-    rows += [recipe_row("one seed", 0, 0.5)]
-    table = report_of_recipes(rows, tmp_path)
-    better = next(line for line in table.splitlines() if line.startswith("| better"))
-    assert better == "| better | 4 | 0.8043 | -0.0107 (-0.0118 to -0.0097) | yes |"
-    for name in ("same", "one seed"):
-        assert next(x for x in table.splitlines() if x.startswith(f"| {name}")).endswith("| no |")
+    assert STUDY.report is report
