@@ -84,7 +84,7 @@ def read_rows(path: Path) -> list[Row]:
         atomic_write(path, whole)
     try:
         rows = map(json.loads, whole.splitlines())
-        return [{key: row[key] for key in ("trial", "result", "seconds")} for row in rows]
+        return [{key: row[key] for key in ("trial", "result", "seconds", "code")} for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}); delete it to start again") from error
 

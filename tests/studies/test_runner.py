@@ -126,6 +126,10 @@ def test_flags_of_a_study_without_one_are_refused(run_script):
 def test_a_report_warns_of_results_older_than_the_code(tmp_path, monkeypatch):
     config = StudyConfig(out=str(tmp_path), processes=1)
     assert "older code" not in run_study("squares", squares(1, 2), config, "").read_text()
+    (tmp_path / "report.md").unlink()
+    assert (
+        "older code" not in run_study("squares", squares(1, 2), config, "").read_text()
+    )  # resumed
     monkeypatch.setattr(runner, "code_digest", lambda: "another")
     text = run_study("squares", squares(1, 2, 3), config, "").read_text()
     assert "Of these, 2 trials ran with older code" in text
