@@ -124,7 +124,6 @@ def _make_trainer(
     if shape.position == "run":
         shape = replace(shape, run_tokens=data.tokenizer.digit_ids)
     model = model or Transformer(shape).to(device)
-    loss_and_grad = FastLossAndGrad(model, compiled=settings.run.compile)
     dtype, part = select_dtype(settings.run.dtype, device), settings.data.pair_share
     pair_tokens = sum(len(prompt) + len(completion) for prompt, completion in data.examples)
     repeats = data.train.n_tokens * part / (1 - part) / pair_tokens if pair_tokens else 1
@@ -139,6 +138,7 @@ def _make_trainer(
     else:
         batches = Batches(data.train, data.examples, repeats=max(1, round(repeats)),
                           world_size=group.world_size, **options)  # fmt: skip
+        loss_and_grad = FastLossAndGrad(model, compiled=settings.run.compile)
     trainer = Trainer(
         model, batches, t, run=run, valid=data.valid, tokenizer=data.tokenizer,
         settings=settings.as_dict() | {"tasks": data.tasks}, dtype=dtype, group=group,

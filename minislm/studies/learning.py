@@ -13,7 +13,7 @@ from minislm.model import Transformer
 from minislm.studies.curriculum import Curriculum
 from minislm.tasks import Pair, encode_pair
 from minislm.tokenizer import Tokenizer
-from minislm.training import LossAndGrad, Trainer
+from minislm.training import Trainer
 
 _TOKENS = 16384  # of a batch of answers
 UNARY = {k: v for k, v in PRESET_TRAINING["unary"].items() if k in TrainConfig.__annotations__}
@@ -27,7 +27,6 @@ def train_in_memory(
 ) -> dict[str, float]:  # fmt: skip
     """Train in place, in float32, on stories or on pairs, by a curriculum if the config has one.
     All must fit the context. Returns the steps, targets and smoothed loss (nats)."""
-    loss_and_grad: LossAndGrad = FastLossAndGrad(model)
     options: dict[str, Any] = dict(context=model.config.context, batch_tokens=config.batch_tokens,
                    eot_id=tokenizer.eot_id, seed=config.seed)  # fmt: skip
     examples = [encode_pair(tokenizer, pair) for pair in train]
@@ -37,6 +36,7 @@ def train_in_memory(
         loss_and_grad = batches.loss_and_grad
     else:
         batches = Batches(stories or TokenDataset.from_ids([]), examples, **options)
+        loss_and_grad = FastLossAndGrad(model)
     trainer = Trainer(model, batches, config, loss_and_grad=loss_and_grad)
     progress = trainer.train()
     model.eval()
