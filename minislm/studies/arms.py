@@ -86,7 +86,7 @@ OTHERS = (Arm("absolute rotary", "rotary"), Arm("learned", "learned"), Arm("none
 
 TWO = tuple(replace(arm, name=f"{arm.name}, two blocks", n_layer=2) for arm in (RUN, *OTHERS))
 TWICE = replace(RUN, name="place in a run, one block twice", n_layer=2, shared=True)
-LONGER = tuple(replace(arm, name=f"{arm.name}, 4 x steps", budget=4) for arm in (*OTHERS, *TWO[1:]))
+LONGER = tuple(replace(arm, name=f"{arm.name}, 4 x steps", budget=4) for arm in OTHERS)
 DRILLED = replace(TWO[0], name="place in a run, two blocks, drills", text="drills")
 AFTER = replace(RUN, name="place in a run, after stories", text="plain")
 NUMBERS, BROKEN = (Arm(f"{text} stories", "rotary", 2, text=text) for text in WORD_TOKENS)

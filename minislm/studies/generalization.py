@@ -45,7 +45,7 @@ def plan(config: StudyConfig) -> list[list[Trial]]:
 
     first: list[Trial] = [{"kind": "heuristics", "task": task} for task in tasks]
     first += trials((arms.RUN,), unary, many) + trials(arms.OTHERS, unary, many)
-    second = trials((arms.RUN, arms.OTHERS[2], *arms.TWO, arms.TWICE), digits, few)
+    second = trials((arms.RUN, *arms.TWO, arms.TWICE), digits, few)
     second += trials((*arms.TWO, arms.TWICE), unary, few)
     if config.quick:
         return [first, second]
@@ -55,7 +55,7 @@ def plan(config: StudyConfig) -> list[list[Trial]]:
     stories = [task for task in (*arms.DIGITS[1:], *arms.WORDS) if task in tasks]
     third = trials((arms.DRILLED,), digits, few) + trials((arms.NUMBERS,), stories, 2 * few)
     third += trials((arms.BROKEN,), stories, few) + trials((arms.AFTER,), unary, few)
-    third += trials(arms.LONGER[:3], unary, many) + trials(arms.LONGER[3:], unary, few)
+    third += trials(arms.LONGER, unary, many)
     return [first, second, third]
 
 

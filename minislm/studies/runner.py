@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from minislm.runtime.errors import UserError
 from minislm.runtime.files import append_line, atomic_write, os_error
-from minislm.studies.config import StudyConfig
+from minislm.studies.config import STUDIES, StudyConfig
 
 Trial = dict[str, Any]  # {"kind": str, ...}: JSON values
 Result = dict[str, Any]  # JSON values
@@ -58,9 +58,10 @@ def run_study(name: str, study: Study, config: StudyConfig, command: str) -> Pat
 
 
 def code_digest() -> str:
-    """Of the code that results rest on: the core and this folder but its report; no comments."""
+    """Of the code that results rest on: the core and this folder but its plans; no comments."""
     folder = Path(__file__).parent
-    files = {*folder.parent.glob("*.py"), *folder.glob("*.py")} - {folder / "generalization.py"}
+    plans = {folder / f"{study}.py" for study in STUDIES}
+    files = {*folder.parent.glob("*.py"), *folder.glob("*.py")} - plans
     code = (ast.dump(ast.parse(file.read_text(encoding="utf-8"))) for file in sorted(files))
     return hashlib.sha256("".join(code).encode()).hexdigest()[:12]
 
