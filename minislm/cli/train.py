@@ -234,7 +234,9 @@ def _report(trainer: Trainer, data: TrainingData, json: str | None, source: str 
     run, progress = trainer.run, trainer.progress
     model, tokenizer = load(run, device=str(trainer.model.embedding.weight.device))
     sampler = FastSampler(model, tokenizer)
-    loss = text_loss(model, data.valid, tokenizer.eot_id, progress=True)
+    loss = None
+    if not trainer.config.curriculum:  # else no text was trained on
+        loss = text_loss(model, data.valid, tokenizer.eot_id, progress=True)
     scores = exact_match(sampler, data.tasks)
     if data.pairs[0]:
         scores["pairs"] = score(sampler, *(split[:1000] for split in data.pairs))
@@ -249,9 +251,9 @@ def _report(trainer: Trainer, data: TrainingData, json: str | None, source: str 
         print(task_table(scores), end="\n\n")
     for text, (before, after) in changes.items():
         print(f"{text}: {before:.3f} bits per byte before, {after:.3f} after")
-    prompt = "Once upon a time"
-    if trainer.config.curriculum:  # no text was trained on
-        prompt = pairs(data.tasks[0], "test")[2].prompt
+    prompt, other = "Once upon a time", "train.py --tasks unary"
+    if loss is None:
+        prompt, other = pairs(data.tasks[0], "test")[2].prompt, "eval.py --study generalization"
     else:
         print(f"validation: {loss.nats_per_token:.3f} nats per token, perplexity "
               f"{loss.perplexity:.1f}, {loss.bits_per_byte:.3f} bits per byte\n")  # fmt: skip
@@ -260,4 +262,4 @@ def _report(trainer: Trainer, data: TrainingData, json: str | None, source: str 
             print(f"--- story {number} ---\n{text.strip()}\n")
     print(f"run folder: {run}" + (f" (loss curve: {plot})" if plot else ""))
     print(f'try next:   python sample.py --model {run} --prompt "{prompt}"')
-    print(f"            python eval.py --model {run}\n            python train.py --tasks unary")
+    print(f"            python eval.py --model {run}\n            python {other}")

@@ -82,8 +82,6 @@ class Arm:
 
 RUN = Arm("place in a run")
 OTHERS = (Arm("absolute rotary", "rotary"), Arm("learned", "learned"), Arm("none", "none"))
-
-
 TWO = tuple(replace(arm, name=f"{arm.name}, two blocks", n_layer=2) for arm in (RUN, *OTHERS))
 TWICE = replace(RUN, name="place in a run, one block twice", n_layer=2, shared=True)
 LONGER = tuple(replace(arm, name=f"{arm.name}, 4 x steps", budget=4) for arm in OTHERS)

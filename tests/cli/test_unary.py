@@ -1,6 +1,8 @@
 """`python train.py --tasks unary`: the preset that solves the reference task."""
 
+import io
 import json
+from contextlib import redirect_stdout
 
 import pytest
 from helpers import train_in
@@ -47,7 +49,9 @@ def test_it_trains_on_pairs_alone(flags):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unary")
-    train_in(folder, *FEW, "--out", "run", "--json", "result.json")
+    with redirect_stdout(io.StringIO()) as out:
+        train_in(folder, *FEW, "--out", "run", "--json", "result.json")
+    assert out.getvalue().strip().endswith("python eval.py --study generalization")
     return folder / "run"
 
 
@@ -65,6 +69,7 @@ def test_the_run_is_a_folder_that_loads_and_is_sampled(run):
 def test_its_result_has_both_splits_of_the_task(run):
     entry = json.loads((run.parent / "result.json").read_text())["models"]["run"]
     assert set(entry["tasks"]["unary"]) == {"train", "test"} and entry["steps"] == 6
+    assert "bits_per_byte" not in entry  # no text was trained on
 
 
 def test_a_run_is_resumed_at_the_next_batch(run, tmp_path):
