@@ -1,8 +1,7 @@
 """The hyperparameters of the core: model, training and sampling, each a frozen dataclass.
 
 A field made with `option` is also a command-line flag (see cli/options.py). Values are checked when
-a config is made, so a wrong one is refused before any work. No torch here.
-"""
+a config is made, so a wrong one is refused before any work. No torch here."""
 
 import math
 from dataclasses import dataclass, field, fields

@@ -2,8 +2,7 @@
 
 The token at position p of a sequence is at cache position p of its row. Rows of different lengths
 need no padding mask: a query at position p attends to cache positions 0..p, which are its own
-sequence's. What a shorter row holds beyond is overwritten before any query can attend to it.
-"""
+sequence's. What a shorter row holds beyond is overwritten before any query can attend to it."""
 
 from typing import Any
 

@@ -10,8 +10,7 @@ The letters after a tensor's name are its axes:
     T  new tokens (queries)              H  query heads
     S  positions of keys and values      K  key/value heads; H // K query heads share one
     V  vocabulary                        D  width of one head
-    L  blocks                            F  width of the MLP
-"""
+    L  blocks                            F  width of the MLP"""
 
 import math
 from typing import cast
@@ -51,8 +50,7 @@ def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
     """Cosines and sines [context, D] of rotary position embeddings (Su et al. 2021), in float32.
 
     Dimensions d and d + D/2 of a head form a pair, rotated by position * theta^(-2d/D): the order
-    of Hugging Face.
-    """
+    of Hugging Face."""
     if config.rope_scaling:
         raise UserError("rope_scaling is computed by minislm.load: open the model with it")
     D = config.head_width
@@ -74,8 +72,7 @@ def causal_mask(pos_BT: Tensor, length: int, window: int) -> Tensor:
     """Whether each query may attend to each of the first `length` positions: bool [B, T, S].
 
     A token attends to itself and to those before it; with a window, to the last `window` of these,
-    itself included (the local attention of GPT-Neo).
-    """
+    itself included (the local attention of GPT-Neo)."""
     distance_BTS = pos_BT[..., None] - torch.arange(length, device=pos_BT.device)
     mask_BTS = distance_BTS >= 0
     return mask_BTS & (distance_BTS < window) if window else mask_BTS
@@ -119,8 +116,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """softmax(q k^T scale) v, [B, H, T, D] (Vaswani et al. 2017, equation 1).
 
-        mask_B1TS: what each query may attend to; None is the causal mask of a whole text.
-        """
+        mask_B1TS: what each query may attend to; None is the causal mask of a whole text."""
         return F.scaled_dot_product_attention(
             q_BHTD, k_BKSD, v_BKSD, attn_mask=mask_B1TS, is_causal=mask_B1TS is None,
             scale=self.scale, enable_gqa=self.H != self.K,
@@ -207,8 +203,7 @@ class Transformer(nn.Module):
         """Random weights as in GPT-2: N(0, 0.02^2), biases 0; and see previous_token_heads.
 
         The two matrices of a block that write into the residual stream get 0.02 / sqrt(2 L), so
-        that the stream does not grow with depth (Radford et al. 2019, section 2.3).
-        """
+        that the stream does not grow with depth (Radford et al. 2019, section 2.3)."""
         for name, weight in self.named_parameters():
             if weight.ndim == 1:
                 nn.init.constant_(weight, 1.0 if name.endswith("norm.weight") else 0.0)
@@ -255,8 +250,7 @@ class Transformer(nn.Module):
         all positions of the cache up to its own.
 
         Raises:
-            ValueError: more tokens than the model's context.
-        """
+            ValueError: more tokens than the model's context."""
         T = tokens_BT.shape[1]
         if pos_BT is None:
             if T > self.config.context:

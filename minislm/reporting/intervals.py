@@ -24,14 +24,11 @@ def clopper_pearson(successes: int, trials: int) -> tuple[float, float]:
     return ends[0], 1 - ends[1]
 
 
-def bootstrap_difference(
-    a: Sequence[float], b: Sequence[float], resamples: int = 5000, seed: int = 0
-) -> tuple[float, float, float]:
-    """The difference of the means of two groups of seeds, and its bootstrap interval."""
-    rng = np.random.default_rng(seed)
-    means = [rng.choice(np.asarray(x, float), (resamples, len(x))).mean(1) for x in (a, b)]
-    low, high = np.quantile(means[0] - means[1], (0.025, 0.975))
-    return float(np.mean(a) - np.mean(b)), float(low), float(high)
+def rate_difference(a: tuple[int, int], b: tuple[int, int]) -> tuple[float, float, float]:
+    """The difference of two rates, each (successes, trials), and its interval: that of Newcombe
+    (1998, method 10), with Clopper and Pearson's limits of each rate for Wilson's."""
+    (p, low, high), (q, q_low, q_high) = ((n / of, *clopper_pearson(n, of)) for n, of in (a, b))
+    return p - q, p - q - math.hypot(p - low, q_high - q), p - q + math.hypot(high - p, q - q_low)
 
 
 def bootstrap(values: Sequence[float], resamples: int = 2000, seed: int = 0) -> tuple[float, float]:

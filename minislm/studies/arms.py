@@ -1,6 +1,7 @@
 """The arms of the generalization study: a model, its pre-training text, and how long it learns.
-All arms of a task learn the same 70 pairs by the same recipe (`--preset unary`); they differ in the
-position encoding, the number of blocks and the text behind them."""
+All arms of a task learn the same 70 pairs. They differ in the position encoding, the number of
+blocks, the steps and the text of their pre-training; those with a vocabulary of words (NUMBERS and
+BROKEN, which differ in their text alone) also in shape and recipe: others have `--preset unary`."""
 
 import random
 import re
@@ -20,6 +21,7 @@ from minislm.model import Transformer
 from minislm.pretrained.load import load
 from minislm.pretrained.save import save
 from minislm.stories.generate import generate
+from minislm.studies.curriculum import sharpen_attention
 from minislm.studies.learning import UNARY, train_in_memory
 from minislm.tasks import LARGEST, TASKS, is_test, number_words, pairs
 from minislm.tokenizer import Tokenizer
@@ -27,7 +29,7 @@ from minislm.tokenizer import Tokenizer
 STORIES, HELD_OUT, TOKENIZER_STORIES = 6000, 20, 2000
 DIGITS = ("count", "copy", "reverse", "successor")  # answers in digits, one token each
 WORDS = ("words", "parity", "sentence")  # D_train alone does not determine their answers
-# With stories behind them: two blocks of width 128, and a vocabulary of words.
+# Of the arms with a vocabulary of words.
 _WIDE = dict(n_layer=2, width=128, n_head=4, n_kv_head=0, context=512)
 # text -> the fraction of its stories that use numbers
 TEXTS = {"plain": 0.0, "numbers": 0.7, "broken": 0.7, "drills": 0.0}
@@ -87,7 +89,8 @@ TWICE = replace(RUN, name="place in a run, one block twice", n_layer=2, shared=T
 LONGER = tuple(replace(arm, name=f"{arm.name}, 4 x steps", budget=4) for arm in OTHERS)
 DRILLED = replace(TWO[0], name="place in a run, two blocks, drills", text="drills")
 AFTER = replace(RUN, name="place in a run, after stories", text="plain")
-NUMBERS, BROKEN = (Arm(f"{text} stories", "rotary", 2, text=text) for text in WORD_TOKENS)
+NUMBERS = Arm("stories with numbers", "rotary", 2, text="numbers")
+BROKEN = replace(NUMBERS, name="stories, numbers replaced", text="broken")
 
 
 def study_tokenizer(folder: Path, words: bool) -> Tokenizer:
@@ -108,6 +111,7 @@ def pretrain(arm: dict[str, Any], seed: int, steps: int, folder: Path) -> dict[s
     tokenizer = study_tokenizer(folder, words=own.text in WORD_TOKENS)
     model, texts = own.random_weights(seed, tokenizer), story_texts(own.text, seed, STORIES)
     stories = TokenDataset.from_texts(texts, tokenizer)
+    sharpen_attention(model, 0.0)  # as the task begins
     config = TrainConfig(seed=seed, batch_tokens=4096, steps=steps)
     result = train_in_memory(model, tokenizer, config, stories=stories)
     save(folder / "models" / own.start(seed), model, tokenizer)

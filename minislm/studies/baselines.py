@@ -52,8 +52,8 @@ def fixed_offset(pair: Pair, train: list[Pair]) -> str:
             text += text[-distance]
         return text[len(prompt) :]
 
-    right = [sum(repeated(n, each.prompt) == each.answer for each in train) for n in range(8)]
-    return repeated(right.index(max(right)), pair.prompt)
+    right = [sum(repeated(n, each.prompt) == each.answer for each in train) for n in range(1, 8)]
+    return repeated(1 + right.index(max(right)), pair.prompt)
 
 
 def number_in(prompt: str) -> int:

@@ -15,10 +15,8 @@ class StudyConfig:
                         "(reasoning or heuristics?); with --data, trends (size and text)",
                         choices=STUDIES)  # fmt: skip
     quick: bool = option(False, "few seeds and steps, in 10 minutes")
-    seeds: int | None = option(None, "seeds of the main arms (default: 16; 2 if quick)",
-                               minimum=1)  # fmt: skip
-    out: str | None = option(None, "folder of the results, plots and report (default: "
-                             "runs/studies/NAME)")  # fmt: skip
+    seeds: int | None = option(None, "seeds of the main arms (default: 16, quick: 2)", minimum=1)
+    out: str | None = option(None, "folder of results and report (default: runs/studies/NAME)")
     processes: int | None = option(None, "trials at a time (default: one per core)", minimum=1)
     only: tuple[str, ...] = ()  # the tasks of --tasks; empty: those of the study
     text: str | None = None  # of --data

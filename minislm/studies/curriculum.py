@@ -37,7 +37,7 @@ class Curriculum(Batches):
             rng = np.random.default_rng([self.seed, self.state["batch"], self.rank])
             self.state["batch"] += 1
             done = self.progress()
-            self._sharpen_attention(min(1.0, done / _RAMP))
+            sharpen_attention(self.model, min(1.0, done / _RAMP))
             n = len(self.order)
             in_use = min(n, round(_FIRST + (n - _FIRST) * done / self.part))
             weights = np.arange(1, in_use + 1) ** -_POWER
@@ -61,10 +61,11 @@ class Curriculum(Batches):
         loss.backward()
         return loss.detach()
 
-    def _sharpen_attention(self, ramp: float) -> None:
-        config = self.model.config
-        for attention in (cast(Block, block).attention for block in self.model.blocks):
-            if config.qk_scale:
-                attention.scale = config.qk_scale * (1 + 2 * ramp) / 3
-            if config.null_cosine:
-                attention.null_cosine = config.null_cosine * ramp
+
+def sharpen_attention(model: Transformer, ramp: float) -> None:
+    """Set scale and null key to this part of the way from the first values to the model's."""
+    for attention in (cast(Block, block).attention for block in model.blocks):
+        if model.config.qk_scale:
+            attention.scale = model.config.qk_scale * (1 + 2 * ramp) / 3
+        if model.config.null_cosine:
+            attention.null_cosine = model.config.null_cosine * ramp

@@ -1,5 +1,6 @@
 """Training in memory, without a run folder, and the answers of a model by teacher forcing."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from minislm.training import Trainer
 _TOKENS = 16384  # of a batch of answers
 UNARY = {k: v for k, v in PRESET_TRAINING["unary"].items() if k in TrainConfig.__annotations__}
 
-Errors = dict[str, list]  # i -> [place, token text]: see `first_errors`
+Errors = dict[str, list | None]  # i -> `deviation`
 
 
 def train_in_memory(
@@ -45,12 +46,10 @@ def train_in_memory(
 
 @torch.inference_mode()
 def first_errors(model: nn.Module, tokenizer: Tokenizer, questions: Sequence[Pair]) -> Errors:
-    """The wrong answers of greedy decoding: i -> [place, text], the first place in the completion
-    where it differs from the right one, and the token given there ("" is the end of text).
+    """The wrong answers of greedy decoding: i -> `deviation`; "…": a token of fewer characters.
 
     One forward pass reads prompt and right answer: up to its first error, greedy decoding has read
-    the same tokens, so that an answer is exact if every argmax is right.
-    """
+    the same tokens, so that an answer is exact if every argmax is right."""
     found: Errors = {}
     rows = [(pair.i, *encode_pair(tokenizer, pair)) for pair in questions]
     rows.sort(key=lambda row: len(row[1]) + len(row[2]))
@@ -65,16 +64,16 @@ def first_errors(model: nn.Module, tokenizer: Tokenizer, questions: Sequence[Pai
             targets[b, len(prompt) : n] = torch.tensor(completion)
         given = model(tokens[:, :-1]).argmax(-1)
         wrong = (given != targets[:, 1:]) & (targets[:, 1:] != IGNORED)
-        for b, (i, prompt, _) in enumerate(part):
+        for b, (i, prompt, completion) in enumerate(part):
             if wrong[b].any():
                 at = int(wrong[b].int().argmax())
-                found[str(i)] = [at + 1 - len(prompt), tokenizer.decode([int(given[b, at])])]
+                last, before = int(given[b, at]), completion[: at + 1 - len(prompt)]
+                text = tokenizer.decode([*before, last]) + "…" * (last != tokenizer.eot_id)
+                found[str(i)] = deviation(tokenizer.decode(completion), text)
     return dict(sorted(found.items(), key=lambda item: int(item[0])))
 
 
-def deviation(tokenizer: Tokenizer, pair: Pair, text: str) -> list | None:
-    """Where the answer `text` first differs from the right one, as in `first_errors`; or None."""
-    given = [*tokenizer.encode(text), tokenizer.eot_id]
-    _, right = encode_pair(tokenizer, pair)
-    at = next((n for n, (a, b) in enumerate(zip(given, right)) if a != b), None)
-    return None if at is None else [at, tokenizer.decode([given[at]])]
+def deviation(right: str, text: str) -> list | None:
+    """[place, character] where a text first differs from the right answer ("": it ends there)."""
+    at = len(os.path.commonprefix([right, text]))
+    return None if text == right else [at, text[at : at + 1]]

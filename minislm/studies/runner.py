@@ -2,12 +2,14 @@
 
 import ast
 import hashlib
+import inspect
 import json
 import multiprocessing
 import os
 import shlex
 import signal
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -42,7 +44,7 @@ def run_study(name: str, study: Study, config: StudyConfig, command: str) -> Pat
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise os_error(f"create {folder}", error, "give another folder as --out") from error
-    phases, path, code = study.plan(config), folder / "results.jsonl", code_digest()
+    phases, path, code = study.plan(config), folder / "results.jsonl", code_digest(study.kinds)
     done = {_key(row["trial"]): row for row in read_rows(path)}
     for phase in phases:
         missing = [trial for trial in phase if _key(trial) not in done]
@@ -57,13 +59,16 @@ def run_study(name: str, study: Study, config: StudyConfig, command: str) -> Pat
     return folder / "report.md"
 
 
-def code_digest() -> str:
-    """Of the code that results rest on: the core and this folder but its plans; no comments."""
-    folder = Path(__file__).parent
-    plans = {folder / f"{study}.py" for study in STUDIES}
-    files = {*folder.parent.glob("*.py"), *folder.glob("*.py")} - plans
-    code = (ast.dump(ast.parse(file.read_text(encoding="utf-8"))) for file in sorted(files))
-    return hashlib.sha256("".join(code).encode()).hexdigest()[:12]
+def code_digest(kinds: dict[str, Callable[..., Result]]) -> str:
+    """Of the code that results rest on, without its comments: the core, the folders that trials
+    use, this one but for plans and reports, and the functions that run the trials."""
+    plans = {Path(__file__).with_name(f"{study}.py") for study in STUDIES}
+    files = {file for part in (".", "fast", "stories", "studies")
+             for file in Path(__file__).parents[1].joinpath(part).glob("*.py")} - plans  # fmt: skip
+    code = [file.read_text(encoding="utf-8") for file in sorted(files)]
+    code += [textwrap.dedent(inspect.getsource(each)) for each in kinds.values()]
+    trees = (ast.dump(ast.parse(each)) for each in code)
+    return hashlib.sha256("".join(trees).encode()).hexdigest()[:12]
 
 
 def _origin(rows: Sequence[Row], command: str, code: str) -> str:

@@ -29,7 +29,7 @@ from minislm.training import Trainer, validation_subset
 
 WIDTHS, DEPTHS = (256, 128, 64), (4, 2, 1)
 EPOCHS = {1: 3, 4: 6, 16: 12}  # of one story in so many
-RATE = {256: 1.0, 128: 1.0, 64: 1.0}  # the best multiple of the default rates for each width
+RATE = {256: 1.0, 128: 1.0, 64: 1.0}  # multiples of the default rates for each width
 RATES = (0.5, 1.0, 2.0)  # those that were tried, with two blocks on a sixteenth of the text
 SEEDS, VOCABULARY, EVALUATIONS = 2, 2048, 8
 Point = tuple[float, float, float]  # N, D, loss
@@ -120,17 +120,18 @@ def report(rows: Sequence[Row], folder: Path) -> str:
         if trial["kind"] == "model":
             width, depth = trial["shape"]["width"], trial["shape"]["n_layer"]
             rate = trial["recipe"]["matrix_rate"] / 0.02
-            cells[trial["part"], width, depth, trial["epochs"], rate].append(result)
+            part, epochs, seed = (trial[key] for key in ("part", "epochs", "seed"))
+            cells[part, width, depth, epochs, rate, seed == 0].append(result)
     lines = [(f"1/{part}", str(width), str(depth), f"{epochs:g}", f"{rate:g}",
               *(f"{found[0][key]:,}" for key in ("N", "D", "steps")),
               ", ".join(f"{each['loss']:.4f}" for each in found),
               f"{fmean(each['losses'][-1] for each in found):.4f}",
               f"{fmean(each['right'] for each in found):.0%}")
-             for (part, width, depth, epochs, rate), found in sorted(cells.items())]  # fmt: skip
+             for (part, width, depth, epochs, rate, _), found in sorted(cells.items())]  # fmt: skip
     head = ("text", "width", "blocks", "epochs", "rate", "parameters of blocks", "tokens", "steps",
             "bits per byte of each seed", "at the end", "questions right")  # fmt: skip
-    grid = [found for (part, width, _, epochs, rate), found in sorted(cells.items())
-            if epochs == EPOCHS[part] and rate == RATE[width]]  # fmt: skip
+    grid = [found for (part, width, _, epochs, rate, tuning), found in sorted(cells.items())
+            if not tuning and epochs == EPOCHS[part] and rate == RATE[width]]  # fmt: skip
     law = _law(grid) if len(grid) > 6 else ""
     return f"{law}{markdown_table(head, lines)}" if lines else ""
 

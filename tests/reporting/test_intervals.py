@@ -1,9 +1,12 @@
 """Intervals against published values, an independent derivation, and their coverage."""
 
+import math
+from itertools import product
+
 import numpy as np
 import pytest
 
-from minislm.reporting.intervals import bootstrap, bootstrap_difference, clopper_pearson
+from minislm.reporting.intervals import bootstrap, clopper_pearson, rate_difference
 
 
 @pytest.mark.parametrize(
@@ -44,11 +47,31 @@ def test_intervals_of_bimodal_seeds_cover_at_least_95_percent(rate, seeds):
     assert covered > 0.943  # 0.95 less 2 standard errors of 4,000 studies
 
 
-def test_differences_of_two_groups_of_seeds():
-    assert bootstrap_difference([30] * 16, [0] * 16) == (30, 30, 30)
-    mean, low, high = bootstrap_difference([30, 0] * 200, [0] * 400)
-    assert mean == 15 and 13.3 < low < 13.8 and 16.2 < high < 16.7  # 15 -+ 1.96 * 15 / sqrt(400)
-    assert bootstrap_difference([0] * 9, [3] * 4)[0] == -3
+def test_the_difference_of_two_rates_of_many_trials_is_that_of_the_normal_distribution():
+    found = rate_difference((500, 1000), (250, 1000))
+    half = 1.96 * (0.25 / 1000 + 0.1875 / 1000) ** 0.5
+    assert found == pytest.approx((0.25, 0.25 - half, 0.25 + half), abs=2e-3)
+    assert rate_difference((250, 1000), (500, 1000)) == pytest.approx((-0.25, -found[2], -found[1]))
+    difference, low, high = rate_difference((16, 16), (0, 16))
+    assert difference == 1 and 0.7 < low < 0.8 and high == 1  # as many seeds may have been luck
+
+
+@pytest.mark.parametrize("seeds", [(4, 16), (4, 4), (16, 16)])
+def test_intervals_of_differences_cover_at_least_95_percent(seeds):
+    """Exactly: every outcome of both groups of seeds, with its probability."""
+    rates = [0.0, 0.05, 0.2, 0.5, 0.8, 0.95, 1.0]
+    outcomes = [(i, j) for i in range(seeds[0] + 1) for j in range(seeds[1] + 1)]
+    found = {(i, j): rate_difference((i, seeds[0]), (j, seeds[1])) for i, j in outcomes}
+    for p, q in product(rates, repeat=2):
+        covered = sum(
+            binomial(i, seeds[0], p) * binomial(j, seeds[1], q) for i, j in outcomes
+            if found[i, j][1] - 1e-9 <= p - q <= found[i, j][2] + 1e-9
+        )  # fmt: skip
+        assert covered > 0.95, (p, q)
+
+
+def binomial(k, n, p):
+    return math.comb(n, k) * p**k * (1 - p) ** (n - k)
 
 
 def test_bootstrap_of_known_samples():

@@ -87,10 +87,19 @@ def test_drills_are_true_and_never_a_question_of_a_task():
             assert answer == (given if kind == "Say" else given[::-1]) and len(given) >= 3
 
 
-def test_a_pre_trained_model_is_found_by_its_seed(tmp_path):
+def test_a_pre_trained_model_is_found_by_its_seed(tmp_path, monkeypatch):
     arm = Arm("drills", text="drills")
+    scales = []
+    train = arms.train_in_memory
+
+    def watched(model, *inputs, **options):
+        scales.append((model.blocks[0].attention.scale, model.blocks[0].attention.null_cosine))
+        return train(model, *inputs, **options)
+
+    monkeypatch.setattr(arms, "train_in_memory", watched)
     result = arms.pretrain(asdict(arm), seed=7, steps=2, folder=tmp_path)
     assert result["leaks"] == 0 and result["steps"] == 2
+    assert scales == [(6.0, 0.0)]  # as the curriculum of the task begins
     model, tokenizer = arm.model(7, tmp_path)
     assert tokenizer.vocab_size == 257 and model.config.position == "run"
     assert model.config.run_tokens == tokenizer.digit_ids

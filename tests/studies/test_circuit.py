@@ -102,6 +102,22 @@ def test_a_circuit_is_what_the_answers_need(model, monkeypatch):
         assert found["remove"] == found["remove_one"] == 0 and found["remove_others"] == 30
 
 
+def test_stops_are_counted_where_the_answer_is_that_to_the_other_prompt(model, monkeypatch):
+    """Stand-ins for models that always stop at j, and always at i."""
+
+    def answer_to(which):
+        def logits(twin, heads, *numbers):
+            _, answer = encode_pair(TOKENIZER, pair("unary", numbers[which]))
+            return torch.nn.functional.one_hot(torch.tensor(answer), 257)
+
+        return logits
+
+    monkeypatch.setattr(circuits, "_PATCHED", 4)
+    for which, stops in ((1, 4), (0, 0)):
+        monkeypatch.setattr(circuits, "patched", answer_to(which))
+        assert circuit(model, TOKENIZER, seed=1)["stops"] == stops
+
+
 def test_partial_edits_take_block_and_outputs():
     edit = partial(replace, [(0, 0)], [torch.zeros(2, 1, 32)])
     assert edit(0, torch.ones(1, 2, 4, 32))[:, 0].eq(0).all()

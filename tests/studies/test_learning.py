@@ -9,9 +9,9 @@ from minislm.dataset import TokenDataset
 from minislm.evaluation import Answer, answers
 from minislm.sampler import Sampler
 from minislm.studies.arms import Arm
-from minislm.studies.baselines import DummyModel
+from minislm.studies.baselines import Baseline, DummyModel
 from minislm.studies.learning import deviation, first_errors, train_in_memory
-from minislm.tasks import pairs
+from minislm.tasks import Pair, pairs
 from minislm.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train([], 257)
@@ -49,12 +49,34 @@ def test_the_first_errors_of_a_dummy_are_the_questions_that_it_gets_wrong():
     assert first_errors(DummyModel(TOKENIZER, 1.0), TOKENIZER, pairs("words")) == {}
 
 
-def test_a_deviation_is_a_place_and_the_token_there():
-    pair = pairs("copy")[40]  # " 41"
-    assert deviation(TOKENIZER, pair, " 41") is None
-    assert deviation(TOKENIZER, pair, " 49") == [2, "9"]
-    assert deviation(TOKENIZER, pair, " 4") == [2, ""]  # it stops too early
-    assert deviation(TOKENIZER, pair, " 410") == [3, "0"]
+def test_a_deviation_is_a_place_and_the_character_there():
+    assert deviation(" 41", " 41") is None
+    assert deviation(" 41", " 49") == [2, "9"]
+    assert deviation(" 41", " 4") == [2, ""]  # it stops too early
+    assert deviation(" 41", " 410") == [3, "0"]
+
+
+@pytest.mark.parametrize("answer, expected", [
+    (" even", [1, "e"]), (" odd", None), (" odd one", [4, " "]), ("", [0, ""]),
+])  # fmt: skip
+def test_first_errors_do_not_depend_on_the_tokens(answer, expected):
+    """The same places for bytes and for words, which heuristics are compared by."""
+    texts = ["Is it even or odd? odd one even"] * 9
+    pair = pairs("parity", "test")[0]
+    for tokenizer in (TOKENIZER, Tokenizer.train(texts, 290, "single")):
+        model = Baseline(lambda pair, train: answer, tokenizer, known=[pair])
+        found = first_errors(model, tokenizer, [pair])
+        assert found == ({"1": expected} if expected else {})
+
+
+def test_a_token_that_is_the_begin_of_the_right_one_is_no_end():
+    tokenizer = Tokenizer.train(["forty-one forty two"] * 9, 300, "single")
+    pair = Pair("words", 41, "Write 41:", " forty")
+    start = tokenizer.encode(" for")
+    assert len(tokenizer.encode(" forty")) == 1 and len(start) > 0
+    model = Baseline(lambda pair, train: " for the", tokenizer, known=[pair])
+    at, text = first_errors(model, tokenizer, [pair])["41"]
+    assert text not in ("", "t")
 
 
 def test_a_run_from_one_seed_is_repeated_to_the_bit():

@@ -130,18 +130,37 @@ def test_a_report_warns_of_results_older_than_the_code(tmp_path, monkeypatch):
     assert (
         "older code" not in run_study("squares", squares(1, 2), config, "").read_text()
     )  # resumed
-    monkeypatch.setattr(runner, "code_digest", lambda: "another")
+    monkeypatch.setattr(runner, "code_digest", lambda kinds: "another")
     text = run_study("squares", squares(1, 2, 3), config, "").read_text()
     assert "Of these, 2 trials ran with older code" in text
 
 
 def test_the_digest_is_that_of_the_code_without_comments(tmp_path, monkeypatch):
-    (tmp_path / "studies").mkdir()
+    for folder in ("studies", "stories", "cli"):
+        (tmp_path / folder).mkdir()
     monkeypatch.setattr(runner, "__file__", str(tmp_path / "studies" / "runner.py"))
     core = tmp_path / "model.py"
     core.write_text("x = 1\n")
-    first = runner.code_digest()
+    digests = [runner.code_digest({})]
+
+    def changed():
+        digests.append(runner.code_digest({}))
+        return digests[-1] != digests[-2]
+
     core.write_text("# why\nx  =  1\n")
-    assert runner.code_digest() == first
+    assert not changed()
     core.write_text("x = 2\n")
-    assert runner.code_digest() != first
+    assert changed()
+    for name, counts in (("stories/plot.py", True), ("studies/arms.py", True),
+                         ("studies/trends.py", False), ("cli/train.py", False)):  # fmt: skip
+        (tmp_path / name).write_text("y = 1\n")
+        assert changed() == counts, name
+    assert runner.code_digest({"a": clip}) != runner.code_digest({"a": share}) != digests[-1]
+
+
+def clip(folder):
+    return {"a": 1}
+
+
+def share(folder):
+    return {"a": 2}
