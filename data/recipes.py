@@ -2,8 +2,9 @@
 
     python data/recipes.py v2-train.txt
 
-Each recipe is trained from the same seeds on the same batches as the first one, and counts if the
-95 % interval of the mean difference excludes zero. What is finished is kept in --out: the same
+Each recipe is trained from the same seeds on the same stories as the first one (and on the same
+batches, if it does not change them). A seed has a fifth of the text. A recipe counts if the 95 %
+interval of the mean difference excludes zero. What is finished is kept in --out: the same
 command again trains what is missing.
 """
 
@@ -22,7 +23,7 @@ from minislm.studies import trends
 from minislm.studies.config import StudyConfig
 from minislm.studies.runner import Row, Study, Trial, run_study
 
-PART, EPOCHS, SEEDS = 4, 4, 5  # one story in 4
+PART, EPOCHS, SEEDS = 5, 4, 5  # one story in 5, others for each seed
 # Name -> options of `ModelConfig` and `TrainConfig` that are not those of the preset.
 RECIPES: dict[str, dict[str, Any]] = {
     "two blocks": {},
@@ -81,14 +82,15 @@ def report(rows: Sequence[Row], folder: Path) -> str:
     for trial, result in ((row["trial"], row["result"]) for row in rows):
         if trial["kind"] == "recipe":
             losses[trial["name"]][trial["seed"]] = result["loss"]
-    lines, base = [], losses[next(iter(RECIPES))]
+    lines, first = [], next(iter(RECIPES))
     for name, own in losses.items():
-        differences = [own[seed] - base[seed] for seed in own if seed in base]
-        low, high = interval(differences)
-        gap = (f"{fmean(differences):+.4f} ({low:+.4f} to {high:+.4f})",
-               "yes" if low > 0 or high < 0 else "no")  # fmt: skip
-        lines.append((name, str(len(own)), f"{fmean(own.values()):.4f}",
-                      *(("-", "-") if own is base else gap)))  # fmt: skip
+        base = {} if name == first else losses.get(first, {})
+        gap, differences = ("-", "-"), [own[seed] - base[seed] for seed in own if seed in base]
+        if differences:
+            low, high = interval(differences)
+            gap = (f"{fmean(differences):+.4f} ({low:+.4f} to {high:+.4f})",
+                   "yes" if low > 0 or high < 0 else "no")  # fmt: skip
+        lines.append((name, str(len(own)), f"{fmean(own.values()):.4f}", *gap))
     head = ("recipe", "seeds", "bits per byte", "beside the first, 95 % interval", "counts")
     return markdown_table(head, lines) if lines else ""
 

@@ -63,6 +63,13 @@ def test_differences_are_taken_in_pairs(tmp_path):
         assert next(x for x in table.splitlines() if x.startswith(f"| {name}")).endswith("| no |")
 
 
+def test_a_study_that_was_stopped_before_the_first_recipe_has_a_table(tmp_path):
+    rows = [row("better", 0, 0.8), row("better", 1, 0.9)]
+    assert "| better | 2 | 0.8500 | - | - |" in recipes.report(rows, tmp_path)
+    rows.append(row(next(iter(recipes.RECIPES)), 7, 0.8))  # of another seed
+    assert "| better | 2 | 0.8500 | - | - |" in recipes.report(rows, tmp_path)
+
+
 def test_an_interval_of_a_known_sample_and_its_coverage():
     assert recipes.interval([1, 2, 3, 4, 5]) == pytest.approx((3 - 1.9633, 3 + 1.9633), abs=1e-3)
     rng = np.random.default_rng(0)
