@@ -187,9 +187,9 @@ def _error_table(found: Results) -> str:
         if total := counts.total():
             kinds = ", ".join(f"{kind} {n / total:.0%}" for kind, n in counts.most_common())
             same, chance = shares[name]
-            own = (name if same > chance else "-", f"{same:.0%}", f"{chance:.0%}")
-            lines.append((task, arm, str(total), kinds, *own))
-    head = ("task", "arm", "wrong", "first error", "nearest heuristic", "equal", "by chance")
+            name = name if same > chance else "-"
+            lines.append((task, arm, str(total), kinds, name, f"{same:.0%}", f"{chance:.0%}"))
+    head = ("task", "arm", "wrong", "first error", "nearest heuristic", "equal to it", "by chance")
     return markdown_table(head, lines) if lines else ""
 
 
