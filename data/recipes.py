@@ -12,7 +12,6 @@ import argparse
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -21,20 +20,18 @@ import torch
 from torch.nn import functional as F
 
 from minislm.config import PRESET_TRAINING, PRESETS, ModelConfig, TrainConfig
-from minislm.corpus.prepare import prepare, train_tokenizer
-from minislm.dataset import IGNORED, Batches, TokenDataset, hold_out
+from minislm.dataset import IGNORED, Batches, TokenDataset
 from minislm.evaluation import text_loss
-from minislm.fast.backward import FastLossAndGrad
-from minislm.model import Transformer
 from minislm.optimizer import schedule
 from minislm.reporting.tables import markdown_table
 from minislm.runtime.errors import run_script
+from minislm.studies import trends
 from minislm.studies.config import StudyConfig
 from minislm.studies.runner import Row, Study, Trial, run_study
 from minislm.tokenizer import Tokenizer
-from minislm.training import Trainer, validation_subset
+from minislm.training import Trainer
 
-PART, EPOCHS, SEEDS, VOCABULARY = 5, 4, 5, 2048  # one story in 5, others for each seed
+PART, EPOCHS, SEEDS = 5, 4, 5  # one story in 5, others for each seed
 # Name -> what is not as in the preset: options of `ModelConfig` and `TrainConfig`, and CHANGES.
 RECIPES: dict[str, dict[str, Any]] = {
     "two blocks": {},
@@ -66,7 +63,8 @@ def averaged(trainer: Trainer, share: float) -> AfterStep:
     def after_step() -> None:
         if trainer.done() < 0.89:
             return
-        means.extend([] if means else [weight.clone() for weight in weights])
+        if not means:
+            means.extend(weight.clone() for weight in weights)
         for weight, mean in zip(weights, means):
             mean.lerp_(weight, 1 / horizon)
             if trainer.done() >= 1:
@@ -199,53 +197,33 @@ def plan(text: str, seeds: int) -> list[list[Trial]]:
     return [[dict(kind="text", data=text)], trials]
 
 
-def prepared(data: str, folder: Path) -> dict[str, Any]:
-    """Make the tokenizer and the token file, which all recipes share."""
-    tokenizer = train_tokenizer(data, (), VOCABULARY, "single", folder / "cache")
-    return {"tokens": prepare(data, tokenizer, folder / "cache").n_tokens}
-
-
-def learn(
-    name: str, data: str, shape: dict, recipe: dict, changes: dict, part: int, epochs: float,
-    seed: int, folder: Path,
-) -> dict[str, Any]:  # fmt: skip
-    """Train a model on one story in `part`, for as many steps as the text has batches; the bits per
-    byte of its last weights on the validation text."""
-    tokenizer = train_tokenizer(data, (), VOCABULARY, "single", folder / "cache")
-    train, valid = hold_out(prepare(data, tokenizer, folder / "cache"))
-    train, valid = train.subset(range(seed % part, len(train), part)), validation_subset(valid)
-    torch.manual_seed(seed)
-    model = Transformer(ModelConfig(**shape, vocab_size=tokenizer.vocab_size))
-    config = TrainConfig(**recipe, seed=seed)
-    config = replace(config, steps=max(1, round(train.n_tokens * epochs / config.batch_tokens)))
+def learn(name: str, changes: dict[str, float], **trial: Any) -> dict[str, Any]:
+    """Train a model (see `trends.start`); the bits per byte of its last weights on the validation
+    text."""
+    trainer, valid, tokenizer = trends.start(**trial)
     if rate := changes.get("bpe_dropout"):
-        train = with_bpe_dropout(train, tokenizer, rate, math.ceil(epochs))
-    batches = Batches(train, context=model.config.context, batch_tokens=config.batch_tokens,
-                      eot_id=tokenizer.eot_id, seed=seed)  # fmt: skip
-    trainer = Trainer(model, batches, config, loss_and_grad=FastLossAndGrad(model))
+        trainer.batches = with_bpe_dropout(trainer.batches, tokenizer, rate, trial["epochs"])
     after = [CHANGES[key](trainer, value) for key, value in changes.items() if key in CHANGES]
 
     def after_step() -> None:
         for each in after:
             each()
 
-    trainer.train(after_step)
-    loss = text_loss(model, valid, tokenizer.eot_id).bits_per_byte
-    return {"loss": loss, "train_loss": trainer.read_loss(), "steps": trainer.progress.step}
+    steps = trainer.train(after_step).step
+    loss = text_loss(trainer.model, valid, tokenizer.eot_id).bits_per_byte
+    return {"loss": loss, "train_loss": trainer.read_loss(), "steps": steps}
 
 
-def with_bpe_dropout(
-    documents: TokenDataset, tokenizer: Tokenizer, rate: float, copies: int
-) -> TokenDataset:
-    """Copies of the texts, in each of which merges are left out at this rate (Provilkov et al.
-    2020)."""
-    texts = [tokenizer.decode(documents.document(i)[:-1].tolist()) for i in range(len(documents))]
+def with_bpe_dropout(batches: Batches, tokenizer: Tokenizer, rate: float, epochs: float) -> Batches:
+    """The same texts once for each epoch, in which merges are left out at this rate (Provilkov et
+    al. 2020)."""
+    old, copies = batches.documents, math.ceil(epochs)
+    texts = [tokenizer.decode(old.document(i)[:-1].tolist()) for i in range(len(old))]
     tokenizer.backend.model.dropout = rate
-    ids = [
-        each + [tokenizer.eot_id] for _ in range(copies) for each in tokenizer.encode_batch(texts)
-    ]
+    text = TokenDataset.from_texts(texts * copies, tokenizer)
     tokenizer.backend.model.dropout = None
-    return TokenDataset.from_ids(ids, [len(text.encode()) for text in texts] * copies)
+    return Batches(text, context=batches.context, batch_tokens=batches.batch_tokens,
+                   eot_id=batches.eot_id, seed=batches.seed)  # fmt: skip
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -279,7 +257,7 @@ def report(rows: Sequence[Row], folder: Path) -> str:
     return markdown_table(head, lines) if lines else ""
 
 
-KINDS = dict(text=prepared, recipe=learn)
+KINDS = dict(text=trends.prepared, recipe=learn)
 
 if __name__ == "__main__":
     run_script(main)

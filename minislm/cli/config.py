@@ -46,7 +46,6 @@ class MachineConfig:
                         choices=("float32", "bfloat16", "float16", "int8"))  # fmt: skip
     threads: int | None = option(None, "CPU threads (default: PyTorch's)", minimum=1, below=1025)
     json: str | None = option(None, "write the result to this JSON file")
-
     __post_init__ = check
 
 
@@ -76,7 +75,6 @@ class EvalConfig:
     tasks: str = option("auto", "pair tasks: names with commas, all, or none; auto: the run's own")
     context: int | None = option(None, "tokens in a window (default: the model's)", minimum=2)
     batch_size: int = option(64, "prompts answered together", minimum=1)
-
     __post_init__ = check
 
 

@@ -20,5 +20,4 @@ class StudyConfig:
     processes: int | None = option(None, "trials at a time (default: one per core)", minimum=1)
     only: tuple[str, ...] = ()  # the tasks of --tasks; empty: those of the study
     text: str | None = None  # of --data
-
     __post_init__ = check

@@ -138,17 +138,14 @@ def places(errors: Iterable[Errors], task: str) -> Counter[str]:
 def report(rows: Sequence[Row], folder: Path) -> str:
     """The report in Markdown; writes its plot into the folder."""
     found = Results(rows)
-    tasks = [task for task in TASKS if task in found.heuristics]
     values = {arm: found.right(task, arm, "test") for task, arm in found.runs if task == "unary"}
     path = folder / "unary.png"
     picture = plots.dots(values, "right answers of 30 on D_test", path) if values else ""
     sections = {
         "Question": QUESTION, "Unary": picture,
-        **{f"Task {task}": _arm_table(found, task) for task in tasks},
-        "Rule of the verdicts": RULE,
-        "Wrong answers on D_test": _error_table(found),
-        "The circuit of unary": _circuit_table(found),
-        "Pre-training": _text_table(found),
+        **{f"Task {task}": _arm_table(found, task) for task in TASKS if task in found.heuristics},
+        "Rule of the verdicts": RULE, "Wrong answers on D_test": _error_table(found),
+        "The circuit of unary": _circuit_table(found), "Pre-training": _text_table(found),
         "Limits": LIMITS,
     }  # fmt: skip
     return "\n".join(f"## {title}\n\n{body}" for title, body in sections.items() if body)

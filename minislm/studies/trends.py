@@ -15,7 +15,7 @@ import torch
 
 from minislm.config import ModelConfig, TrainConfig
 from minislm.corpus.prepare import prepare, train_tokenizer
-from minislm.dataset import Batches, hold_out
+from minislm.dataset import Batches, TokenDataset, hold_out
 from minislm.evaluation import text_loss
 from minislm.fast.backward import FastLossAndGrad
 from minislm.model import Transformer
@@ -25,6 +25,7 @@ from minislm.scoring.grading import answer
 from minislm.scoring.prompts import QUESTIONS
 from minislm.studies.config import StudyConfig
 from minislm.studies.runner import Result, Row, Study, Trial
+from minislm.tokenizer import Tokenizer
 from minislm.training import Trainer, validation_subset
 
 WIDTHS, DEPTHS = (256, 128, 64), (4, 2, 1)
@@ -65,12 +66,11 @@ def prepared(data: str, folder: Path) -> Result:
     return {"tokens": prepare(data, tokenizer, folder / "cache").n_tokens}
 
 
-def learn(
+def start(
     shape: dict[str, Any], recipe: dict[str, Any], part: int, epochs: float, seed: int, data: str,
     folder: Path,
-) -> Result:  # fmt: skip
-    """Train a model of this shape on one story in `part`; the lowest of eight evaluations (bits
-    per byte), and questions. recipe: options of `TrainConfig`."""
+) -> tuple[Trainer, TokenDataset, Tokenizer]:  # fmt: skip
+    """A model of this shape, to be trained on one story in `part`, and the validation text."""
     tokenizer = train_tokenizer(data, (), VOCABULARY, "single", folder / "cache")
     train, valid = hold_out(prepare(data, tokenizer, folder / "cache"))
     train, valid = train.subset(range(seed % part, len(train), part)), validation_subset(valid)
@@ -81,7 +81,13 @@ def learn(
     batches = Batches(train, context=model.config.context, batch_tokens=config.batch_tokens,
                       eot_id=tokenizer.eot_id, seed=seed)  # fmt: skip
     trainer = Trainer(model, batches, config, loss_and_grad=FastLossAndGrad(model))
-    losses: list[float] = []
+    return trainer, valid, tokenizer
+
+
+def learn(**trial: Any) -> Result:
+    """Train a model (see `start`): the lowest of eight evaluations (bits per byte); questions."""
+    trainer, valid, tokenizer = start(**trial)
+    losses, model = [], trainer.model
 
     def evaluate() -> None:
         if trainer.done() * EVALUATIONS >= len(losses) + 1:
@@ -92,7 +98,7 @@ def learn(
     right, questions = map(sum, zip(*answer(model.eval(), tokenizer, QUESTIONS).values()))
     n_parameters = sum(weight.numel() for weight in model.blocks.parameters())
     return {"loss": min(losses), "losses": losses, "right": right / questions, "N": n_parameters,
-            "D": train.n_tokens, "steps": trainer.progress.step}  # fmt: skip
+            "D": trainer.batches.documents.n_tokens, "steps": trainer.progress.step}  # fmt: skip
 
 
 def fit(points: Sequence[Point]) -> tuple[float, ...]:

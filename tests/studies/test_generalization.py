@@ -96,9 +96,8 @@ def test_what_d_train_does_not_determine_is_no_failure():
 
 def test_an_arm_is_compared_with_the_first_or_with_that_of_the_same_shape(tmp_path):
     true, replaced = arms.NUMBERS.name, arms.BROKEN.name
-    rows = [row(name, "copy", n, test=() if name == solves or n == 0 else (11,))
-            for solves in (true,) for name in ("a", "b", true, replaced) for n in range(4)
-            ]  # fmt: skip
+    rows = [row(name, "copy", n, test=() if name == true or n == 0 else (11,))
+            for name in ("a", "b", true, replaced) for n in range(4)]  # fmt: skip
     text = STUDY.report([basis("copy"), *rows], tmp_path)
     cells = {line.split(" | ")[0][2:]: line.split(" | ")[6] for line in text.splitlines()
              if line.startswith("| ") and len(line.split(" | ")) == 9}  # fmt: skip

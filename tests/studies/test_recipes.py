@@ -168,7 +168,10 @@ def test_bpe_dropout_gives_other_tokens_of_the_same_texts():
     texts = [story.text for story in generate(20, 1)]
     tokenizer = Tokenizer.train(texts, 600, "single")
     plain = TokenDataset.from_texts(texts, tokenizer)
-    found = recipes.with_bpe_dropout(plain, tokenizer, 0.1, 3)
+    batches = Batches(plain, context=64, batch_tokens=256, eot_id=tokenizer.eot_id, seed=4)
+    dropped = recipes.with_bpe_dropout(batches, tokenizer, 0.1, 3)
+    found = dropped.documents
+    assert (dropped.context, dropped.batch_tokens, dropped.seed) == (64, 256, 4)
     assert len(found) == 60 and found.n_tokens > 3.1 * plain.n_tokens
     assert [tokenizer.decode(found.document(i)[:-1].tolist()) for i in range(60)] == texts * 3
     assert TokenDataset.from_texts(texts, tokenizer).n_tokens == plain.n_tokens  # off again
